@@ -1,0 +1,125 @@
+"""Asking a chain where a log stands, with proof: the reading half of the rollback check (docs/spec/rollback.md).
+
+What the nodes say is used for one thing only: which header is final now. All configured nodes must agree on it; the
+account and storage proofs are then verified under it, so no node can make an anchor up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from anchoring.chain.client import ChainReader
+from anchoring.receipt import (
+    DEVELOPMENT_CHAIN_ID,
+    AnchorReceipt,
+    AnchorRecord,
+    BlockHeader,
+    parse_header,
+    read_anchor,
+    slots,
+)
+from anchoring.rollback import ArchivedAnchor, RollbackCheck, RollbackState, compare_with_chain
+from identity.errors import MalformedError, TransportError, VerificationError
+from ledger.statement import ChainBinding
+
+__all__ = ["ChainView", "LogPosition", "check_rollback", "fetch_final_header", "fetch_header", "read_newest_anchor"]
+
+MAX_HEADER_AGE_MS = 3_600_000
+"""How old the newest final block may be for the check to count as made: one hour, several times Ethereum's finality."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChainView:
+    """The nodes that are asked, by name, and what the chain must be."""
+
+    nodes: Mapping[str, ChainReader]
+    chain_id: int
+    code_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LogPosition:
+    """The log that is compared: its id, where it is anchored, how long it is here, and its root at a size."""
+
+    log_id: bytes
+    binding: ChainBinding
+    size: int
+    root_at: Callable[[int], bytes]
+
+
+def fetch_final_header(view: ChainView, now_ms: int) -> BlockHeader:
+    """The newest final header that every node gives. Raises ``TransportError`` when they disagree or it is stale.
+
+    ``now_ms`` is the local time, against which staleness is measured; the development chain mines on demand only and
+    is exempt.
+    """
+    if not view.nodes:
+        raise TransportError("no chain node is configured")
+    for name, node in view.nodes.items():
+        if (found := node.chain_id()) != view.chain_id:
+            raise TransportError(f"{name} is on chain {found}, not {view.chain_id}")
+    header = fetch_header(view, min(node.final_number() for node in view.nodes.values()))
+    if view.chain_id != DEVELOPMENT_CHAIN_ID and now_ms - header.timestamp_s * 1000 > MAX_HEADER_AGE_MS:
+        raise TransportError(f"the newest final block {header.number} is older than an hour: the nodes are behind")
+    return header
+
+
+def fetch_header(view: ChainView, number: int) -> BlockHeader:
+    """The header of a block that every node gives. Raises ``TransportError`` when they disagree or lack it."""
+    headers = {name: parse_header(node.header(number)) for name, node in view.nodes.items()}
+    if not headers:
+        raise TransportError("no chain node is configured")
+    header = next(iter(headers.values()))
+    if any(other.hash != header.hash for other in headers.values()) or header.number != number:
+        raise TransportError(f"the nodes {', '.join(headers)} give different headers for block {number}")
+    return header
+
+
+def read_newest_anchor(
+    view: ChainView, header: BlockHeader, log_id: bytes, binding: ChainBinding
+) -> AnchorRecord | None:
+    """The log's record in the state of ``header``, verified; None when there provably is none.
+
+    Raises ``TransportError``, ``MalformedError`` or ``ReceiptMismatch``.
+    """
+    node = next(iter(view.nodes.values()))
+    meta, root, _ = slots(binding.owner, log_id)
+    proofs = node.get_proof(binding.contract, [meta, root], header.number)
+    return read_anchor(
+        AnchorReceipt(
+            node.header(header.number), proofs.account_proof, (proofs.storage_proofs[0], proofs.storage_proofs[1])
+        ),
+        contract=binding.contract,
+        owner=binding.owner,
+        log_id=log_id,
+        block_hash=header.hash,
+        code_hash=view.code_hash,
+    )
+
+
+def check_rollback(
+    view: ChainView, log: LogPosition, archived: tuple[int, int, bytes] | None, now_ms: int
+) -> RollbackCheck:
+    """Compare the log with its chain. Never raises for what the chain does: that is ``unverified``, with the reason.
+
+    ``archived`` is the newest final anchor known here: log size, block number, block hash.
+    """
+    try:
+        header = fetch_final_header(view, now_ms)
+        record = read_newest_anchor(view, header, log.log_id, log.binding)
+        known = None if archived is None else _locate(view, header, archived)
+    except (TransportError, MalformedError, VerificationError) as exc:
+        return RollbackCheck(RollbackState.UNVERIFIED, log.size, 0, f"the chain could not be read: {exc}")
+    return compare_with_chain(log.size, log.root_at, record, known)
+
+
+def _locate(view: ChainView, final: BlockHeader, archived: tuple[int, int, bytes]) -> ArchivedAnchor:
+    size, number, block_hash = archived
+    if number > final.number:
+        if view.chain_id != DEVELOPMENT_CHAIN_ID:
+            raise TransportError(f"the nodes are behind block {number}, in which this log is anchored")
+        # The development chain never lags: a block it does not have is a block of another chain.
+        return ArchivedAnchor(size, number, False)
+    node = next(iter(view.nodes.values()))
+    return ArchivedAnchor(size, number, parse_header(node.header(number)).hash == block_hash)

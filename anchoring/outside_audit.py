@@ -1,0 +1,79 @@
+"""The audit of a complete log by somebody who has only its export, a policy and a way to ask the chain.
+
+It proves P4 and P5 for the log (docs/threat-model.md): every leaf and checkpoint follows the rules, and the newest
+anchor on the chain is a prefix of what was given. Whoever gives less than what is anchored is found out by size;
+whoever gives another history, by root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from anchoring.chain.check import ChainView, LogPosition, check_rollback
+from anchoring.rollback import RollbackCheck, RollbackState
+from identity.errors import MalformedError, VerificationError
+from ledger.checkpoint import VerifiedCheckpoint
+from ledger.log import hash_leaf
+from ledger.log_transfer import LeafRecord, LogAudit, audit_log, read_log_export
+from ledger.statement import LogDescriptor, parse_statement
+
+__all__ = ["OutsideAudit", "audit_export", "read_descriptor"]
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideAudit:
+    """What the audit found: the replayed log, and where it stands against the chain."""
+
+    log: LogAudit
+    check: RollbackCheck
+
+
+def read_descriptor(stream: BinaryIO) -> tuple[bytes, LogDescriptor]:
+    """The log id and descriptor of an export, from its first leaf. Raises ``MalformedError``."""
+    for record in read_log_export(stream):
+        if isinstance(record, LeafRecord):
+            statement = parse_statement(record.leaf)
+            if not isinstance(statement, LogDescriptor):
+                raise MalformedError("log export: the first leaf is not a descriptor")
+            return hash_leaf(record.leaf), statement
+    raise MalformedError("log export: no leaf")
+
+
+def audit_export(
+    open_export: Callable[[], BinaryIO],
+    trusted_logs: frozenset[bytes],
+    view_of: Callable[[LogDescriptor], ChainView | None],
+    now_ms: int,
+) -> OutsideAudit:
+    """Replay the exported log and compare it with its chain.
+
+    ``open_export`` is called twice: once for the descriptor, once for the replay. ``view_of`` gives the chain that the
+    policy trusts for a descriptor, None when there is none. Raises ``VerificationError`` when the log breaks a rule or
+    is none of ``trusted_logs``, ``MalformedError`` when the file is not an export.
+    """
+    with open_export() as stream:
+        log_id, descriptor = read_descriptor(stream)
+    if log_id not in trusted_logs:
+        raise VerificationError(f"the policy does not name the log {descriptor.name}/{log_id.hex()}")
+    roots: dict[int, bytes] = {}
+
+    def keep(checkpoint: VerifiedCheckpoint) -> None:
+        roots[checkpoint.size] = checkpoint.root
+
+    with open_export() as stream:
+        audit = audit_log(read_log_export(stream), expected_log_id=log_id, on_checkpoint=keep)
+    size = audit.replay.last.size
+    view = view_of(descriptor)
+    if descriptor.chain is None:
+        check = RollbackCheck(RollbackState.NO_CHAIN, size, 0, "the log's descriptor names no chain")
+    elif view is None:
+        check = RollbackCheck(
+            RollbackState.UNVERIFIED, size, 0, f"the policy does not name chain {descriptor.chain.id}"
+        )
+    else:
+        # Only checkpoints are anchored: a size at which this log has none was anchored by another history.
+        position = LogPosition(log_id, descriptor.chain, size, lambda anchored: roots.get(anchored, b""))
+        check = check_rollback(view, position, None, now_ms)
+    return OutsideAudit(audit, check)

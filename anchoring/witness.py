@@ -1,0 +1,92 @@
+"""From what anchoring has archived to what the log states about it, and to what evidence shows of it.
+
+Tokens and final anchors are stated by the next checkpoint after they came (DESIGN 3.5: ``time`` and ``anchor``). What
+is older than the newest one stated is not stated any more: it would only say later what is known better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from hashlib import sha256
+
+from sqlalchemy import Connection
+
+from anchoring.exporter import Archive
+from anchoring.receipt import AnchorReceipt, receipt_digest
+from anchoring.storage import AnchorState, load_anchors, load_receipt, load_timestamps
+from anchoring.timestamp import TimestampEvidence
+from ledger.statement import AnchorStatement, Statement, TimeStatement, parse_statement
+from ledger.storage.sql import SqlReadTransaction
+from ledger.store import ReadTransaction
+
+__all__ = ["open_archive", "pending_witnesses", "time_statement"]
+
+_CHUNK = 1024
+
+
+def open_archive(tx: SqlReadTransaction) -> Archive:
+    """The archived tokens and final receipts, as the exporter reads them."""
+    connection = tx.connection
+    final = {anchor.size: anchor for anchor in load_anchors(connection, AnchorState.FINAL)}
+
+    def receipt(size: int) -> AnchorReceipt | None:
+        return load_receipt(connection, final[size]) if size in final else None
+
+    return Archive(timestamps=lambda size: _tokens(connection, size), receipt=receipt)
+
+
+def pending_witnesses(tx: SqlReadTransaction) -> tuple[list[TimeStatement], list[AnchorStatement]]:
+    """The statements that the next checkpoint is to make about tokens and anchors that came since the last."""
+    state = tx.log()
+    if state is None:
+        return [], []
+    sizes = [checkpoint.size for checkpoint in tx.checkpoints()]
+    anchors = load_anchors(tx.connection, AnchorState.FINAL)
+    last_time = _last_stated(tx, state.size, TimeStatement)
+    last_anchor = _last_stated(tx, state.size, AnchorStatement) if anchors else 0
+    times = [
+        time_statement(size, tokens) for size in sizes if size > last_time and (tokens := _tokens(tx.connection, size))
+    ]
+    statements = []
+    for anchor in anchors:
+        receipt = load_receipt(tx.connection, anchor) if anchor.size > last_anchor else None
+        if receipt is not None and anchor.block_hash is not None and anchor.block_number is not None:
+            statements.append(
+                AnchorStatement(anchor.size, anchor.block_hash, anchor.block_number, receipt_digest(receipt))
+            )
+    return times, statements
+
+
+def time_statement(size: int, tokens: Sequence[TimestampEvidence]) -> TimeStatement:
+    """What the log says about the tokens of the checkpoint of ``size``: the digests of all that came with them."""
+    return TimeStatement(
+        size=size,
+        responses=_digests(token.response for token in tokens),
+        certificates=_digests(item for token in tokens for item in token.certificates),
+        crls=_digests(item for token in tokens for item in token.crls),
+        ocsps=_digests(item for token in tokens for item in token.ocsps),
+    )
+
+
+def _tokens(connection: Connection, size: int) -> list[TimestampEvidence]:
+    return [
+        TimestampEvidence(stored.response, stored.certificates, stored.crls, stored.ocsps)
+        for stored in load_timestamps(connection, size)
+    ]
+
+
+def _last_stated(tx: ReadTransaction, size: int, kind: type[TimeStatement | AnchorStatement]) -> int:
+    """The size that the newest statement of that kind is about, 0 for none: found looking back from the end."""
+    stop = size
+    while stop > 0:
+        start = max(0, stop - _CHUNK)
+        for leaf in reversed(list(tx.log_leaves(start, stop))):
+            statement: Statement = parse_statement(leaf)
+            if isinstance(statement, kind):
+                return statement.size
+        stop = start
+    return 0
+
+
+def _digests(items: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(sorted({sha256(item).digest() for item in items}))

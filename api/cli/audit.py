@@ -1,0 +1,181 @@
+"""``holdfast audit``: re-read everything, or replay a complete log as an outsider."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from api.cli.exit_codes import ExitCode, UsageError
+from api.cli.group import CommandGroup, invocation
+from api.cli.progress import progress
+from api.cli.session import opened
+
+if TYPE_CHECKING:
+    from anchoring.chain.check import ChainView
+    from anchoring.rollback import RollbackCheck
+    from api.bootstrap import Session
+    from api.cli.output import Output
+    from api.vault import FeedInfo
+    from ledger.log_transfer import LogAudit
+    from ledger.statement import LogDescriptor
+
+__all__ = ["audit_one", "group"]
+
+group = CommandGroup("audit", "Re-read every entry and replay the log; or audit somebody else's complete log.")
+
+
+@group.add(
+    "audit",
+    examples=[
+        "holdfast audit",
+        "holdfast audit --log",
+        "holdfast audit --log complete.log --policy bank.toml --dev-chain ~/.local/state/holdfast/dev",
+    ],
+)
+def audit(
+    ctx: typer.Context,
+    export: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="With --log: somebody's complete log instead of this home's."),
+    ] = None,
+    log_only: Annotated[bool, typer.Option("--log", help="Only the checkpoint log, not the feeds.")] = False,
+    policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="With FILE: what to trust.")] = None,
+    rpc: Annotated[
+        list[str] | None, typer.Option("--rpc", metavar="URL", help="With FILE: a node of the chain; may be repeated.")
+    ] = None,
+    dev_chain: Annotated[
+        Path | None, typer.Option("--dev-chain", metavar="DIR", help="With FILE: the development directory of a test.")
+    ] = None,
+) -> ExitCode:
+    """Audit this home: every byte of every feed, every leaf of the log, and the log against its chain.
+
+    With FILE, an outsider's audit: the log that was given, a policy, and the chain. Needs no home and no keys.
+    """
+    if export is not None:
+        if not log_only or policy is None:
+            raise UsageError("a FILE is audited with --log and --policy FILE")
+        return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+    out = invocation(ctx).out
+    with opened(ctx, read_only=True) as session:
+        clean = log_only or _audit_feeds(out, session)
+        code = _audit_own_log(out, session)
+    return code if clean else ExitCode.FAILED
+
+
+def _audit_feeds(out: Output, session: Session) -> bool:
+    """Audit every feed, also after one that failed."""
+    verdicts = [audit_one(out, session, info) for info in session.vault.feeds()]
+    return all(verdicts)
+
+
+def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
+    """Audit one feed and say what was found. True when every entry holds."""
+    from ledger.audit import audit_feed
+
+    with progress(out, f"audit {info.name}", total=info.state.length) as advance:
+        seen = 0
+
+        def watch(done: int, _length: int) -> None:
+            nonlocal seen
+            advance(done - seen)
+            seen = done
+
+        found = audit_feed(session.vault.store, info.state.key, watch, threads=2)
+    bad = found.first_bad
+    verdict = "PASSED" if bad is None else "FAILED"
+    said = (
+        f"{found.entries} entries re-read, {found.bytes} bytes under {found.heads} signed heads"
+        if bad is None
+        else f"entry {bad.index}: {bad.reason.value}: {bad.detail}"
+    )
+    out.record(
+        "feed-audit",
+        {
+            "feed": info.name,
+            "key": info.key_text,
+            "verdict": verdict,
+            "entries": found.entries,
+            "bytes": found.bytes,
+            "heads": found.heads,
+            "first_bad": None if bad is None else bad.index,
+            "reason": None if bad is None else bad.reason.value,
+            "detail": None if bad is None else bad.detail,
+        },
+        text=f"feed {info.name}: {verdict}: {said}",
+    )
+    return bad is None
+
+
+def _audit_own_log(out: Output, session: Session) -> ExitCode:
+    from ledger.log_transfer import audit_log, feeds_at_hand, log_records
+
+    log_id, _ = session.vault.log_descriptor()
+    with session.vault.store.read() as tx:
+        if next(iter(tx.checkpoints()), None) is None:
+            out.note("there is no checkpoint yet, so there is no log to replay")
+            return ExitCode.OK
+        found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
+    return _report(out, found, session.check_rollback())
+
+
+def _audit_outside(
+    ctx: typer.Context, export: Path, policy_path: Path, urls: list[str], dev_chain: Path | None
+) -> ExitCode:
+    from anchoring.chain.check import ChainView
+    from anchoring.outside_audit import audit_export
+    from anchoring.policy_file import load_policy
+    from api.bootstrap import now_ms, open_nodes
+    from identity.errors import StorageError
+
+    policy = load_policy(policy_path)
+    with ExitStack() as opened_nodes:
+
+        def view_of(descriptor: LogDescriptor) -> ChainView | None:
+            trust = None if descriptor.chain is None else policy.chains.get(descriptor.chain.id)
+            if trust is None:
+                return None
+            return ChainView(open_nodes(opened_nodes, trust.id, urls, dev_chain), trust.id, trust.code_hash)
+
+        try:
+            found = audit_export(lambda: export.open("rb"), policy.logs, view_of, now_ms())
+        except OSError as exc:
+            raise StorageError(f"cannot read {export}: {exc.strerror}") from exc
+    return _report(invocation(ctx).out, found.log, found.check)
+
+
+def _report(out: Output, found: LogAudit, check: RollbackCheck) -> ExitCode:
+    from anchoring.rollback import RollbackState
+    from identity.textforms import to_hex
+
+    replay = found.replay
+    duplicitous = [history for history in found.histories.values() if history.duplicity is not None]
+    if duplicitous or check.state in (RollbackState.BEHIND_ANCHOR, RollbackState.DIVERGED, RollbackState.FOREIGN_CHAIN):
+        verdict = "FAILED"
+    elif check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
+        verdict = "PASSED"
+    else:
+        verdict = "INDETERMINATE"
+    out.record(
+        "log-audit",
+        {
+            "verdict": verdict,
+            "log": f"{replay.descriptor.name}/{to_hex(replay.log_id)}",
+            "size": replay.last.size,
+            "checkpoints": replay.checkpoints,
+            "feed_heads_read": replay.feed_heads_read,
+            "feed_heads_chained": replay.feed_heads_chained,
+            "identity_heads_read": replay.identity_heads_read,
+            "identities_duplicitous": [to_hex(history.identity) for history in duplicitous],
+            "state": check.state.value,
+            "anchored_size": check.anchored_size,
+            "detail": check.detail,
+        },
+        text=f"log {replay.descriptor.name}: {verdict}: "
+        f"{replay.last.size} leaves under {replay.checkpoints} checkpoints replayed; feed heads {replay.feed_heads_read} recomputed, {replay.feed_heads_chained} only chained\n"
+        f"chain: {check.state.value}: {check.detail}"
+        + "".join(f"\nidentity {to_hex(history.identity)} is DUPLICITOUS" for history in duplicitous),
+    )
+    return {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}[verdict]

@@ -1,0 +1,58 @@
+"""``holdfast verify``: judge an evidence file offline. Imports nothing that needs a database, a chain or a network."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from anchoring.evidence import MAX_EVIDENCE_BYTES
+from anchoring.policy_file import load_policy
+from anchoring.verifier import verify_evidence
+from api.cli.exit_codes import ExitCode, UsageError, code_of_status
+from api.cli.files import read_input
+from api.cli.group import CommandGroup, invocation
+
+__all__ = ["group"]
+
+group = CommandGroup("verify", "Verify an evidence file offline, under a policy.")
+
+
+@group.add(
+    "verify",
+    examples=[
+        "holdfast verify payment.evidence.json --policy bank.toml",
+        "holdfast verify payment.evidence.json --policy bank.toml --at 2026-12-31T23:59:59Z --json",
+    ],
+)
+def verify(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The evidence; - reads it from stdin.")],
+    policy: Annotated[Path, typer.Option("--policy", metavar="FILE", help="What to trust and what to demand.")],
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="TIME", help="Verify as of this time (RFC 3339); default: now.")
+    ] = None,
+) -> ExitCode:
+    """Verify an evidence file: who wrote the entry, that it is unchanged, where it stands, since when it existed.
+
+    Needs no home, no network and no keys. The exit code is the verdict.
+    """
+    at_ms = int(time.time() * 1000) if at is None else parse_time(at)
+    report = verify_evidence(read_input(file, MAX_EVIDENCE_BYTES), load_policy(policy), at_ms)
+    fields = {key: value for key, value in report.to_json().items() if key not in ("v", "kind")}
+    invocation(ctx).out.record("verification-report", fields, text=report.to_text())
+    return code_of_status(report.overall)
+
+
+def parse_time(text: str) -> int:
+    """Milliseconds of an RFC 3339 time with a zone. Raises ``UsageError``."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is not a time", hint="write it as 2026-12-31T23:59:59Z") from exc
+    if moment.tzinfo is None:
+        raise UsageError(f"{text!r} has no time zone", hint="append Z for UTC")
+    return int(moment.timestamp() * 1000)

@@ -1,0 +1,51 @@
+"""A home: the directory that holds one store, its keys and its policy.
+
+    holdfast.toml     settings; its ``format`` says which holdfast can use the home
+    vault.db          the store
+    keystore.hfk      the keys, encrypted
+    policy.toml       what this home trusts when it verifies
+    headers.jsonl     block headers pinned for that policy
+
+The development chain and authority live elsewhere: a home that is restored must not restore them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["HOME_FORMAT", "Home"]
+
+HOME_FORMAT = 1
+"""The format this version writes; a home with a larger number was written by a newer holdfast."""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where the parts of a home lie."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "holdfast.toml"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "vault.db"
+
+    @property
+    def keystore(self) -> Path:
+        return self.root / "keystore.hfk"
+
+    @property
+    def policy(self) -> Path:
+        return self.root / "policy.toml"
+
+    @property
+    def headers(self) -> Path:
+        return self.root / "headers.jsonl"
+
+    @property
+    def last_check(self) -> Path:
+        return self.root / "last-check.json"

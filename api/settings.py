@@ -1,0 +1,287 @@
+"""Settings: the home's ``holdfast.toml``, and over it the environment, read once by whoever wires the parts together.
+
+docs/reference/settings.md lists every key. Lower layers never see this: they are given values. Unknown keys are errors
+in the file and in the environment, because a setting that is misspelt and ignored is worse than none.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+from api.home import HOME_FORMAT, Home
+from identity.errors import ConfigurationError, NewerFormat
+
+__all__ = [
+    "AuthoritySettings",
+    "ChainSettings",
+    "DevAuthoritySettings",
+    "DevChainSettings",
+    "HttpAuthoritySettings",
+    "NoChainSettings",
+    "RpcChainSettings",
+    "Settings",
+    "default_settings_text",
+    "dev_directory",
+    "find_home",
+    "load_settings",
+]
+
+MAX_FILE_BYTES: Final = 65_536
+
+_PREFIX: Final = "HOLDFAST_"
+_NOT_SETTINGS: Final = frozenset(
+    {"HOLDFAST_HOME", "HOLDFAST_DEBUG", "HOLDFAST_PASSPHRASE_FD", "HOLDFAST_PASSPHRASE_FILE"}
+)
+"""Variables that the command line reads itself."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _http_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("http", "https") or not separator or not rest.strip("/"):
+        raise ValueError("not the http or https URL of a host")
+    return text
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+
+class DevChainSettings(_Part):
+    """The embedded development chain. It proves nothing to anybody else."""
+
+    kind: Literal["dev"]
+
+
+class RpcChainSettings(_Part):
+    """A chain behind JSON-RPC nodes. Several URLs are alternatives of one chain."""
+
+    kind: Literal["rpc"]
+    urls: tuple[HttpUrl, ...] = Field(min_length=1)
+    chain_id: int = Field(gt=0)
+    confirmations: int | None = Field(default=None, ge=1)
+    """Blocks above one that make it final; None: what the node calls finalized."""
+    max_fee_gwei: int = Field(default=500, ge=1)
+    """Per gas. Above it nothing is sent."""
+    timeout_s: float = Field(default=10.0, gt=0, le=300)
+    """For one answer of a node."""
+
+
+class NoChainSettings(_Part):
+    """Nothing is anchored, so a rollback is noticed by nobody."""
+
+    kind: Literal["none"]
+
+
+class DevAuthoritySettings(_Part):
+    """The embedded development authority. It proves nothing to anybody else."""
+
+    kind: Literal["dev"]
+
+
+class HttpAuthoritySettings(_Part):
+    """A timestamp authority behind a URL (RFC 3161 3.4). Paths are relative to the home."""
+
+    kind: Literal["http"]
+    url: HttpUrl
+    root: Path
+    """Its root certificate, PEM or DER."""
+    policy: str = Field(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$", max_length=128)
+    """The policy OID that its tokens must name."""
+    subject: str = Field(min_length=1, max_length=1000)
+    """The subject of its TSA certificate, as 'holdfast verify' prints it."""
+    certificates: tuple[Path, ...] = ()
+    """Those of its path that it does not send along."""
+    crl_urls: tuple[HttpUrl, ...] = ()
+
+
+ChainSettings = DevChainSettings | RpcChainSettings | NoChainSettings
+AuthoritySettings = DevAuthoritySettings | HttpAuthoritySettings
+
+
+class Settings(BaseSettings):
+    """All settings of one home. ``database``, ``keystore`` and ``dev_dir`` are absolute after ``load_settings``."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", case_sensitive=False
+    )
+
+    format: Literal[1]
+    database: Path = Path("vault.db")
+    keystore: Path = Path("keystore.hfk")
+    dev_dir: Path
+    """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
+    chain: ChainSettings = Field(discriminator="kind")
+    authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what ``load_settings`` passes: this class looks at no environment and no file by itself."""
+        return (init_settings,)
+
+
+class _Environment(EnvSettingsSource):
+    """Reads settings from a mapping that stands for the environment."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        super().__init__(Settings)
+        self.env_vars = {name.lower(): value for name, value in environ.items()}
+
+
+def find_home(named: Path | None, environ: Mapping[str, str]) -> Home:
+    """The home that was named, else HOLDFAST_HOME, else the user's own."""
+    if named is None and (variable := environ.get("HOLDFAST_HOME")):
+        named = Path(variable)
+    return Home(_absolute(named or _user_directory(environ, "XDG_DATA_HOME", ".local/share") / "holdfast"))
+
+
+def dev_directory(environ: Mapping[str, str]) -> Path:
+    """Where the development chain and authority of a home that does not exist yet will be."""
+    if variable := environ.get("HOLDFAST_DEV_DIR"):
+        return _absolute(Path(variable))
+    return _default_dev_dir(environ)
+
+
+def _default_dev_dir(environ: Mapping[str, str]) -> Path:
+    return _user_directory(environ, "XDG_STATE_HOME", ".local/state") / "holdfast" / "dev"
+
+
+def load_settings(home: Home, environ: Mapping[str, str]) -> Settings:
+    """Read ``home``'s settings.
+
+    Raises ``NewerFormat`` for a home of a newer holdfast, and ``ConfigurationError`` for everything else that is wrong.
+    """
+    written = _read(home.settings)
+    _check_format(written, home.settings)
+    _check_variables(environ)
+    values = {"dev_dir": _default_dev_dir(environ)}
+    try:
+        settings = Settings(**_merge(values, _merge(written, _Environment(environ)())))
+    except (ValidationError, ValueError) as exc:  # ValueError: a variable that should be JSON and is not
+        raise ConfigurationError(f"{home.settings}: {_first_fault(exc)}") from exc
+    return _located(settings, home)
+
+
+def default_settings_text(chain: Mapping[str, Any], authorities: Sequence[Mapping[str, Any]]) -> str:
+    """The ``holdfast.toml`` of a new home. ``chain`` and ``authorities`` as in the file; None leaves a key out."""
+    parts = ["# Settings of this home: docs/reference/settings.md.", f"format = {HOME_FORMAT}", ""]
+    parts += ["[chain]", *_toml_lines(chain), ""]
+    for authority in authorities:
+        parts += ["[[authorities]]", *_toml_lines(authority), ""]
+    return "\n".join(parts)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as exc:
+        raise ConfigurationError(f"no home at {file.parent}", hint="holdfast init, or --home DIR") from exc
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {file}: {exc.strerror}") from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+    try:
+        return tomllib.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as exc:
+        raise ConfigurationError(f"{file}: not TOML: {exc}") from exc
+
+
+def _check_format(written: Mapping[str, Any], file: Path) -> None:
+    """Before anything else is looked at: what else a newer file holds is not ours to judge."""
+    number = written.get("format")
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ConfigurationError(f"{file}: 'format' is missing, or is not the number of a format")
+    if number > HOME_FORMAT:
+        raise NewerFormat(f"{file.parent} has format {number}; this holdfast knows up to {HOME_FORMAT}")
+
+
+def _check_variables(environ: Mapping[str, str]) -> None:
+    fields = set(Settings.model_fields) - {"format"}
+    for name in environ:
+        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS:
+            field = name.removeprefix(_PREFIX).partition("__")[0].lower()
+            if field not in fields:
+                raise ConfigurationError(f"{name} is no setting of holdfast", hint="docs/reference/settings.md")
+
+
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for name, value in above.items():
+        inner = merged.get(name)
+        merged[name] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _located(settings: Settings, home: Home) -> Settings:
+    """With absolute paths; a development directory inside the home is refused."""
+    dev_dir = _absolute(settings.dev_dir)
+    if dev_dir.resolve().is_relative_to(home.root.resolve()):
+        raise ConfigurationError(
+            f"the development directory {dev_dir} lies inside the home: a restored home would restore its own chain",
+            hint="set dev_dir, or HOLDFAST_DEV_DIR, to a place outside",
+        )
+    return settings.model_copy(
+        update={
+            "database": home.root / settings.database,
+            "keystore": home.root / settings.keystore,
+            "dev_dir": dev_dir,
+            "authorities": tuple(_located_authority(authority, home) for authority in settings.authorities),
+        }
+    )
+
+
+def _located_authority(authority: AuthoritySettings, home: Home) -> AuthoritySettings:
+    if isinstance(authority, DevAuthoritySettings):
+        return authority
+    certificates = tuple(home.root / path for path in authority.certificates)
+    return authority.model_copy(update={"root": home.root / authority.root, "certificates": certificates})
+
+
+def _user_directory(environ: Mapping[str, str], variable: str, default: str) -> Path:
+    """A base directory of the XDG specification, which says to ignore one that is not absolute."""
+    base = Path(environ.get(variable, ""))
+    return base if base.is_absolute() else Path.home() / default
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _first_fault(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error).partition("\n")[0]
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(step) for step in first["loc"])
+    return f"{where}: {first['msg']}"
+
+
+def _toml_lines(values: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {_toml_value(value)}" for name, value in values.items() if value is not None]
+
+
+def _toml_value(value: object) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case list() | tuple():
+            return f"[{', '.join(_toml_value(item) for item in value)}]"
+    escaped = "".join(c if c.isprintable() and c not in '"\\' else f"\\U{ord(c):08x}" for c in str(value))
+    return f'"{escaped}"'

@@ -1,0 +1,322 @@
+"""A store with its identity, feeds and checkpoint log, as a user's program sees it.
+
+The command line is made of these calls and adds nothing to what they do. Reading needs no keys. Writing takes the keys
+as an argument, for the one call; a ``Vault`` keeps none. Whether the store may be written to is decided by a ``Guard``
+before anything is written: the rollback check, at every start (docs/spec/rollback.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol
+
+from anchoring.evidence import encode_evidence
+from anchoring.exporter import export_evidence
+from anchoring.witness import open_archive, pending_witnesses
+from identity.errors import MissingEvidenceError, RefusedError
+from identity.history import (
+    DeviceClass,
+    KeyHistory,
+    LastGood,
+    RevocationReason,
+    SignedEvent,
+    build_add_device,
+    build_revoke_device,
+    build_rotate_root,
+    event_digest,
+    key_commitment,
+    sign_event,
+)
+from identity.keys import Ed25519Signer
+from identity.keystore import KeyRing
+from identity.recovery import root_seed
+from identity.textforms import to_zbase32
+from ledger.entry import Entry, encode_entry
+from ledger.feed import AppendResult, FeedWriter, check_device, create_feed
+from ledger.identities import add_events, key_history
+from ledger.log_writer import LogWriter, Plan
+from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
+from ledger.statement import LogDescriptor, parse_statement
+from ledger.storage.sql import SqlStore
+from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
+
+__all__ = ["FeedInfo", "Guard", "Vault", "device_signer", "log_signer", "root_signers"]
+
+
+class Guard(Protocol):
+    """Decides whether the store may be written to now."""
+
+    def require_writable(self, vault: Vault) -> None:
+        """Raises ``ReadOnlyState`` when the store is behind its chain, has another history, or cannot tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeedInfo:
+    """A feed as people want to see it: its state, and what its manifest says."""
+
+    state: FeedState
+    description: FeedDescription | None
+    device: bytes | None
+
+    @property
+    def key_text(self) -> str:
+        """The feed's key in z-base-32."""
+        return to_zbase32(self.state.key)
+
+    @property
+    def name(self) -> str:
+        """The name in the manifest, or the key for a feed without description."""
+        return self.description.name if self.description is not None else self.key_text
+
+
+class Vault:
+    """One store, open. ``identity`` is whose store it is; others' events may be kept in it too."""
+
+    def __init__(self, store: SqlStore, guard: Guard) -> None:
+        """``guard`` is asked before each call that writes."""
+        self.store = store
+        self._guard = guard
+        self._guarded = False
+
+    # Whose store it is.
+
+    def log_descriptor(self) -> tuple[bytes, LogDescriptor]:
+        """The store's log id and its descriptor. Raises ``MissingEvidenceError`` when it has no log."""
+        with self.store.read() as tx:
+            state = tx.log()
+            if state is None:
+                raise MissingEvidenceError("this store has no checkpoint log")
+            descriptor = parse_statement(next(iter(tx.log_leaves(0, 1))))
+        assert isinstance(descriptor, LogDescriptor)
+        return state.log_id, descriptor
+
+    def history(self, identity: bytes | None = None) -> KeyHistory:
+        """The key history of an identity, by default the store's own: the first whose events came in."""
+        with self.store.read() as tx:
+            return own_history(tx) if identity is None else key_history(tx, identity)
+
+    def events(self, identity: bytes | None = None) -> list[StoredEvent]:
+        """The identity's events, oldest first."""
+        with self.store.read() as tx:
+            return tx.identity_events(own_history(tx).identity if identity is None else identity)
+
+    # Devices. Each of these needs the current root key.
+
+    def add_device(
+        self, ring: KeyRing, name: str, seed: bytes, *, device_class: DeviceClass, time_ms: int
+    ) -> KeyHistory:
+        """Authorise the device key of ``seed``, signed by the root and by the device itself."""
+        device = Ed25519Signer(seed)
+
+        def sign(history: KeyHistory) -> SignedEvent:
+            event = build_add_device(
+                history, device=device.public_key, name=name, time_ms=time_ms, device_class=device_class
+            )
+            return sign_event(event, [*root_signers(ring), (len(history.root_keys), device)])
+
+        return self.add_event(sign)
+
+    def revoke_device(
+        self,
+        ring: KeyRing,
+        device: bytes,
+        reason: RevocationReason,
+        *,
+        time_ms: int,
+        compromised_since_ms: int | None = None,
+        vouch_for: Mapping[FeedKey, int] | None = None,
+    ) -> KeyHistory:
+        """End a device key, vouching for its feeds up to the signed heads of these lengths.
+
+        ``vouch_for`` None means everything that this store holds of them now; a feed that is left out is not vouched
+        for at all.
+        """
+        lengths = {info.state.key: info.state.length for info in self.feeds() if info.device == device}
+        lengths = lengths if vouch_for is None else dict(vouch_for)
+        last_good = {bytes(key): self._last_good(key, length) for key, length in lengths.items() if length}
+
+        def sign(history: KeyHistory) -> SignedEvent:
+            event = build_revoke_device(
+                history,
+                device=device,
+                last_good=last_good,
+                reason=reason,
+                time_ms=time_ms,
+                compromised_since_ms=compromised_since_ms,
+            )
+            return sign_event(event, root_signers(ring))
+
+        return self.add_event(sign)
+
+    def rotate_root(self, phrase: str, *, time_ms: int) -> tuple[KeyHistory, bytes]:
+        """Reveal the next root key, which only the recovery phrase gives; returns the history and the new root seed."""
+        generation = self.history().generation + 1
+        seed = root_seed(phrase, generation)
+        following = Ed25519Signer(root_seed(phrase, generation + 1)).public_key
+
+        def sign(history: KeyHistory) -> SignedEvent:
+            root = Ed25519Signer(seed)
+            event = build_rotate_root(
+                history, root_keys=[root.public_key], next_digests=[key_commitment(following)], time_ms=time_ms
+            )
+            return sign_event(event, [(0, root)])
+
+        return self.add_event(sign), seed
+
+    def import_events(self, events: Sequence[SignedEvent]) -> KeyHistory:
+        """Keep another identity's events, or newer ones of a known identity, after folding all of them together."""
+        self.require_writable()
+        identity = event_digest(events[0].event)
+        with self.store.write() as tx:
+            return add_events(tx, identity, events)
+
+    # Feeds.
+
+    def feeds(self) -> list[FeedInfo]:
+        """Every feed of this store."""
+        with self.store.read() as tx:
+            return [_info(state) for state in tx.feeds()]
+
+    def find_feed(self, name_or_key: str) -> FeedInfo:
+        """The feed with that name, or that z-base-32 key. Raises ``MissingEvidenceError`` for none, or for several."""
+        matches = [
+            info
+            for info in self.feeds()
+            if name_or_key == info.key_text or (info.description is not None and info.description.name == name_or_key)
+        ]
+        if not matches:
+            raise MissingEvidenceError(f"no feed is called {name_or_key!r}", hint="see 'holdfast feed list'")
+        if len(matches) > 1:
+            raise MissingEvidenceError(
+                f"{len(matches)} feeds are called {name_or_key!r}", hint="name it by its key, see 'holdfast feed list'"
+            )
+        return matches[0]
+
+    def create_feed(
+        self, ring: KeyRing, device_name: str, name: str, *, continues: Continuation | None = None
+    ) -> FeedKey:
+        """A new feed of one of the keystore's devices."""
+        self.require_writable()
+        identity = self.history().identity
+        return create_feed(self.store, device_signer(ring, device_name), identity, name, continues=continues)
+
+    def open_writer(self, ring: KeyRing, key: FeedKey) -> FeedWriter:
+        """A writer of a local feed, with the key of its device. Raises ``RefusedError`` when the keystore lacks it."""
+        self.require_writable()
+        with self.store.read() as tx:
+            state = tx.feed(key)
+            if state is None:
+                raise MissingEvidenceError("this store does not know the feed")
+            wanted = device_key(parse_manifest(state.manifest))
+            check_device(own_history(tx), wanted)
+        for seed in ring.devices.values():
+            signer = Ed25519Signer(seed)
+            if signer.public_key == wanted:
+                return FeedWriter(self.store, key, signer)
+        raise RefusedError("the keystore does not hold the key of this feed's device")
+
+    def append(self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry]) -> AppendResult:
+        """Append entries as one signed, durable batch."""
+        return self.open_writer(ring, key).append([encode_entry(entry) for entry in entries])
+
+    def import_entries(
+        self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry], *, batch: int, on_batch: Callable[[int], None]
+    ) -> AppendResult | None:
+        """Append a stream of entries, ``batch`` to a signature, in one transaction: all of them or none.
+
+        ``on_batch`` is told how many were just added. Returns None for an empty stream. Whatever ``entries`` raises
+        leaves the store as it was.
+        """
+        writer = self.open_writer(ring, key)
+        blocks = (encode_entry(entry) for entry in entries)
+        start = result = None
+        with self.store.write() as tx:
+            while chunk := list(islice(blocks, batch)):
+                result = writer.append_in(tx, chunk)
+                start = result.start if start is None else start
+                on_batch(len(chunk))
+        if result is None or start is None:
+            return None
+        return AppendResult(result.key, start, result.length, result.head)
+
+    # The checkpoint log, and evidence.
+
+    def pending_checkpoint(self, ring: KeyRing) -> Plan:
+        """What the next checkpoint would state."""
+        return LogWriter(self.store, log_signer(ring)).pending()
+
+    def checkpoint(self, ring: KeyRing, *, restate: bool = False) -> StoredCheckpoint:
+        """Log what has changed, with the tokens and anchors that came since, and sign it."""
+        self.require_writable()
+        with self.store.read() as tx:
+            times, anchors = pending_witnesses(tx)
+        return LogWriter(self.store, log_signer(ring)).append_checkpoint(times=times, anchors=anchors, restate=restate)
+
+    def evidence(self, key: FeedKey, index: int) -> bytes:
+        """The evidence file for one entry."""
+        with self.store.read() as tx:
+            return encode_evidence(export_evidence(tx, open_archive(tx), key, index))
+
+    def require_writable(self) -> None:
+        """Ask the guard, once for this open store. Raises ``ReadOnlyState``."""
+        if not self._guarded:
+            self._guard.require_writable(self)
+            self._guarded = True
+
+    def close(self) -> None:
+        """Release the store. Idempotent."""
+        self.store.close()
+
+    def _last_good(self, key: FeedKey, length: int) -> LastGood:
+        with self.store.read() as tx:
+            head = tx.head(key, length)
+        if head is None:
+            raise MissingEvidenceError(
+                f"the feed has no signed head of length {length}", hint="see 'holdfast feed heads'"
+            )
+        return LastGood(head.length, head.tree_hash)
+
+    def add_event(self, sign: Callable[[KeyHistory], SignedEvent]) -> KeyHistory:
+        """Append the event that ``sign`` makes for the history as it is now, after folding it."""
+        self.require_writable()
+        with self.store.write() as tx:
+            history = own_history(tx)
+            return add_events(tx, history.identity, [sign(history)])
+
+
+def own_history(tx: ReadTransaction) -> KeyHistory:
+    """The key history of the store's own identity: the first whose events came in."""
+    known = tx.identities()
+    if not known:
+        raise MissingEvidenceError("this store has no identity")
+    return key_history(tx, known[0])
+
+
+def device_signer(ring: KeyRing, name: str) -> Ed25519Signer:
+    """The signer of a device in the keystore, by its name there. Raises ``RefusedError``."""
+    if name not in ring.devices:
+        known = ", ".join(sorted(ring.devices)) or "none"
+        raise RefusedError(f"the keystore holds no device {name!r}", hint=f"devices in it: {known}")
+    return Ed25519Signer(ring.devices[name])
+
+
+def log_signer(ring: KeyRing) -> Ed25519Signer:
+    """The signer of the checkpoint log. Raises ``RefusedError`` when the keystore does not hold it."""
+    if ring.log_seed is None:
+        raise RefusedError("the keystore does not hold the key of the checkpoint log")
+    return Ed25519Signer(ring.log_seed)
+
+
+def root_signers(ring: KeyRing) -> list[tuple[int, Ed25519Signer]]:
+    """The root signers with their places. Raises ``RefusedError`` when the keystore does not hold the root."""
+    if not ring.root_seeds:
+        raise RefusedError("the keystore does not hold the root key")
+    return [(index, Ed25519Signer(seed)) for index, seed in enumerate(ring.root_seeds)]
+
+
+def _info(state: FeedState) -> FeedInfo:
+    manifest = parse_manifest(state.manifest)
+    description = describe(manifest)
+    return FeedInfo(state, description, None if description is None else device_key(manifest))

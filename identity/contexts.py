@@ -1,0 +1,47 @@
+"""Every signing and hashing context of holdfast, in one place.
+
+A context is mixed into each signature and hash that is not Hypercore's, RFC 6962's or C2SP's own, so that bytes made
+for one purpose can never be taken for another. Each is unique, versioned, and ends in NUL, so none is a prefix of
+another. What is signed or hashed is ``context || canonical bytes``.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ALL_CONTEXTS",
+    "IDENTITY_EVENT_DIGEST",
+    "IDENTITY_EVENT_SIGNATURE",
+    "KEYSTORE_CHECKSUM",
+    "KEYSTORE_HEADER",
+    "RECOVERY_ROOT",
+    "ROOT_KEY_COMMITMENT",
+]
+
+IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
+"""SHA-256 over an identity event: what ``prev`` names, and for the inception the identity id."""
+
+IDENTITY_EVENT_SIGNATURE: Final = b"holdfast/v1/identity-event-signature\0"
+"""Ed25519 by root or device keys over an identity event."""
+
+ROOT_KEY_COMMITMENT: Final = b"holdfast/v1/root-key-commitment\0"
+"""SHA-256 over a root public key that will be revealed by a later ``rotate_root``."""
+
+RECOVERY_ROOT: Final = b"holdfast/v1/recovery-root\0"
+"""HKDF info, followed by the generation as 8 bytes big-endian: the root seed of that generation."""
+
+KEYSTORE_HEADER: Final = b"holdfast/v1/keystore-header\0"
+"""Associated data of the keystore's cipher, followed by the header bytes."""
+
+KEYSTORE_CHECKSUM: Final = b"holdfast/v1/keystore-checksum\0"
+"""SHA-256 over header and ciphertext: tells a damaged file from a wrong passphrase; it proves nothing."""
+
+ALL_CONTEXTS: Final = (
+    IDENTITY_EVENT_DIGEST,
+    IDENTITY_EVENT_SIGNATURE,
+    ROOT_KEY_COMMITMENT,
+    RECOVERY_ROOT,
+    KEYSTORE_HEADER,
+    KEYSTORE_CHECKSUM,
+)

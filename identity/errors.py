@@ -1,0 +1,214 @@
+"""The error tree of holdfast: one root, one branch for each thing a caller can do about it.
+
+    AuditError
+      MalformedError            the bytes are not in the format
+        LimitExceeded           well-formed as far as read, larger than the format allows
+        UnsupportedVersion      a version, kind or algorithm this reader does not know
+      VerificationError         well-formed, but the claim is false
+        SignatureMismatch
+        RootMismatch            a recomputed Merkle root differs (carries both)
+        ForkDetected            two histories under one key (carries both)
+        HistoryError            an identity event that does not follow from those before it
+        ImprintMismatch         a timestamp token covers other bytes
+        TokenRejected           a timestamp token fails a named check
+        ReceiptMismatch         a chain proof does not show what is claimed
+        LogRuleViolation        a statement that the checkpoint log must not carry
+      MissingEvidenceError      cannot be decided with what was given
+        TokenUndecided          a timestamp token may be good; what would show it is missing (carries a reason)
+      ConflictError             a compare-and-swap or a condition was lost
+      RefusedError              the state of the store forbids it (read-only state, wrong passphrase, revoked key)
+        WrongPassphrase
+        ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
+      StorageError              the store could not do it
+        StoreBusy               locked by another process: try again
+        DamagedFile             a file of ours is truncated or altered
+      TransportError            a peer, an authority or a node could not be reached, or answered nonsense
+      ConfigurationError        settings, policy or home cannot be used
+        NewerFormat             written by a newer holdfast
+
+Errors carry data; the text is made from it. The command line maps this tree to exit codes in one place.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AuditError",
+    "ConfigurationError",
+    "ConflictError",
+    "DamagedFile",
+    "ForkDetected",
+    "HistoryError",
+    "ImprintMismatch",
+    "LimitExceeded",
+    "LogRuleViolation",
+    "MalformedError",
+    "MissingEvidenceError",
+    "NewerFormat",
+    "ReadOnlyState",
+    "ReceiptMismatch",
+    "RefusedError",
+    "RootMismatch",
+    "SignatureMismatch",
+    "StorageError",
+    "StoreBusy",
+    "TokenRejected",
+    "TokenUndecided",
+    "TransportError",
+    "UnsupportedVersion",
+    "VerificationError",
+    "WrongPassphrase",
+]
+
+
+class AuditError(Exception):
+    """Root of every error that holdfast raises on purpose.
+
+    ``hint`` is what the user can do about it, for the command line; it is empty where nothing useful can be said.
+    """
+
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint or type(self).hint
+
+
+class MalformedError(AuditError):
+    """The bytes are not in the format. Nothing was taken from them."""
+
+
+class LimitExceeded(MalformedError):
+    """The input is larger, deeper or longer than its format allows."""
+
+
+class UnsupportedVersion(MalformedError):
+    """A version, kind or algorithm that this reader does not know."""
+
+
+class VerificationError(AuditError):
+    """Well-formed, but the claim it makes is false."""
+
+
+class SignatureMismatch(VerificationError):
+    """A signature is not by the key over the bytes."""
+
+
+class RootMismatch(VerificationError):
+    """A Merkle root recomputed from the proof differs from the one that was claimed."""
+
+    def __init__(self, what: str, *, expected: bytes, computed: bytes) -> None:
+        super().__init__(f"{what}: expected {expected.hex()}, computed {computed.hex()}")
+        self.expected = expected
+        self.computed = computed
+
+
+class ForkDetected(VerificationError):
+    """Two histories under one key. ``first`` and ``second`` are the signed statements that contradict each other."""
+
+    def __init__(self, message: str, *, first: bytes, second: bytes) -> None:
+        super().__init__(message)
+        self.first = first
+        self.second = second
+
+
+class HistoryError(VerificationError):
+    """An identity event that does not follow from the events before it. ``seq`` is its position."""
+
+    def __init__(self, seq: int, reason: str) -> None:
+        super().__init__(f"identity event {seq}: {reason}")
+        self.seq = seq
+        self.reason = reason
+
+
+class ImprintMismatch(VerificationError):
+    """A timestamp token covers other bytes than the ones it is offered for."""
+
+    def __init__(self, *, expected: bytes, found: bytes) -> None:
+        super().__init__(f"timestamp imprint: expected {expected.hex()}, the token covers {found.hex()}")
+        self.expected = expected
+        self.found = found
+
+
+class TokenRejected(VerificationError):
+    """A timestamp token fails a check. ``reason`` is the check's name, stable, in upper case with underscores."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"timestamp token {reason}: {detail}")
+        self.reason = reason
+
+
+class ReceiptMismatch(VerificationError):
+    """A chain proof does not show what is claimed. ``reason`` is stable, in upper case with underscores."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"chain receipt {reason}: {detail}")
+        self.reason = reason
+
+
+class LogRuleViolation(VerificationError):
+    """A statement that the checkpoint log must not carry. ``index`` is the leaf's."""
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(f"log leaf {index}: {reason}")
+        self.index = index
+        self.reason = reason
+
+
+class MissingEvidenceError(AuditError):
+    """The question cannot be decided with what was given."""
+
+
+class TokenUndecided(MissingEvidenceError):
+    """A timestamp token that may be good, but what would show it is missing. ``reason`` as in ``TokenRejected``."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"timestamp token {reason}: {detail}")
+        self.reason = reason
+
+
+class ConflictError(AuditError):
+    """A compare-and-swap or a condition was lost: somebody else wrote first."""
+
+
+class RefusedError(AuditError):
+    """The state of the store, or a rule, forbids the operation."""
+
+
+class WrongPassphrase(RefusedError):
+    """The keystore does not open with this passphrase."""
+
+    hint = "check the passphrase; the recovery phrase restores root control if it is lost"
+
+
+class ReadOnlyState(RefusedError):
+    """The store is in a state in which it must not be written to. ``state`` is its name."""
+
+    def __init__(self, state: str, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{state}: {message}", hint=hint)
+        self.state = state
+
+
+class StorageError(AuditError):
+    """The store could not do what was asked of it."""
+
+
+class StoreBusy(StorageError):
+    """Another process holds the store. Trying again later can succeed."""
+
+
+class DamagedFile(StorageError):
+    """A file of ours is truncated or altered."""
+
+
+class TransportError(AuditError):
+    """A peer, an authority or a node could not be reached, or did not answer as its protocol says."""
+
+
+class ConfigurationError(AuditError):
+    """Settings, a policy or a home directory cannot be used as they are."""
+
+
+class NewerFormat(ConfigurationError):
+    """Written by a newer holdfast than this one."""
+
+    hint = "use the newer holdfast; this one has changed nothing"

@@ -1,0 +1,108 @@
+"""Entries: what a block of a holdfast feed says, decoded.
+
+Implements docs/spec/entry.md. Who wrote an entry and where it stands is not in it: the feed's key and the index say
+so. The claimed time is a claim. An entry of a kind that this reader does not know is kept and shown as it is, never
+guessed at; a block that is not an entry at all (a foreign feed's) is opaque bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from identity.encoding import Fields, Value, decode, encode
+from identity.errors import MalformedError, UnsupportedVersion
+from identity.textforms import check_name
+from ledger.values import check_value
+
+__all__ = [
+    "ENTRY_VERSION",
+    "MAX_CLAIMED_MS",
+    "RECORD",
+    "Entry",
+    "Record",
+    "encode_entry",
+    "parse_entry",
+    "parse_record",
+    "record_entry",
+]
+
+ENTRY_VERSION: Final = 1
+
+RECORD: Final = "record"
+"""The kind of an entry whose body is a ``Record``."""
+
+MAX_CLAIMED_MS: Final = 253_402_300_799_999
+"""The last millisecond of the year 9999."""
+
+_KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry: its kind, the time its author claims (milliseconds UTC since 1970), its body.
+
+    A kind is 1 to 32 of a-z, 0-9 and '-', a letter first. What the body must hold depends on the kind.
+    """
+
+    kind: str
+    claimed_ms: int
+    body: Mapping[str, Value]
+
+    def __post_init__(self) -> None:
+        if not _KIND.fullmatch(self.kind):
+            raise MalformedError("entry: a kind is 1 to 32 of a-z, 0-9 and '-', a letter first")
+        if not 0 <= self.claimed_ms <= MAX_CLAIMED_MS:
+            raise MalformedError("entry: the claimed time is not within the years 1970 to 9999")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row as it was written: the table's name, and for each field a stored value (``ledger.values``)."""
+
+    table: str
+    fields: Mapping[str, Value]
+
+    def __post_init__(self) -> None:
+        check_name(self.table, "record: the table")
+        for name, value in self.fields.items():
+            check_name(name, "record: a field")
+            if name.startswith("$"):
+                raise MalformedError(f"record: the field name {name!r} is reserved")
+            check_value(value)
+
+
+def encode_entry(entry: Entry) -> bytes:
+    """The block's bytes. Raises ``LimitExceeded`` beyond 1 MiB, ``MalformedError`` for what CBOR cannot hold."""
+    return encode({"v": ENTRY_VERSION, "k": entry.kind, "t": entry.claimed_ms, "b": dict(entry.body)})
+
+
+def parse_entry(block: bytes) -> Entry:
+    """Read a block as an entry of any kind; the body is not looked into.
+
+    Raises ``MalformedError`` when the block is not an entry, ``UnsupportedVersion`` when it is one of a later version.
+    """
+    fields = Fields(decode(block), "entry")
+    version = fields.int("v")
+    if version != ENTRY_VERSION:
+        raise UnsupportedVersion(f"entry: version {version}, this reader knows {ENTRY_VERSION}")
+    entry = Entry(kind=fields.text("k", max=32), claimed_ms=fields.int("t"), body=fields.dict("b"))
+    fields.done()
+    return entry
+
+
+def record_entry(record: Record, claimed_ms: int) -> Entry:
+    """The entry that carries the record."""
+    return Entry(RECORD, claimed_ms, {"table": record.table, "fields": dict(record.fields)})
+
+
+def parse_record(entry: Entry) -> Record:
+    """The record that the entry carries. Raises ``MalformedError`` for another kind, or a body that is no record."""
+    if entry.kind != RECORD:
+        raise MalformedError(f"entry: of kind {entry.kind!r}, not a record")
+    fields = Fields(dict(entry.body), "record")
+    record = Record(fields.name("table"), fields.dict("fields"))
+    fields.done()
+    return record

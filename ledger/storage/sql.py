@@ -1,0 +1,482 @@
+"""The store over a SQL engine: implements ``ledger.store`` on the tables of ``ledger.storage.schema``.
+
+SQLAlchemy holds the connections and the transactions; the statements of the hot paths are compiled once and go to the
+driver as tuples (``ledger.storage.statements``). Every failure of engine or driver leaves here as a ``StorageError``.
+What an engine does its own way (opening, locking, naming its errors) is in the module of that engine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, StorageError
+from ledger.flattree import depth, right_leaf
+from ledger.merkle import HASH_BYTES, Node
+from ledger.noderow import (
+    NODE_BYTES,
+    pack_hashes,
+    pack_nodes,
+    unpack_hashes,
+    unpack_node,
+    unpack_roots,
+)
+from ledger.storage.lock import WriteLock
+from ledger.storage.moves import log_rows, moved_feed
+from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
+from ledger.storage.statements import Statements, compile_statements
+from ledger.store import FeedKey, FeedState, LogState, SignedHead, StoredCheckpoint, StoredEvent
+
+__all__ = ["Connections", "Rim", "SqlReadTransaction", "SqlStore", "SqlWriteTransaction"]
+
+_FETCH = 1024
+"""Rows taken from the driver at a time while streaming: at 200 bytes a block, about 200 kB."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rim:
+    """How failures leave this package: what the driver raises, and the ``StorageError`` that each of them means."""
+
+    driver_error: type[Exception]
+    translate: Callable[[Exception], StorageError]
+
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Let nothing of SQLAlchemy or of the driver out of the block but as a ``StorageError``."""
+        try:
+            yield
+        except (SQLAlchemyError, self.driver_error) as exc:
+            raise self.translate(exc) from exc
+
+
+_Parsed = dict[FeedKey, tuple[Sequence[Any], tuple[int, FeedState]]]
+"""Feed rows as they were read or written last, with the feed's number and state."""
+
+
+class SqlReadTransaction:
+    """A snapshot on one connection. ``connection`` lets the layers above read their own tables in the same snapshot."""
+
+    def __init__(self, connection: Connection, statements: Statements, rim: Rim, parsed: _Parsed) -> None:
+        self.connection = connection
+        self._driver: Any = connection.connection.driver_connection
+        self._sql = statements
+        self._rim = rim
+        self._streams: set[Any] = set()
+        self._parsed = parsed
+
+    # -- feeds ---------------------------------------------------------------------------------------------------
+
+    def feeds(self) -> list[FeedState]:
+        return [self._feed_row(row)[1] for row in self._stream(self._sql.feeds)]
+
+    def feed(self, key: FeedKey) -> FeedState | None:
+        found = self._lookup(key)
+        return None if found is None else found[1]
+
+    def block(self, key: FeedKey, index: int) -> bytes:
+        row = self._one(self._sql.block, (index, key, index)) if 0 <= index < MAX_LENGTH else None
+        if row is None:
+            raise self._absent(key, index, "block")
+        (data,) = _checked(row, bytes)
+        return data  # type: ignore[no-any-return]
+
+    def blocks(self, key: FeedKey, start: int, stop: int) -> Iterator[bytes]:
+        for blocks in self._range(self._sql.blocks, key, start, stop, "block"):
+            yield from blocks
+
+    def node(self, key: FeedKey, index: int) -> Node:
+        row, offset = right_leaf(index), depth(index) * NODE_BYTES
+        found = self._one(self._sql.node, (offset + 1, row, key, row)) if index >= 0 and row < MAX_LENGTH else None
+        if found is None:
+            raise self._absent(key, row, "tree row")
+        (packed,) = _checked(found, bytes)
+        if len(packed) != NODE_BYTES:
+            raise DamagedFile(f"tree node {index}: {len(packed)} bytes in its row")
+        return unpack_node(index, packed)
+
+    def tree_rows(self, key: FeedKey, start: int, stop: int) -> Iterator[bytes]:
+        for rows in self._range(self._sql.tree_rows, key, start, stop, "tree row"):
+            yield from rows
+
+    def heads(self, key: FeedKey, above: int = 0) -> Iterator[SignedHead]:
+        found = self._lookup(key)
+        if found is None:
+            return
+        base = found[0] << POSITION_BITS
+        above = min(max(above, 0), MAX_LENGTH)
+        for row in self._stream(self._sql.heads, (base + above, base + MAX_LENGTH)):
+            yield _head(base, row)
+
+    def head(self, key: FeedKey, length: int) -> SignedHead | None:
+        found = self._lookup(key)
+        if found is None or not 0 < length <= MAX_LENGTH:
+            return None
+        base = found[0] << POSITION_BITS
+        row = self._one(self._sql.head, (base + length,))
+        return None if row is None else _head(base, row)
+
+    # -- checkpoint log ------------------------------------------------------------------------------------------
+
+    def log(self) -> LogState | None:
+        row = self._one(self._sql.log)
+        if row is None:
+            return None
+        log_id, size, frontier = _checked(row, bytes, int, bytes)
+        if size <= 0:
+            raise DamagedFile(f"the log has {size} leaves")
+        return LogState(log_id, size, tuple(unpack_hashes(size.bit_count(), frontier)))
+
+    def log_leaves(self, start: int, stop: int) -> Iterator[bytes]:
+        state = self.log()
+        size = 0 if state is None else state.size
+        if 0 <= start < min(stop, size):
+            for statements in self._contiguous(self._sql.log_leaves, 0, start, min(stop, size), "log leaf"):
+                yield from statements
+        if start < stop and not 0 <= start < stop <= size:
+            raise MissingEvidenceError(f"log leaf {max(start, size)}: the log has {size}")
+
+    def log_node(self, level: int, index: int) -> bytes:
+        state = self.log()
+        row = ((index + 1) << level) - 1 if 0 <= level < 64 else -1
+        if state is None or index < 0 or not 0 <= row < state.size:
+            raise MissingEvidenceError(f"log node {level}/{index} is not complete")
+        found = self._one(self._sql.log_node, (level * HASH_BYTES + 1, row))
+        if found is None or len(_checked(found, bytes)[0]) != HASH_BYTES:
+            raise DamagedFile(f"log node {level}/{index} is missing")
+        return found[0]  # type: ignore[no-any-return]
+
+    def checkpoints(self, above: int = 0) -> Iterator[StoredCheckpoint]:
+        for row in self._stream(self._sql.checkpoints, (above,)):
+            yield StoredCheckpoint(*_checked(row, int, bytes, str))
+
+    def checkpoint(self, size: int) -> StoredCheckpoint | None:
+        row = self._one(self._sql.checkpoint, (size,))
+        return None if row is None else StoredCheckpoint(*_checked(row, int, bytes, str))
+
+    # -- identities ----------------------------------------------------------------------------------------------
+
+    def identities(self) -> list[bytes]:
+        return [_checked(row, bytes)[0] for row in self._stream(self._sql.identities)]
+
+    def identity_events(self, identity: bytes) -> list[StoredEvent]:
+        rows = self._stream(self._sql.identity_events, (identity,))
+        return [StoredEvent(*_checked(row, bytes, int, bytes, bytes)) for row in rows]
+
+    # -- the driver ----------------------------------------------------------------------------------------------
+
+    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any] | None:
+        try:
+            return self._driver.execute(sql, parameters).fetchone()  # type: ignore[no-any-return]
+        except self._rim.driver_error as exc:
+            raise self._rim.translate(exc) from exc
+
+    def _stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
+        for rows in self._fetch(sql, parameters):
+            yield from rows
+
+    def _fetch(self, sql: str, parameters: Sequence[Any]) -> Iterator[list[Sequence[Any]]]:
+        """The rows, in lists of some length; whoever takes only the first gets one row quickly."""
+        cursor = self._driver.cursor()
+        self._streams.add(cursor)
+        try:
+            cursor.execute(sql, parameters)
+            size = 1
+            while rows := cursor.fetchmany(size):
+                yield rows
+                size = min(4 * size, _FETCH)
+        except self._rim.driver_error as exc:
+            raise self._rim.translate(exc) from exc
+        finally:
+            self._end(cursor)
+
+    def _end(self, cursor: Any) -> None:
+        """Close a cursor, once: a generator may be collected long after its connection is gone."""
+        if cursor in self._streams:
+            self._streams.remove(cursor)
+            cursor.close()
+
+    def _range(self, sql: str, key: FeedKey, start: int, stop: int, what: str) -> Iterator[Sequence[bytes]]:
+        """Rows ``start`` to ``stop - 1`` of a feed's table, so many at a time."""
+        number, state = self._lookup(key) or (0, None)
+        present = min(stop, state.length) if state else 0
+        if 0 <= start < present:
+            yield from self._contiguous(sql, number << POSITION_BITS, start, present, what)
+        if start < stop and not 0 <= start < stop <= present:
+            raise self._absent(key, max(start, present) if start >= 0 else start, what)
+
+    def _contiguous(self, sql: str, base: int, start: int, stop: int, what: str) -> Iterator[Sequence[bytes]]:
+        """The same for rows every one of which should be there. What comes before a fault is given first."""
+        expected = start
+        for rows in self._fetch(sql, (base + start, base + stop)):
+            whole = _count_sound(base + expected, rows)
+            yield [row[1] for row in rows[:whole]]
+            expected += whole
+            if whole < len(rows):
+                break
+        if expected != stop:
+            raise DamagedFile(f"{what} {expected} is missing or altered")
+
+    def _lookup(self, key: FeedKey) -> tuple[int, FeedState] | None:
+        """The feed's number and state. Its row is always read; it is parsed only when it is not the one parsed last."""
+        row = self._one(self._sql.feed, (key,))
+        if row is None:
+            return None
+        last = self._parsed.get(key)
+        if last is None or last[0] != row:
+            last = self._parsed[key] = (row, self._feed_row(row))
+        return last[1]
+
+    def _feed_row(self, row: Sequence[Any]) -> tuple[int, FeedState]:
+        number, key, manifest, local, retired, length, byte_length, packed = _checked(
+            row, int, bytes, bytes, int, int, int, int, bytes
+        )
+        roots = unpack_roots(length, packed)
+        return number, FeedState(FeedKey(key), manifest, length, byte_length, roots, bool(local), bool(retired))
+
+    def _absent(self, key: FeedKey, index: int, what: str) -> MissingEvidenceError | DamagedFile:
+        """Why a row was not found: nobody wrote it yet, or it should be there."""
+        state = self.feed(key)
+        if state is None:
+            return MissingEvidenceError(f"{what} {index}: feed {key.hex()} is not in this store")
+        if not 0 <= index < state.length:
+            return MissingEvidenceError(f"{what} {index}: the feed has {state.length} blocks")
+        return DamagedFile(f"{what} {index} of feed {key.hex()} is missing")
+
+    def close(self) -> None:
+        """Close what is still being streamed: an open cursor would hold the snapshot after its transaction."""
+        for cursor in tuple(self._streams):
+            self._end(cursor)  # whoever goes on reading gets StorageError
+
+
+class SqlWriteTransaction(SqlReadTransaction):
+    """The one writer. ``connection`` lets the layers above write their own tables in the same transaction."""
+
+    failed = False
+    """True once a statement failed: the transaction may hold half of an operation, and is not committed."""
+
+    def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
+        if self._lookup(key) is not None:
+            raise ConflictError(f"feed {key.hex()} exists")
+        (last,) = self._one(self._sql.last_feed) or (0,)
+        if last >= MAX_FEEDS:
+            raise StorageError(f"a store holds at most {MAX_FEEDS} feeds")
+        self._execute(self._sql.create_feed, (last + 1, key, manifest, int(local), b""))
+        return FeedState(key, manifest, 0, 0, (), local)
+
+    def retire_feed(self, key: FeedKey) -> None:
+        if self._lookup(key) is None:
+            raise MissingEvidenceError(f"feed {key.hex()} is not in this store")
+        self._execute(self._sql.retire_feed, (key,))
+
+    def append(
+        self,
+        expected: FeedState,
+        blocks: Sequence[bytes],
+        nodes: Sequence[Sequence[Node]],
+        head: SignedHead,
+        roots: Sequence[Node],
+    ) -> FeedState:
+        last = self._parsed.get(expected.key)
+        found = last[1] if last is not None and last[1][1] == expected else self._lookup(expected.key)
+        if found is None or found[1].length != expected.length or found[1].roots != expected.roots:
+            raise ConflictError(f"feed {expected.key.hex()} no longer stands at {expected.length}")
+        number, state = found
+        moved = moved_feed(state, blocks, nodes, head, roots)
+        to = (moved.length, moved.byte_length, pack_nodes(moved.roots))
+        if self._execute(self._sql.move_feed, (*to, state.key, state.length, pack_nodes(state.roots))) != 1:
+            raise ConflictError(f"feed {state.key.hex()} no longer stands at {state.length}")
+        base = number << POSITION_BITS
+        first = base + state.length
+        self._execute_many(self._sql.add_block, zip(count(first), blocks, strict=False))
+        self._execute_many(self._sql.add_tree_row, zip(count(first), map(pack_nodes, nodes), strict=False))
+        self._execute(self._sql.add_head, (base + head.length, head.tree_hash, head.signature))
+        row = (number, moved.key, moved.manifest, int(moved.local), int(moved.retired), *to)
+        self._parsed[moved.key] = (row, (number, moved))
+        return moved
+
+    def append_leaves(self, expected: LogState | None, state: LogState, leaves: Sequence[bytes]) -> None:
+        if self.log() != expected:
+            raise ConflictError(f"the log no longer stands at {0 if expected is None else expected.size}")
+        rows = map(pack_hashes, log_rows(expected, state, leaves))
+        frontier = pack_hashes(state.frontier)
+        if expected is None:
+            self._execute(self._sql.create_log, (state.log_id, state.size, frontier))
+        else:
+            self._execute(self._sql.move_log, (state.size, frontier, expected.size, pack_hashes(expected.frontier)))
+        self._execute_many(self._sql.add_leaf, zip(count(state.size - len(leaves)), rows, leaves, strict=False))
+
+    def add_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        held = self.checkpoint(checkpoint.size)
+        if held is None:
+            self._execute(self._sql.add_checkpoint, (checkpoint.size, checkpoint.root, checkpoint.note))
+        elif held != checkpoint:
+            raise ConflictError(f"another checkpoint of size {checkpoint.size} is held")
+
+    def add_identity_event(self, event: StoredEvent) -> None:
+        if self._one(self._sql.identity_event, (event.digest,)) is None:
+            row = (event.identity, event.seq, event.digest, event.signed_event)
+            self._execute(self._sql.add_identity_event, row)
+
+    def _execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        try:
+            return self._driver.execute(sql, parameters).rowcount  # type: ignore[no-any-return]
+        except self._rim.driver_error as exc:
+            self.failed = True
+            raise self._rim.translate(exc) from exc
+
+    def _execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        try:
+            self._driver.cursor().executemany(sql, rows)
+        except self._rim.driver_error as exc:
+            self.failed = True
+            raise self._rim.translate(exc) from exc
+
+
+class Connections:
+    """The connections of one engine, for transactions that begin with ``begin`` and are committed at their end.
+
+    They are kept for the next transaction, and given up when something failed, so that what is read next comes from
+    the medium and not from a cache. The transaction is begun and committed at the driver; SQLAlchemy takes part when a
+    layer above uses the connection, which costs more than all else that a transaction needs.
+    """
+
+    def __init__(self, engine: Engine, begin: str, rim: Rim) -> None:
+        self.dialect = engine.dialect
+        self._engine = engine
+        self._begin = begin
+        self._rim = rim
+        self._idle: list[Connection] = []
+        self._closed = False
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A connection in a transaction, which is durable when the block was left without an exception."""
+        with self._rim.translated():
+            connection = self._idle.pop() if self._idle else self._engine.connect()
+            try:
+                driver: Any = connection.connection.driver_connection
+                driver.execute(self._begin)
+                yield connection
+                (connection if connection.in_transaction() else driver).commit()
+            except BaseException:
+                connection.invalidate()
+                connection.close()
+                raise
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what is idle now, and the others when their transactions end."""
+        self._closed = True
+        with self._rim.translated():
+            while self._idle:
+                self._idle.pop().close()
+
+
+class SqlStore:
+    """A store on an engine (``ledger.storage.sqlite`` sets one up).
+
+    ``writing`` begins its transactions with the write lock; it is None for a store that is only read. ``guard`` is
+    called before and after each reading, and raises when what was read in between may not be one snapshot. One thread
+    writes at a time; others wait for ``busy_timeout_s``.
+    """
+
+    def __init__(
+        self,
+        reading: Connections,
+        writing: Connections | None,
+        *,
+        rim: Rim,
+        guard: Callable[[], None],
+        busy_timeout_s: float,
+    ) -> None:
+        self._reading = reading
+        self._writing = writing
+        self._rim = rim
+        self._guard = guard
+        self._statements = compile_statements(reading.dialect)
+        self._parsed: _Parsed = {}
+        self._lock = WriteLock(busy_timeout_s)
+        self._process = os.getpid()
+        self._closed = False
+
+    @property
+    def read_only(self) -> bool:
+        """True when this store was opened for reading only."""
+        return self._writing is None
+
+    @contextmanager
+    def read(self) -> Iterator[SqlReadTransaction]:
+        """A snapshot for reading, fixed when the block is entered."""
+        self._check_open()
+        self._guard()
+        with self._reading.transaction() as connection:
+            tx = SqlReadTransaction(connection, self._statements, self._rim, self._parsed)
+            tx.log()  # an engine fixes the snapshot at the first read, not when the transaction begins
+            try:
+                yield tx
+            finally:
+                tx.close()
+        self._guard()
+
+    @contextmanager
+    def write(self) -> Iterator[SqlWriteTransaction]:
+        """The write transaction. It is durable when the block has been left without an exception.
+
+        A ``StorageError`` from leaving the block means that the outcome is unknown: read the heads again.
+        """
+        self._check_open()
+        if self._writing is None:
+            raise StorageError("the store is open for reading only")
+        with self._lock.held(), self._writing.transaction() as connection:
+            tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
+            try:
+                yield tx
+            finally:
+                tx.close()
+            if tx.failed:
+                raise StorageError("a statement of the transaction failed: nothing of it is kept")
+
+    def close(self) -> None:
+        """Release the connections. Idempotent."""
+        self._closed = True
+        self._reading.close()
+        if self._writing is not None:
+            self._writing.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError("the store is closed")
+        if os.getpid() != self._process:
+            raise StorageError("the store was opened by another process: open it again in this one")
+
+
+def _checked(row: Sequence[Any], *types: type) -> Sequence[Any]:
+    if tuple(map(type, row)) != types:
+        raise DamagedFile(f"a row holds {[type(value).__name__ for value in row]} where other types belong")
+    return row
+
+
+def _count_sound(first: int, rows: Sequence[Sequence[Any]]) -> int:
+    """How many rows there are, numbered from ``first``, before one that is missing or does not hold bytes.
+
+    The numbers ascend: when the last one is right none is missing.
+    """
+    if rows[-1][0] == first + len(rows) - 1 and {type(row[1]) for row in rows} == {bytes}:
+        return len(rows)
+    numbered = enumerate(zip(rows, count(first), strict=False))
+    return next((place for place, (row, n) in numbered if row[0] != n or type(row[1]) is not bytes), len(rows))
+
+
+def _head(base: int, row: Sequence[Any]) -> SignedHead:
+    pos, tree_hash, signature = _checked(row, int, bytes, bytes)
+    return SignedHead(pos - base, tree_hash, signature)

@@ -1,0 +1,104 @@
+"""The worked example of docs/spec/feed.md, recomputed from the seed, the names and the blocks that it states."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from identity.encoding import decode
+from identity.keys import Ed25519Signer
+from identity.textforms import to_zbase32
+from ledger.flattree import covering
+from ledger.head import sign_head, signable, verify_head
+from ledger.manifest import (
+    FeedDescription,
+    describe,
+    device_manifest,
+    encode_description,
+    encode_manifest,
+    feed_key,
+    parse_manifest,
+)
+from ledger.merkle import Node, TreeBuilder, leaf_node, parent_node
+from ledger.proof import encode_proof, make_proof, parse_evidence_proof, verify_proof
+from ledger.store import SignedHead
+
+SPEC = (Path(__file__).resolve().parents[3] / "docs" / "spec" / "feed.md").read_text("utf-8")
+
+
+def read_values() -> dict[str, bytes]:
+    """The ``name   hex`` lines of the fenced text blocks; a line without a name continues the one before."""
+    values: dict[str, str] = {}
+    name = ""
+    for fence in re.findall(r"```text\n(.*?)```", SPEC, re.DOTALL):
+        for line in filter(None, fence.split("\n")):
+            label, digits = line[:14].strip(), line[14:].strip()
+            name = label or name
+            values[name] = values.get(name, "") + digits
+    return {label: bytes.fromhex(digits) for label, digits in values.items()}
+
+
+VALUES = read_values()
+SIGNER = Ed25519Signer(VALUES["device seed"])
+BLOCKS = [VALUES["block 0"], VALUES["block 1"]]
+
+
+class Feed:
+    """The example's two blocks."""
+
+    nodes: dict[int, Node] = {node.index: node for done in TreeBuilder().append_many(BLOCKS) for node in done}
+
+    def node(self, index: int) -> Node:
+        return self.nodes[index]
+
+    def block(self, index: int) -> bytes:
+        return BLOCKS[index]
+
+
+def test_the_example_states_what_it_says() -> None:
+    assert BLOCKS == [b"first entry", b"second entry"]
+    assert VALUES["device seed"] == bytes([0x42]) * 32
+    assert decode(VALUES["user data"]) == {"identity": VALUES["identity"], "name": "journal", "continues": None}
+    assert f"`{to_zbase32(VALUES['feed key'])}`" in SPEC
+
+
+def test_manifest_and_key() -> None:
+    description = FeedDescription(VALUES["identity"], "journal")
+    manifest = device_manifest(SIGNER.public_key, description)
+    assert SIGNER.public_key == VALUES["device key"]
+    assert encode_description(description) == VALUES["user data"]
+    assert encode_manifest(manifest) == VALUES["manifest"]
+    assert feed_key(manifest) == VALUES["feed key"]
+    assert describe(parse_manifest(VALUES["manifest"])) == description
+
+
+def test_hashes() -> None:
+    leaves = [leaf_node(index, block) for index, block in enumerate(BLOCKS)]
+    assert [leaf.hash for leaf in leaves] == [VALUES["leaf 0"], VALUES["leaf 1"]]
+    assert parent_node(*leaves).hash == VALUES["parent"]
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_heads(length: int) -> None:
+    tree = TreeBuilder()
+    tree.append_many(BLOCKS[:length])
+    key, tree_hash, signature = VALUES["feed key"], VALUES[f"tree {length}"], VALUES[f"signature {length}"]
+    assert tree.tree_hash() == tree_hash
+    assert signable(key, tree_hash, length) == VALUES[f"signable {length}"]
+    assert sign_head(SIGNER, key, tree_hash, length) == signature
+    verify_head(parse_manifest(VALUES["manifest"]), tree_hash, length, 0, signature)
+
+
+def test_proof() -> None:
+    head = SignedHead(2, VALUES["tree 2"], VALUES["signature 2"])
+    assert encode_proof(make_proof(Feed(), head, block=0, upgrade=(0, 1))) == VALUES["proof"]
+    verified = verify_proof(parse_manifest(VALUES["manifest"]), parse_evidence_proof(VALUES["proof"]))
+    assert (verified.index, verified.block, verified.leaf_hash) == (0, b"first entry", VALUES["leaf 0"])
+    assert verified.trees == {1: VALUES["tree 1"], 2: VALUES["tree 2"]}
+
+
+def test_the_positions_that_section_2_2_names() -> None:
+    assert covering(0, 13) == [7, 19, 24]
+    assert covering(3, 13) == [6, 11, 19, 24]
