@@ -8,12 +8,18 @@ whoever gives another history, by root.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from anchoring.chain.check import ChainView, LogPosition, check_rollback
+from anchoring.chain.check import (
+    ChainView,
+    LogPosition,
+    check_rollback,
+    fetch_final_header,
+    read_anchor_history,
+)
 from anchoring.rollback import RollbackCheck, RollbackState
-from identity.errors import MalformedError, VerificationError
+from identity.errors import MalformedError, TransportError, VerificationError
 from ledger.checkpoint import VerifiedCheckpoint
 from ledger.log import hash_leaf
 from ledger.log_transfer import LeafRecord, LogAudit, audit_log, read_log_export
@@ -76,4 +82,28 @@ def audit_export(
         # Only checkpoints are anchored: a size at which this log has none was anchored by another history.
         position = LogPosition(log_id, descriptor.chain, size, lambda anchored: roots.get(anchored, b""))
         check = check_rollback(view, position, None, now_ms)
+        if check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
+            check = _check_older_anchors(view, position, check, now_ms)
     return OutsideAudit(audit, check)
+
+
+def _check_older_anchors(view: ChainView, log: LogPosition, check: RollbackCheck, now_ms: int) -> RollbackCheck:
+    """The contract keeps one record, so a longer rewritten history fits the newest anchor. The older ones tell."""
+    count = 0
+    try:
+        header = fetch_final_header(view, now_ms)
+        for record in read_anchor_history(view, header, log.log_id, log.binding):
+            count += 1
+            if log.root_at(record.size) != record.root:
+                return replace(
+                    check,
+                    state=RollbackState.DIVERGED,
+                    detail=f"block {record.block} holds another history than this log at size {record.size}",
+                )
+    except (TransportError, MalformedError, VerificationError) as exc:
+        return replace(
+            check,
+            state=RollbackState.UNVERIFIED,
+            detail=f"the newest anchor fits, but only {count} anchors could be read back: {exc}",
+        )
+    return replace(check, detail=f"{check.detail}; so are all {count} anchors that the chain ever held")

@@ -151,10 +151,12 @@ def find_home(named: Path | None, environ: Mapping[str, str]) -> Home:
 
 
 def dev_directory(environ: Mapping[str, str]) -> Path:
-    """Where the development chain and authority of a home that does not exist yet will be."""
-    if variable := environ.get("HOLDFAST_DEV_DIR"):
-        return _absolute(Path(variable))
-    return _default_dev_dir(environ)
+    """Where the development chain and authority of a home that does not exist yet will be.
+
+    Raises ``ConfigurationError`` when HOLDFAST_DEV_DIR is not an absolute path.
+    """
+    variable = environ.get("HOLDFAST_DEV_DIR")
+    return _dev_dir(Path(variable)) if variable else _default_dev_dir(environ)
 
 
 def _default_dev_dir(environ: Mapping[str, str]) -> Path:
@@ -230,7 +232,7 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _located(settings: Settings, home: Home) -> Settings:
     """With absolute paths; a development directory inside the home is refused."""
-    dev_dir = _absolute(settings.dev_dir)
+    dev_dir = _dev_dir(settings.dev_dir)
     if dev_dir.resolve().is_relative_to(home.root.resolve()):
         raise ConfigurationError(
             f"the development directory {dev_dir} lies inside the home: a restored home would restore its own chain",
@@ -257,6 +259,13 @@ def _user_directory(environ: Mapping[str, str], variable: str, default: str) -> 
     """A base directory of the XDG specification, which says to ignore one that is not absolute."""
     base = Path(environ.get(variable, ""))
     return base if base.is_absolute() else Path.home() / default
+
+
+def _dev_dir(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ConfigurationError(f"the development directory {path} is not an absolute path")
+    return path
 
 
 def _absolute(path: Path) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from identity.errors import MissingEvidenceError
+from identity.errors import HistoryError, MissingEvidenceError
 from identity.event import parse_event
 from identity.history import KeyHistory, SignedEvent, event_digest, fold, parse_signed_event
 from ledger.store import ReadTransaction, StoredEvent, WriteTransaction
@@ -42,6 +42,8 @@ def add_events(tx: WriteTransaction, identity: bytes, events: Iterable[SignedEve
             fresh.append(StoredEvent(identity, parse_event(signed.event).seq, digest, signed.encode()))
     together = sorted([*held, *fresh], key=lambda event: event.seq)
     history = fold([parse_signed_event(event.signed_event) for event in together])
+    if history.identity != identity:
+        raise HistoryError(0, f"the inception of identity {history.identity.hex()}")
     for event in fresh:
         tx.add_identity_event(event)
     return history

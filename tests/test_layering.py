@@ -46,7 +46,7 @@ IO = frozenset(
     alembic asyncio eth eth_account eth_tester fcntl getpass glob http httpx io logging mmap os
     pathlib random requests rfc3161ng secrets select shutil signal socket sqlalchemy sqlite3 ssl subprocess tempfile
     threading time urllib uuid web3
-    """.split()
+    """.split()  # noqa: SIM905
 )
 
 ALLOWED = {

@@ -6,7 +6,7 @@ account and storage proofs are then verified under it, so no node can make an an
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from anchoring.chain.client import ChainReader
@@ -23,7 +23,15 @@ from anchoring.rollback import ArchivedAnchor, RollbackCheck, RollbackState, com
 from identity.errors import MalformedError, TransportError, VerificationError
 from ledger.statement import ChainBinding
 
-__all__ = ["ChainView", "LogPosition", "check_rollback", "fetch_final_header", "fetch_header", "read_newest_anchor"]
+__all__ = [
+    "ChainView",
+    "LogPosition",
+    "check_rollback",
+    "fetch_final_header",
+    "fetch_header",
+    "read_anchor_history",
+    "read_newest_anchor",
+]
 
 MAX_HEADER_AGE_MS = 3_600_000
 """How old the newest final block may be for the check to count as made: one hour, several times Ethereum's finality."""
@@ -96,6 +104,24 @@ def read_newest_anchor(
         block_hash=header.hash,
         code_hash=view.code_hash,
     )
+
+
+def read_anchor_history(
+    view: ChainView, header: BlockHeader, log_id: bytes, binding: ChainBinding
+) -> Iterator[AnchorRecord]:
+    """Every record that the contract ever held for the log, newest first, each by proof in the state before the next.
+
+    The contract keeps only the newest: a longer rewritten history would pass there. Needs a node that proves old
+    states. Raises as ``read_newest_anchor``.
+    """
+    record = read_newest_anchor(view, header, log_id, binding)
+    while record is not None and record.size:
+        yield record
+        header = fetch_header(view, record.block - 1)
+        older = read_newest_anchor(view, header, log_id, binding)
+        if older is not None and older.block >= record.block:
+            raise TransportError(f"the node shows an anchor of block {older.block} before block {record.block}")
+        record = older
 
 
 def check_rollback(

@@ -6,7 +6,7 @@ from a chain is trusted for being there: headers hash to the block hash, and pro
 is pinned from several sources, which block is final.
 
 Addresses are 20 bytes, hashes 32, amounts wei. Every method raises ``TransportError`` when the chain cannot be reached
-or answers what its protocol does not allow.
+or answers what its protocol does not allow; a chain in this process raises ``StorageError`` when its file fails.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Protocol
 
 from identity.errors import TransportError
 
-__all__ = ["Chain", "ChainReader", "Fees", "Inclusion", "SendRefused", "SlotProofs", "WhyRefused"]
+__all__ = ["CallReverted", "Chain", "ChainReader", "Fees", "Inclusion", "SendRefused", "SlotProofs", "WhyRefused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,14 @@ class SendRefused(TransportError):
     def __init__(self, why: WhyRefused, message: str) -> None:
         super().__init__(f"the node refused the transaction ({why.value}): {message}")
         self.why = why
+
+
+class CallReverted(TransportError):
+    """A call was executed and refused by the contract. ``data`` is what it returned, usually ``Error(string)``."""
+
+    def __init__(self, reason: str, data: bytes) -> None:
+        super().__init__(f"execution reverted: {reason}")
+        self.data = data
 
 
 class ChainReader(Protocol):

@@ -188,7 +188,7 @@ class DevChain(DevChainReader):
             return Fees(self._evm().next_base_fee(), _PRIORITY_FEE)
 
     def call(self, contract: bytes, data: bytes, sender: bytes = bytes(20)) -> bytes:
-        """What the contract returns to ``sender``. Raises ``TransportError`` when it reverts."""
+        """What the contract returns to ``sender``. Raises ``CallReverted`` when it refuses."""
         with self._mutex:
             return self._evm().call(sender, contract, data)
 

@@ -26,7 +26,7 @@ from eth_hash.auto import keccak
 from eth_typing import Address, BlockNumber, Hash32
 from eth_utils.exceptions import ValidationError
 
-from anchoring.chain.client import Inclusion, SendRefused, WhyRefused
+from anchoring.chain.client import CallReverted, Inclusion, SendRefused, WhyRefused
 from anchoring.chain.keyvalue import KeyValueFile
 from anchoring.chain.transactions import contract_address
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID
@@ -135,7 +135,7 @@ class Evm:
         return tuple(result)
 
     def call(self, sender: bytes, contract: bytes, data: bytes) -> bytes:
-        """What the contract returns in the newest state. Raises ``TransportError`` when it reverts."""
+        """What the contract returns in the newest state. Raises ``CallReverted`` when it refuses."""
         header = self._chain.get_canonical_head()
         nonce = self._chain.get_vm().state.get_nonce(Address(sender))
         transaction = self._chain.create_unsigned_transaction(
@@ -146,7 +146,8 @@ class Evm:
         try:
             return self._chain.get_transaction_result(unsigned, header)
         except Revert as exc:
-            raise TransportError(f"execution reverted: {_revert_reason(exc.args[0])}") from exc
+            output = exc.args[0] if isinstance(exc.args[0], bytes) else b""
+            raise CallReverted(_revert_reason(output), output) from exc
         except (VMError, ValidationError) as exc:
             raise TransportError(f"execution failed: {exc}") from exc
 
@@ -263,8 +264,7 @@ def _executed(transaction: SignedTransactionAPI, receipt: ReceiptAPI, gas_before
     )
 
 
-def _revert_reason(output: object) -> str:
+def _revert_reason(data: bytes) -> str:
     """The text of a revert's ``Error(string)``, as far as it is one."""
-    data = output if isinstance(output, bytes) else b""
     length = int.from_bytes(data[36:68], "big")
     return data[68 : 68 + length].decode("utf-8", "replace") if data[:4] == _ERROR_SELECTOR else data.hex()

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Self
 
 from eth_hash.auto import keccak
 
+from anchoring.chain.client import CallReverted
 from anchoring.chain.dev import DevChain, MinedBlock
 from anchoring.chain.jsonrpc import HEADER_FIELDS
 from anchoring.rlp_codec import decode_rlp
@@ -26,12 +27,13 @@ __all__ = ["DevChainServer"]
 _MAX_BODY_BYTES: Final = 256 * 1024
 _MAX_SLOTS: Final = 16
 
-# JSON-RPC 2.0, section 5.1.
+# JSON-RPC 2.0, section 5.1; 3 is what nodes answer when a call reverts.
 _PARSE_ERROR: Final = -32700
 _INVALID_REQUEST: Final = -32600
 _METHOD_NOT_FOUND: Final = -32601
 _INVALID_PARAMS: Final = -32602
 _SERVER_ERROR: Final = -32000
+_REVERTED: Final = 3
 
 _LATEST: Final = ("latest", "safe", "finalized", "pending")
 
@@ -81,26 +83,20 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     """HTTP around the methods: POST only, bounded, JSON only, so that no web page can reach it unasked."""
 
-    protocol_version = "HTTP/1.1"
+    # HTTP/1.0, a connection for each request: none outlives the server.
     timeout: ClassVar[float | None] = 30.0
-    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         assert isinstance(self.server, _Server)
         length = self.headers.get("Content-Length", "")
         if self.headers.get_content_type() != "application/json":
-            self._refuse(415)
+            self._send(415, b"")
         elif not length.isascii() or not length.isdigit():
-            self._refuse(411)
+            self._send(411, b"")
         elif int(length) > _MAX_BODY_BYTES:
-            self._refuse(413)
+            self._send(413, b"")
         else:
             self._send(200, self.server.methods.answer(self.rfile.read(int(length))))
-
-    def _refuse(self, status: int) -> None:
-        # The body was not read, so nothing after it can be understood.
-        self.close_connection = True
-        self._send(status, b"")
 
     def _send(self, status: int, body: bytes) -> None:
         self.send_response(status)
@@ -152,6 +148,9 @@ class _Methods:
             reply = {"jsonrpc": "2.0", "id": request_id, "result": self._dispatch(request["method"], request["params"])}
         except _RpcError as exc:
             reply = _error(request_id, exc.code, exc.message)
+        except CallReverted as exc:
+            reply = _error(request_id, _REVERTED, str(exc))
+            reply["error"]["data"] = _hex(exc.data)
         except AuditError as exc:
             reply = _error(request_id, _SERVER_ERROR, str(exc))
         return json.dumps(reply).encode()

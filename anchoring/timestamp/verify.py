@@ -137,6 +137,8 @@ def verify_token(
         raise TokenRejected("UNUSED_MATERIAL", "the root stands beside the token; the policy has it")
     path = assemble_path(signed.certificate, signed.others, root)
     check_validity(path, moment)
+    if len(evidence.crls) + len(evidence.ocsps) > len(path):
+        raise TokenRejected("UNUSED_MATERIAL", "more items of revocation data than certificates on the path")
     items: list[RevocationData] = [load_crl(crl) for crl in evidence.crls]
     items += [load_ocsp(response) for response in evidence.ocsps]
     revoked = check_revocation(path, root, items, moment)

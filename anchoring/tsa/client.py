@@ -32,7 +32,14 @@ from anchoring.timestamp.verify import token_path
 from anchoring.tsa.request import encode_request
 from anchoring.tsa.source import AcquiredToken, accept_token, new_nonce
 from anchoring.tsa.web import HttpLimits, WebClient, printable
-from identity.errors import AuditError, MalformedError, TokenRejected, TokenUndecided, TransportError
+from identity.errors import (
+    AuditError,
+    ConfigurationError,
+    MalformedError,
+    TokenRejected,
+    TokenUndecided,
+    TransportError,
+)
 
 __all__ = ["HttpSource"]
 
@@ -58,10 +65,15 @@ class HttpSource:
         """Tokens come from ``url`` and must verify against ``authority``.
 
         ``certificates`` (DER) are those of its path that it does not send along; ``crl_urls`` are asked before the
-        sources that the certificates themselves name. ``transport`` and ``sleep`` are for tests.
+        sources that the certificates themselves name. ``transport`` and ``sleep`` are for tests. Raises
+        ``ConfigurationError`` when the authority's root is no certificate that a path can end in.
         """
         self._url = url
         self._authority = authority
+        try:
+            self._root = load_certificate(authority.root)
+        except AuditError as exc:
+            raise ConfigurationError(f"{url}: the root cannot be used: {exc}") from exc
         self._certificates = tuple(certificates)
         self._crl_urls = tuple(crl_urls)
         self._web = WebClient(limits or HttpLimits(), transport, sleep)
@@ -84,11 +96,14 @@ class HttpSource:
         """
         held: dict[bytes, RevocationData] = {}
         try:
+            try:
+                return self._acquire_once(message, now_ms, held)
+            except TokenUndecided as exc:
+                if exc.reason != "REVOCATION_TOO_NEW":
+                    raise
             return self._acquire_once(message, now_ms, held)
-        except TokenUndecided as exc:
-            if exc.reason != "REVOCATION_TOO_NEW":
-                raise
-        return self._acquire_once(message, now_ms, held)
+        except MalformedError as exc:
+            raise TransportError(f"{self._url}: the answer is not a timestamp token: {exc}") from exc
 
     def _acquire_once(self, message: bytes, now_ms: int, held: dict[bytes, RevocationData]) -> AcquiredToken:
         nonce = new_nonce()
@@ -108,10 +123,7 @@ class HttpSource:
     def _ask(self, request: bytes) -> bytes:
         """The authority's answer in evidence form. Raises ``TokenRejected`` REFUSED when it is not a token."""
         raw = self._web.post(self._url, request, _REQUEST_TYPE, _REPLY_TYPE, MAX_RESPONSE_BYTES)
-        try:
-            response = parse_response(raw)
-        except MalformedError as exc:
-            raise TransportError(f"{self._url}: the answer is not a timestamp response: {exc}") from exc
+        response = parse_response(raw)
         if response.status != 0 or response.token is None:
             raise TokenRejected("REFUSED", f"{self._url} answers {_describe(response)}")
         if not (response.texts or response.failures):
@@ -122,7 +134,7 @@ class HttpSource:
 
     def _collect(self, path: Sequence[x509.Certificate], held: dict[bytes, RevocationData]) -> list[RevocationData]:
         """One item for each certificate on the path, from ``held`` or else fetched and put there."""
-        chain = [*path, load_certificate(self._authority.root)]
+        chain = [*path, self._root]
         items: dict[int, RevocationData] = {}
         for certificate, issuer in itertools.pairwise(chain):
             key = to_der(certificate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,10 +20,15 @@ from anchoring.timestamp.der import (
     read_oid,
 )
 from anchoring.timestamp.response import read_message_imprint
+from identity.errors import ConfigurationError
 
 __all__ = ["MAX_REQUEST_BYTES", "TimestampRequest", "encode_request", "parse_request"]
 
 MAX_REQUEST_BYTES: Final = 1 << 14
+
+# X.660: the second number is below 40 under 0 and 1.
+_NUMBER = "(?:0|[1-9][0-9]{0,39})"
+_OID = re.compile(rf"(?:[01]\.[1-3]?[0-9]|2\.{_NUMBER})(?:\.{_NUMBER}){{1,20}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,12 @@ class TimestampRequest:
 
 
 def encode_request(message: bytes, *, policy_oid: str, nonce: int) -> bytes:
-    """The DER request for a token over ``message``: SHA-256, with that policy and nonce, certificate wanted."""
+    """The DER request for a token over ``message``: SHA-256, with that policy and nonce, certificate wanted.
+
+    Raises ``ConfigurationError`` when the policy is not an object identifier.
+    """
+    if not _OID.fullmatch(policy_oid):
+        raise ConfigurationError(f"{policy_oid!r} is not a policy's object identifier")
     # Never data=: whatever the hash name, rfc3161ng then hashes with SHA-1.
     request = rfc3161ng.make_timestamp_request(
         digest=hashlib.sha256(message).digest(),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from api.bootstrap import Session
     from api.cli.output import Output
     from api.vault import FeedInfo
+    from ledger.completeness import Shortfall
     from ledger.log_transfer import LogAudit
     from ledger.statement import LogDescriptor
 
@@ -110,6 +111,7 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
 
 
 def _audit_own_log(out: Output, session: Session) -> ExitCode:
+    from ledger.completeness import find_shortfalls
     from ledger.log_transfer import audit_log, feeds_at_hand, log_records
 
     log_id, _ = session.vault.log_descriptor()
@@ -118,7 +120,27 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
             out.note("there is no checkpoint yet, so there is no log to replay")
             return ExitCode.OK
         found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
-    return _report(out, found, session.check_rollback())
+        shortfalls = find_shortfalls(tx, found.replay.feeds)
+    for short in shortfalls:
+        _report_shortfall(out, short)
+    code = _report(out, found, session.check_rollback())
+    return ExitCode.FAILED if shortfalls else code
+
+
+def _report_shortfall(out: Output, short: Shortfall) -> None:
+    from identity.textforms import to_zbase32
+
+    key = to_zbase32(short.key)
+    said = (
+        f"the log states {short.stated} entries, {short.stated - short.held} of them are missing here"
+        if short.same_history
+        else f"the store holds another history than the log states at length {short.stated}"
+    )
+    out.record(
+        "shortfall",
+        {"key": key, "verdict": "FAILED", "held": short.held, "stated": short.stated, "detail": said},
+        text=f"feed {key}: FAILED: {said}",
+    )
 
 
 def _audit_outside(
@@ -173,9 +195,16 @@ def _report(out: Output, found: LogAudit, check: RollbackCheck) -> ExitCode:
             "anchored_size": check.anchored_size,
             "detail": check.detail,
         },
-        text=f"log {replay.descriptor.name}: {verdict}: "
-        f"{replay.last.size} leaves under {replay.checkpoints} checkpoints replayed; feed heads {replay.feed_heads_read} recomputed, {replay.feed_heads_chained} only chained\n"
-        f"chain: {check.state.value}: {check.detail}"
-        + "".join(f"\nidentity {to_hex(history.identity)} is DUPLICITOUS" for history in duplicitous),
+        text="\n".join(
+            [
+                f"log {replay.descriptor.name}: {verdict}",
+                (
+                    f"  {replay.last.size} leaves under {replay.checkpoints} checkpoints replayed; feed heads: "
+                    f"{replay.feed_heads_read} recomputed, {replay.feed_heads_chained} only chained"
+                ),
+                f"  {check.state.value}: {check.detail}",
+                *(f"  identity {to_hex(history.identity)} is DUPLICITOUS" for history in duplicitous),
+            ]
+        ),
     )
     return {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}[verdict]

@@ -23,7 +23,7 @@ group = CommandGroup("init", "Found a home: identity, keys, store, log and polic
     "init",
     examples=[
         "holdfast init --home ledger.home --passphrase-file pass.txt --phrase-file phrase.txt",
-        "holdfast init --home two.home --passphrase-file pass.txt --phrase-file words.txt --device laptop --device phone",
+        "holdfast init --home two.home --passphrase-file pass.txt --phrase-file words.txt --device pc --device phone",
     ],
 )
 def init(

@@ -179,7 +179,7 @@ def _revision(connections: Connections) -> str:
 
 
 def _upgrade(connections: Connections) -> None:
-    with connections.transaction() as connection:
+    with connections.transaction() as connection, connection.begin():  # else Alembic commits after every step
         upgrade(connection)
 
 

@@ -1,4 +1,4 @@
-"""Makes log_inclusion.json, log_consistency.json and log_checkpoint.json: good proofs and notes, and ways to spoil them.
+"""Makes log_inclusion.json, log_consistency.json, log_checkpoint.json: good proofs and notes, and ways to spoil them.
 
     python tests/vectors/make_log_vectors.py            write the files
     python tests/vectors/make_log_vectors.py --check    fail when they are not what would be written

@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from asn1crypto import cms, tsp
+from asn1crypto import cms, core, tsp
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,6 +137,22 @@ def test_gen_time_keeps_nanoseconds(maker: Any, change: Any) -> None:
 def test_impossible_times_are_malformed(maker: Any, change: Any, value: bytes) -> None:
     with pytest.raises(MalformedError, match="genTime"):
         gen_time(maker, change, value)
+
+
+def test_ten_decimals_are_too_many(maker: Any, change: Any) -> None:
+    class Exact(tsp.GeneralizedTime):  # type: ignore[misc]
+        def set(self, value: Any) -> None:
+            super().set(value)
+            self.contents = b"20260601120000.0123456789Z"
+
+    with pytest.raises(MalformedError, match="decimals"):
+        parse_response(maker.response(change(info={"gen_time": Exact(maker.now)})))
+
+
+def test_attributes_are_counted(maker: Any, change: Any) -> None:
+    many = [(f"1.2.3.{number}", [core.OctetString(b"")]) for number in range(64)]
+    with pytest.raises(LimitExceeded, match="67"):
+        parse_response(maker.response(change(attributes=lambda attributes: attributes + many)))
 
 
 @pytest.mark.parametrize(

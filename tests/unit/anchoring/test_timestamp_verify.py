@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from asn1crypto import cms
+from asn1crypto import cms, tsp
 from asn1crypto import crl as asn1_crl
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -216,6 +216,35 @@ def test_small_rsa_keys_are_refused(maker: Any) -> None:
     assert reason(maker, maker.evidence(signer=signer)) == "PATH"
 
 
+def test_the_root_stands_in_the_token_once(maker: Any) -> None:
+    certificates = [maker.signer, maker.root, maker.root]
+    evidence = TimestampEvidence(maker.response(certificates=certificates), crls=(maker.crl(),))
+    assert reason(maker, evidence) == "UNUSED_MATERIAL"
+
+
+def test_serial_numbers_are_positive(maker: Any) -> None:
+    serial = maker.issue("Middle", issuer=maker.root, ca=True)
+    value = serial.certificate.serial_number
+    number = value.to_bytes(value.bit_length() // 8 + 1, "big")
+    zero = serial.der.replace(number, b"\xff\x01" + number[2:], 1)
+    with pytest.raises(MalformedError, match="positive"):
+        verify(maker, TimestampEvidence(maker.response(), (zero,), (maker.crl(),)))
+
+
+def test_a_binding_attribute_that_binds_nothing(maker: Any, change: Any) -> None:
+    empty = tsp.SigningCertificateV2({"certs": []})
+
+    def emptied(attributes: Any) -> Any:
+        return [(kind, [empty] if kind == "signing_certificate_v2" else values) for kind, values in attributes]
+
+    assert reason(maker, maker.evidence(change(attributes=emptied))) == "ESS_ABSENT"
+
+
+def test_certificates_in_a_token_are_counted(maker: Any) -> None:
+    with pytest.raises(LimitExceeded, match="17"):
+        verify(maker, TimestampEvidence(maker.response(certificates=[maker.signer] * 17)))
+
+
 def test_material_is_counted(maker: Any) -> None:
     with pytest.raises(LimitExceeded):
         verify(maker, TimestampEvidence(maker.response(), crls=(maker.crl(),) * 17))
@@ -230,6 +259,14 @@ def test_one_item_for_each_certificate(maker: Any) -> None:
     other = maker.issue("Other", issuer=maker.root, ocsp_url="http://ocsp.example/")
     unrelated = maker.ocsp(other)
     assert reason(maker, TimestampEvidence(maker.response(), crls=(good,), ocsps=(unrelated,))) == "UNUSED_MATERIAL"
+
+
+def test_two_lists_of_one_authority(maker: Any) -> None:
+    middle = maker.issue("Middle", issuer=maker.root, ca=True, eku=None)
+    signer = maker.issue("TSA", issuer=middle)
+    response = maker.response(signer=signer, certificates=[signer, middle])
+    twice = TimestampEvidence(response, crls=(maker.crl(middle), maker.crl(middle)))
+    assert reason(maker, twice) == "UNUSED_MATERIAL"
 
 
 def test_a_delta_crl_does_not_count(maker: Any) -> None:

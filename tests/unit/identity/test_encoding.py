@@ -101,6 +101,13 @@ def test_items_in_many_small_lists() -> None:
         decode(b"\x84" + inner * 4)
 
 
+def test_items_of_a_list_that_follow_a_nested_one_count_too() -> None:
+    with pytest.raises(LimitExceeded):
+        decode(b"\x99\xff\x00" + b"\x99\x01\x00" + b"\x00" * 0x100 + b"\x00" * 0xFEFF)
+    with pytest.raises(LimitExceeded):
+        encode([[0] * 0x100, *[0] * 0xFEFF])
+
+
 def test_map_keys_count_as_items() -> None:
     members = {f"{number:05}": 0 for number in range(MAX_ITEMS // 2)}
     with pytest.raises(LimitExceeded):

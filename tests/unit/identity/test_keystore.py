@@ -417,6 +417,31 @@ def test_a_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.Mo
     assert names(path.parent) == []
 
 
+def test_a_directory_that_can_not_be_synced_is_not_called_durable(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def fail_on_directories(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fail_on_directories)
+        with pytest.raises(StorageError, match="may not survive a power cut"):
+            replace_keystore(made, PASSPHRASE, EMPTY, expected=RING)
+    assert open_keystore(made, PASSPHRASE) == EMPTY
+
+
+def test_a_directory_that_can_not_be_locked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(StorageError, match="No locks available"):
+        replace_keystore(made, PASSPHRASE, EMPTY, expected=RING)
+    assert open_keystore(made, PASSPHRASE) == RING
+
+
 def test_the_file_is_synced_before_it_is_moved_and_the_directory_after(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

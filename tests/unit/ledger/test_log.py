@@ -191,7 +191,14 @@ def mutations(proof: list[bytes]) -> list[list[bytes]]:
     changed = [[*proof, bytes(32)], [bytes(32), *proof], [*proof, b""]]
     for position, digest in enumerate(proof):
         before, after = proof[:position], proof[position + 1 :]
-        others: tuple[list[bytes], ...] = ([flipped(digest)], [], [digest, digest], [digest[:-1]], [digest + b"\0"], [b""])
+        others: tuple[list[bytes], ...] = (
+            [flipped(digest)],
+            [],
+            [digest, digest],
+            [digest[:-1]],
+            [digest + b"\0"],
+            [b""],
+        )
         changed += [[*before, *other, *after] for other in others]
     changed += [
         [*proof[:position], second, first, *proof[position + 2 :]]

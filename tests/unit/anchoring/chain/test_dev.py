@@ -277,26 +277,28 @@ def test_bytes_that_are_no_transaction_are_refused(chain: DevChain, key: LocalKe
 def test_a_disk_that_fails_in_the_middle_leaves_the_last_block(
     chain: DevChain, key: LocalKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    header = chain.header(chain.head_number())
-    raw = transfer(chain, key)
     put = KeyValueFile.put
-    for allowed in range(0, 20, 3):
-        left = [allowed]
+    left = [10**6]
 
-        def fail(self: KeyValueFile, name: bytes, value: bytes, left: list[int] = left) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise StorageError("the disk is full")
-            put(self, name, value)
+    def fail(self: KeyValueFile, name: bytes, value: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise StorageError("the disk is full")
+        put(self, name, value)
 
-        monkeypatch.setattr(KeyValueFile, "put", fail)
+    monkeypatch.setattr(KeyValueFile, "put", fail)
+    chain.send_raw(transfer(chain, key))
+    writes = 10**6 - left[0]
+    header, raw = chain.header(chain.head_number()), transfer(chain, key)
+    for allowed in range(writes):
+        left[0] = allowed
         with pytest.raises(StorageError):
             chain.send_raw(raw)
-        monkeypatch.undo()
         assert chain.header(chain.head_number()) == header
         assert chain.inclusion(transaction_hash(raw)) is None
+    left[0] = 10**6
     chain.send_raw(raw)
-    assert chain.balance(SOMEBODY) == 1
+    assert chain.balance(SOMEBODY) == 2
 
 
 def test_altered_values_are_noticed(chain_path: Path, target: AnchorTarget) -> None:

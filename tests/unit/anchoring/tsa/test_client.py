@@ -17,7 +17,7 @@ from anchoring.timestamp.der import BIT_STRING, SEQUENCE, UTF8_STRING, encode_de
 from anchoring.tsa.client import HttpSource
 from anchoring.tsa.request import parse_request
 from anchoring.tsa.web import HttpLimits
-from identity.errors import ImprintMismatch, TokenRejected, TokenUndecided, TransportError
+from identity.errors import ConfigurationError, ImprintMismatch, TokenRejected, TokenUndecided, TransportError
 
 TSA = "http://tsa.example/"
 CRL = "http://crl.example/root.crl"
@@ -246,8 +246,27 @@ def test_a_compressed_answer(web: Web, maker: Any) -> None:
 
 def test_an_answer_that_is_no_response(web: Web, maker: Any) -> None:
     web.pages = {TSA: page(b"nonsense", headers=REPLY)}
-    with pytest.raises(TransportError, match="not a timestamp response"):
+    with pytest.raises(TransportError, match="not a timestamp token"):
         web.source(maker.authority).acquire(b"note\n", maker.now_ms)
+
+
+def test_a_token_with_a_damaged_certificate(web: Web, maker: Any, change: Any, signer: Any) -> None:
+    other = maker.issue("Other", issuer=maker.root)
+    # The version becomes one that there is not; the certificate's own signature is not what is looked at first.
+    damaged = other.der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020109"), 1)
+
+    def damage(request: httpx.Request) -> httpx.Response:
+        whole = answering(maker, change, signer=signer, certificates=[signer, other])(request).read()
+        return reply(whole.replace(other.der, damaged), REPLY)
+
+    web.pages = {TSA: damage}
+    with pytest.raises(TransportError, match="not a timestamp token"):
+        web.source(maker.authority).acquire(b"note\n", maker.now_ms)
+
+
+def test_a_root_that_is_none(maker: Any) -> None:
+    with pytest.raises(ConfigurationError, match="root"):
+        HttpSource(TSA, Authority(b"nonsense", maker.policy, "CN=TSA"))
 
 
 def test_a_refusal_says_why(web: Web, maker: Any) -> None:

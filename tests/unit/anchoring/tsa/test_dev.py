@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +92,7 @@ def test_a_token_verifies(authority: DevelopmentAuthority) -> None:
     assert acquired.verified.policy_oid == DEVELOPMENT_POLICY_OID
     again = verify_token(acquired.evidence, MESSAGE, authority.authority, at_ms=NOW_MS)
     assert again == acquired.verified
+    assert EmbeddedSource(authority).name == "embedded development authority"
 
 
 @pytest.mark.parametrize("rest", [0, 1, 100, 999])
@@ -242,6 +245,14 @@ def test_a_truncated_state_is_named(tmp_path: Path, authority: DevelopmentAuthor
         path.write_bytes(whole[:length])
         with pytest.raises(DamagedFile):
             DevelopmentAuthority(tmp_path / "tsa")
+
+
+def test_a_key_of_another_kind_is_named(tmp_path: Path, authority: DevelopmentAuthority) -> None:
+    path = tmp_path / "tsa" / "authority.pem"
+    other = ed25519.Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    path.write_bytes(other + path.read_bytes().partition(b"-----END PRIVATE KEY-----\n")[2])
+    with pytest.raises(DamagedFile):
+        DevelopmentAuthority(tmp_path / "tsa")
 
 
 def test_an_unusable_directory_is_named(tmp_path: Path) -> None:

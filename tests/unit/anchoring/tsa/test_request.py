@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from anchoring.timestamp.der import OBJECT_IDENTIFIER, OCTET_STRING, SEQUENCE, encode_der, encode_integer
 from anchoring.tsa.request import MAX_REQUEST_BYTES, encode_request, parse_request
-from identity.errors import LimitExceeded, MalformedError
+from identity.errors import ConfigurationError, LimitExceeded, MalformedError
 
 SHA256 = encode_der(SEQUENCE, encode_der(OBJECT_IDENTIFIER, bytes.fromhex("608648016503040201")))
 IMPRINT = encode_der(SEQUENCE, SHA256, encode_der(OCTET_STRING, bytes(32)))
@@ -60,6 +60,12 @@ def test_a_bare_request_is_read() -> None:
 def test_malformed_requests(data: bytes) -> None:
     with pytest.raises(MalformedError):
         parse_request(data)
+
+
+@pytest.mark.parametrize("policy", ["1.99.1", "3.1", "x", "1"])
+def test_unusable_policies(policy: str) -> None:
+    with pytest.raises(ConfigurationError, match="policy"):
+        encode_request(b"message", policy_oid=policy, nonce=1)
 
 
 def test_size_is_limited() -> None:

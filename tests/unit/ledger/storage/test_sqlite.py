@@ -56,21 +56,6 @@ def files(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.parent.iterdir()}
 
 
-def edit(path: Path, *statements: str) -> None:
-    """What somebody with the database in their hands does: SQL past all triggers."""
-    connection = sqlite3.connect(path)
-    triggers = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
-    for name, _ in triggers:
-        connection.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        connection.execute("PRAGMA ignore_check_constraints = ON")
-        connection.execute(statement)
-    for _, sql in triggers:
-        connection.execute(sql)
-    connection.commit()
-    connection.close()
-
-
 # --- creating and opening ---
 
 
@@ -175,8 +160,8 @@ def test_reading_transactions_cannot_write(filled: Path) -> None:
 # --- versions ---
 
 
-def test_newer_version_is_refused_and_left_alone(filled: Path) -> None:
-    edit(filled, "UPDATE alembic_version SET version_num = '9999_future'")
+def test_newer_version_is_refused_and_left_alone(filled: Path, tamper: Any) -> None:
+    tamper(filled, "UPDATE alembic_version SET version_num = '9999_future'")
     before = files(filled)
     for read_only in (False, True):
         with pytest.raises(NewerFormat, match="9999_future"):
@@ -187,14 +172,14 @@ def test_newer_version_is_refused_and_left_alone(filled: Path) -> None:
 @pytest.mark.parametrize(
     "statement", ["DELETE FROM alembic_version", "INSERT INTO alembic_version VALUES ('0001_ledger ')"]
 )
-def test_version_that_cannot_be(filled: Path, statement: str) -> None:
-    edit(filled, statement)
+def test_version_that_cannot_be(filled: Path, statement: str, tamper: Any) -> None:
+    tamper(filled, statement)
     with pytest.raises(DamagedFile, match="versions"):
         open_sqlite(filled)
 
 
-def test_store_without_tables(filled: Path) -> None:
-    edit(filled, "DROP TABLE alembic_version")
+def test_store_without_tables(filled: Path, tamper: Any) -> None:
+    tamper(filled, "DROP TABLE alembic_version")
     with pytest.raises(DamagedFile, match="no tables"):
         open_sqlite(filled)
 
@@ -421,21 +406,23 @@ POS = (1 << 40) + 7
         ("UPDATE identity_event SET seq = 'one'", lambda tx, key: tx.identity_events(b"i" * 32)),
     ],
 )
-def test_row_that_cannot_be(filled: Path, key: FeedKey, statement: str, use: Any) -> None:
-    edit(filled, statement)
+def test_row_that_cannot_be(filled: Path, key: FeedKey, statement: str, use: Any, tamper: Any) -> None:
+    tamper(filled, statement)
     assert isinstance(damage_of(filled, key, lambda tx: use(tx, key)), DamagedFile)
 
 
-def test_row_in_the_way_of_an_append(filled: Path, key: FeedKey, grow: Any) -> None:
-    edit(filled, f"INSERT INTO block VALUES ({(1 << 40) + 2001}, x'00')")
+def test_row_in_the_way_of_an_append(filled: Path, key: FeedKey, grow: Any, tamper: Any) -> None:
+    tamper(filled, f"INSERT INTO block VALUES ({(1 << 40) + 2001}, x'00')")
     store = open_sqlite(filled)
     with pytest.raises(DamagedFile, match="in the way"), store.write() as tx:
         grow(tx, tx.feed(key), [b"a", b"b"])
     assert len(read_all(store, key)) == 2000
 
 
-def test_failed_operation_is_not_committed_though_somebody_caught_it(filled: Path, key: FeedKey, grow: Any) -> None:
-    edit(filled, f"INSERT INTO block VALUES ({(1 << 40) + 2001}, x'00')")
+def test_failed_operation_is_not_committed_though_somebody_caught_it(
+    filled: Path, key: FeedKey, grow: Any, tamper: Any
+) -> None:
+    tamper(filled, f"INSERT INTO block VALUES ({(1 << 40) + 2001}, x'00')")
     store = open_sqlite(filled)
     with pytest.raises(StorageError, match="nothing of it is kept"), store.write() as tx, pytest.raises(DamagedFile):
         grow(tx, tx.feed(key), [b"a", b"b"])

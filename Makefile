@@ -1,0 +1,71 @@
+# Everything runs in .venv, which is made from requirements/dev.txt when that file, or how the project is packaged,
+# has changed. All that has to be there before: Python 3.11 or newer with venv, make, git, and a package index.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat requirements/dev.txt pyproject.toml | cksum | cut -d ' ' -f 1)
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+
+PACKAGES := identity ledger anchoring sync api
+
+.PHONY: help setup demo test check bench lock clean
+
+help:
+	@echo "make demo    a story in a minute: real transactions, evidence, and five attacks that are caught"
+	@echo "make test    the whole test suite"
+	@echo "make check   format, lint, types, layers"
+	@echo "make bench   ours, the floor, and their ratio"
+	@echo "make setup   only make .venv"
+	@echo "make lock    resolve requirements/*.in anew"
+	@echo "make clean   remove what these made"
+
+setup: $(STAMP)
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "holdfast needs Python 3.11 or newer, with venv: make PYTHON=/path/to/python3"; exit 1; }
+	@echo "[1/3] making $(VENV) with $$($(PYTHON) --version)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@echo "[2/3] installing $$(grep -c '^[a-z0-9.-]*==' requirements/dev.txt) pinned packages; this takes a minute or two"
+	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@echo "[3/3] installing holdfast"
+	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/holdfast demo
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	@echo "format" && $(BIN)/ruff format --quiet --check .
+	@echo "lint" && $(BIN)/ruff check --quiet .
+	@echo "types" && $(BIN)/mypy --strict $(addprefix --package ,$(PACKAGES))
+	@echo "layers" && $(BIN)/python -m pytest --quiet --no-header tests/test_layering.py
+
+bench: $(STAMP)
+	@$(BIN)/python -m benchmarks
+
+# Hashes of wheels only; no index and no host is written into the files. One after the other: the last two must pick
+# what the first has picked.
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+	--allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --pip-args '--only-binary=:all:'
+
+lock: $(STAMP)
+	@echo "requirements/dev.txt (some minutes)"
+	@$(LOCK) --output-file requirements/dev.txt requirements/dev.in
+	@echo "requirements/runtime.txt"
+	@$(LOCK) --constraint requirements/dev.txt --output-file requirements/runtime.txt requirements/runtime.in
+	@echo "requirements/verify.txt"
+	@$(LOCK) --constraint requirements/dev.txt --output-file requirements/verify.txt requirements/verify.in
+
+clean:
+	@rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

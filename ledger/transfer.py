@@ -1,0 +1,310 @@
+"""Feed exports: a whole feed, with the identity it belongs to, in one file; and taking one in.
+
+Implements docs/spec/feed-export.md. What is taken in is verified completely, every block, head and identity event, in
+one write transaction: the import is whole or nothing. Memory is bounded by what one append can hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from typing import BinaryIO, Final
+
+from identity.errors import (
+    ConflictError,
+    DamagedFile,
+    ForkDetected,
+    LimitExceeded,
+    MalformedError,
+    RefusedError,
+    RootMismatch,
+    StorageError,
+    UnsupportedVersion,
+    VerificationError,
+)
+from identity.event import MAX_EVENT_BYTES, SignedEvent, event_digest, parse_event, parse_signed_event
+from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES, MAX_BLOCK_BYTES, feed_state
+from ledger.flattree import full_roots
+from ledger.head import FORK, signable, verify_head
+from ledger.identities import add_events
+from ledger.manifest import (
+    MAX_MANIFEST_BYTES,
+    FeedDescription,
+    Manifest,
+    describe,
+    encode_manifest,
+    feed_key,
+    parse_manifest,
+)
+from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, TreeBuilder, tree_hash
+from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction
+
+__all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
+
+FIRST_LINE: Final = b"holdfast/v1 feed-export\n"
+
+MAX_EVENTS: Final = 65_536
+MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
+
+_MANIFEST, _EVENT, _BLOCK, _HEAD, _END = b"M", b"I", b"B", b"H", b"E"
+
+_LIMITS: Final = {
+    _MANIFEST: MAX_MANIFEST_BYTES,
+    _EVENT: MAX_EVENT_BYTES + 64 * 1024,  # the event and the signatures beside it
+    _BLOCK: MAX_BLOCK_BYTES,
+    _HEAD: 8 + HASH_BYTES + 1024,
+    _END: 8 + HASH_BYTES,
+}
+"""Record tag -> the most bytes that a record of that kind holds."""
+
+
+_Record = tuple[bytes, bytes]
+"""Tag and payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class IngestResult:
+    """The feed ``key`` of ``identity`` was held up to block ``start`` and now is up to ``length``."""
+
+    key: FeedKey
+    identity: bytes
+    start: int
+    length: int
+
+
+# --- export ---
+
+
+def export_feed(store: Store, key: FeedKey, out: BinaryIO) -> int:
+    """Write the feed to ``out``, a buffered binary stream. Returns its length.
+
+    One snapshot is exported, as it is stored; whoever takes it in verifies it. Raises ``MissingEvidenceError`` for an
+    unknown feed, ``RefusedError`` for one that is not a feed of ours, ``StorageError`` when reading or writing fails.
+    """
+    with store.read() as tx:
+        state = feed_state(tx, key)
+        description = describe(parse_manifest(state.manifest))
+        if description is None:
+            raise RefusedError(f"feed {key.hex()} is not a feed of ours: it belongs to no identity")
+        try:
+            out.write(FIRST_LINE)
+            out.writelines(_encode_record(*record) for record in _records(tx, state, description))
+        except OSError as exc:
+            raise StorageError(f"cannot write the export: {exc}") from exc
+        return state.length
+
+
+def _records(tx: ReadTransaction, state: FeedState, description: FeedDescription) -> Iterator[_Record]:
+    yield _MANIFEST, state.manifest
+    for event in tx.identity_events(description.identity):
+        yield _EVENT, event.signed_event
+    start, newest = 0, EMPTY_TREE_HASH
+    for head in tx.heads(state.key):
+        for block in tx.blocks(state.key, start, head.length):
+            yield _BLOCK, block
+        yield _HEAD, _encode_position(head.length, head.tree_hash) + head.signature
+        start, newest = head.length, head.tree_hash
+    if start != state.length:
+        raise DamagedFile(f"feed {state.key.hex()}: no signed head of {state.length} blocks")
+    yield _END, _encode_position(start, newest)
+
+
+def _encode_record(tag: bytes, payload: bytes) -> bytes:
+    return tag + len(payload).to_bytes(4, "little") + payload
+
+
+def _encode_position(length: int, digest: bytes) -> bytes:
+    return length.to_bytes(8, "little") + digest
+
+
+# --- import ---
+
+
+def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
+    """Take in the export that ``source`` holds from here to its end: whole, or nothing.
+
+    A feed that is held already is taken in when the export holds exactly the heads that are held, and perhaps more;
+    one that ends earlier adds nothing. Raises ``MalformedError`` for what is not an export, ``VerificationError`` when
+    a claim in it is false, ``ForkDetected`` with both signed heads (signable || signature) when what is held
+    contradicts it, ``ConflictError`` when only the lengths at which heads were signed differ.
+    """
+    reader = _Reader(source)
+    with store.write() as tx:
+        reader.first_line()
+        records = reader.records()
+        manifest = _read_manifest(*next(records))
+        identity, following = _read_events(tx, manifest, records)
+        importing = _Import(tx, manifest)
+        for tag, payload in chain((following,), records):
+            importing.take(tag, payload)
+            if tag == _END:
+                break
+        reader.end()
+        return IngestResult(importing.key, identity, importing.start, importing.length)
+
+
+def _read_manifest(tag: bytes, payload: bytes) -> Manifest:
+    if tag != _MANIFEST:
+        raise MalformedError(f"feed export: record {tag!r} where the manifest belongs")
+    return parse_manifest(payload)
+
+
+def _read_events(tx: WriteTransaction, manifest: Manifest, records: Iterator[_Record]) -> tuple[bytes, _Record]:
+    """Take in the identity's events. Returns its id, and the record that came after them."""
+    description = describe(manifest)
+    if description is None:
+        raise UnsupportedVersion("feed export: not the manifest of a feed of ours")
+    events: list[SignedEvent] = []
+    size = 0
+    for tag, payload in records:
+        if tag != _EVENT:
+            break
+        size += len(payload)
+        if len(events) == MAX_EVENTS or size > MAX_EVENTS_BYTES:
+            raise LimitExceeded(f"feed export: more than {MAX_EVENTS} identity events, or {MAX_EVENTS_BYTES} bytes")
+        events.append(parse_signed_event(payload))
+    _check_order(events)
+    history = add_events(tx, description.identity, events)
+    if manifest.signers[0].public_key not in history.devices:
+        raise VerificationError("feed export: the key that signs the feed was never a device of its identity")
+    return description.identity, (tag, payload)
+
+
+def _check_order(events: list[SignedEvent]) -> None:
+    order = [(parse_event(signed.event).seq, event_digest(signed.event)) for signed in events]
+    if not order or len(set(order)) != len(order) or any(one[0] > other[0] for one, other in pairwise(order)):
+        raise MalformedError("feed export: identity events are missing, doubled or out of order")
+
+
+class _Import:
+    """The blocks and heads of one export, verified, compared with what is held, and added where they go beyond it."""
+
+    def __init__(self, tx: WriteTransaction, manifest: Manifest) -> None:
+        self.key = feed_key(manifest)
+        self._tx = tx
+        self._manifest = manifest
+        self._state = tx.feed(self.key) or tx.create_feed(self.key, encode_manifest(manifest), local=False)
+        self._held_heads = tx.heads(self.key)
+        self._tree = TreeBuilder()
+        self._batch: list[bytes] = []
+        self._batch_bytes = 0
+        self.start = self._state.length
+
+    @property
+    def length(self) -> int:
+        """How far the feed is held now."""
+        return self._state.length
+
+    def take(self, tag: bytes, payload: bytes) -> None:
+        """The next record."""
+        if tag == _BLOCK:
+            self._take_block(payload)
+        elif tag == _HEAD:
+            self._take_head(_parse_head(payload))
+        elif tag == _END:
+            self._take_end(payload)
+        else:
+            raise MalformedError(f"feed export: record {tag!r} among the blocks")
+
+    def _take_block(self, block: bytes) -> None:
+        self._batch_bytes += len(block)
+        if len(self._batch) == MAX_BATCH_BLOCKS or self._batch_bytes > MAX_BATCH_BYTES:
+            raise LimitExceeded(
+                f"feed export: more than {MAX_BATCH_BLOCKS} blocks or {MAX_BATCH_BYTES} bytes to a head"
+            )
+        self._batch.append(block)
+
+    def _take_head(self, head: SignedHead) -> None:
+        if not self._batch:
+            raise MalformedError("feed export: a head without a block of its own")
+        before = TreeBuilder(self._tree.roots, self._tree.length) if self._tree.length < self.start else None
+        nodes = self._tree.append_many(self._batch)
+        if head.length != self._tree.length:
+            raise MalformedError(f"feed export: a head of {head.length} blocks after block {self._tree.length - 1}")
+        computed = self._tree.tree_hash()
+        if computed != head.tree_hash:
+            raise RootMismatch(f"feed export: head of {head.length} blocks", expected=head.tree_hash, computed=computed)
+        verify_head(self._manifest, head.tree_hash, head.length, FORK, head.signature)
+        if before is not None:
+            self._compare(before, head)
+        else:
+            self._state = self._tx.append(self._state, self._batch, nodes, head, self._tree.roots)
+        self._batch, self._batch_bytes = [], 0
+
+    def _compare(self, before: TreeBuilder, head: SignedHead) -> None:
+        """Hold a head that covers blocks we have against the head that covers them here."""
+        held = next(self._held_heads, None)
+        if held is None:
+            raise DamagedFile(f"feed {self.key.hex()}: no signed head of {self.start} blocks")
+        common = min(held.length, head.length)
+        before.append_many(self._batch[: common - before.length])
+        if before.tree_hash() != self._held_tree_hash(common):
+            raise ForkDetected(
+                f"feed {self.key.hex()}: two histories before block {common} are signed",
+                first=self._statement(held),
+                second=self._statement(head),
+            )
+        if held.length != head.length:
+            raise ConflictError(f"feed {self.key.hex()}: head {held.length} is held where the export has {head.length}")
+
+    def _held_tree_hash(self, length: int) -> bytes:
+        return tree_hash(self._tx.node(self.key, index) for index in full_roots(length))
+
+    def _statement(self, head: SignedHead) -> bytes:
+        return signable(self.key, head.tree_hash, head.length) + head.signature
+
+    def _take_end(self, payload: bytes) -> None:
+        if self._batch:
+            raise MalformedError("feed export: blocks that no head covers")
+        if payload != _encode_position(self._tree.length, self._tree.tree_hash()):
+            raise MalformedError("feed export: the end record is not that of the last head")
+
+
+class _Reader:
+    """Reads records; never more of them than their limits allow."""
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+
+    def first_line(self) -> None:
+        if self._read(len(FIRST_LINE)) != FIRST_LINE:
+            raise MalformedError("feed export: it does not begin with its first line")
+
+    def records(self) -> Iterator[_Record]:
+        """Record after record until the consumer stops: an export ends with its end record, not with the file."""
+        while True:
+            tag = self._read(1)
+            size = int.from_bytes(self._read(4), "little")
+            limit = _LIMITS.get(tag)
+            if limit is None:
+                raise MalformedError(f"feed export: a record of unknown kind {tag!r}")
+            if size > limit:
+                raise LimitExceeded(f"feed export: record {tag!r} of {size} bytes, at most {limit} are allowed")
+            yield tag, self._read(size)
+
+    def end(self) -> None:
+        if self._read_some(1):
+            raise MalformedError("feed export: bytes after the end record")
+
+    def _read(self, size: int) -> bytes:
+        parts, missing = [], size
+        while missing:
+            part = self._read_some(missing)
+            if not part:
+                raise MalformedError("feed export: it ends before its end record")
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def _read_some(self, size: int) -> bytes:
+        try:
+            return self._source.read(size)
+        except OSError as exc:
+            raise StorageError(f"cannot read the export: {exc}") from exc
+
+
+def _parse_head(payload: bytes) -> SignedHead:
+    if len(payload) <= 8 + HASH_BYTES:
+        raise MalformedError("feed export: a head record without a signature")
+    return SignedHead(int.from_bytes(payload[:8], "little"), payload[8 : 8 + HASH_BYTES], payload[8 + HASH_BYTES :])
