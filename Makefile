@@ -14,13 +14,14 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 PACKAGES := identity ledger anchoring sync api
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench docs lock clean
 
 help:
 	@echo "make demo    a story in a minute: real transactions, evidence, and five attacks that are caught"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   ours, the floor, and their ratio"
+	@echo "make docs    write docs/reference/cli.md anew"
 	@echo "make setup   only make .venv"
 	@echo "make lock    resolve requirements/*.in anew"
 	@echo "make clean   remove what these made"
@@ -52,6 +53,9 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
+
+docs: $(STAMP)
+	@$(BIN)/python -m api.cli.reference > docs/reference/cli.md
 
 # Hashes of wheels only; no index and no host is written into the files. One after the other: the last two must pick
 # what the first has picked.

@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 
@@ -63,20 +62,19 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 def load_certificate(der: bytes) -> x509.Certificate:
     """A certificate whose bytes are strict DER and hold nothing that could be changed without breaking a signature.
 
-    Raises ``MalformedError``, or ``TokenRejected`` for a digest that is not accepted.
+    Raises ``MalformedError``.
     """
     check_signed_object(der, what="certificate", max_bytes=MAX_CERTIFICATE_BYTES)
     if raw_issuer_and_serial(der)[1] <= 0:
         raise MalformedError("certificate: the serial number is not positive")
     try:
         certificate = x509.load_der_x509_certificate(der)
-        # Both are read late by the library; errors must come out here.
+        # All are read late by the library; errors must come out here.
         _ = certificate.extensions, certificate.issuer, certificate.subject, certificate.public_key()
-        digest = certificate.signature_hash_algorithm
+        _ = certificate.signature_hash_algorithm
     except READ_ERRORS as exc:
         raise MalformedError(f"certificate: {exc}") from exc
     check_same_bytes(to_der(certificate), der, "certificate")
-    check_digest_accepted(digest, "certificate")
     return certificate
 
 
@@ -86,8 +84,12 @@ def check_same_bytes(encoded: bytes, der: bytes, what: str) -> None:
         raise MalformedError(f"{what}: not the bytes that its contents encode to")
 
 
-def check_digest_accepted(digest: hashes.HashAlgorithm | None, what: str) -> None:
-    """Raise ``TokenRejected`` unless a certificate or CRL is signed under SHA-2."""
+def check_digest_accepted(item: x509.Certificate | x509.CertificateRevocationList, what: str) -> None:
+    """Raise ``TokenRejected`` unless a certificate or CRL is signed under SHA-2.
+
+    Not for a root: what it says of itself is not what it is trusted for, and some old ones are signed under SHA-1.
+    """
+    digest = item.signature_hash_algorithm
     if digest is None or digest.name not in _ACCEPTED_DIGESTS:
         raise TokenRejected("ALGORITHM", f"a {what} is not signed under SHA-256, SHA-384 or SHA-512")
 
@@ -160,8 +162,9 @@ def assemble_path(
 ) -> tuple[x509.Certificate, ...]:
     """The chain from the signer up to, without, the root; each signed by the next and the last by the root.
 
-    Raises ``TokenRejected``: ROOT when the root is not self-issued, PATH when there is no path to it, UNUSED_MATERIAL
-    when some of ``others`` is not on it (the root itself may stand among them once: authorities like to include it).
+    Raises ``TokenRejected``: ROOT when the root is not self-issued, PATH when there is no path to it, ALGORITHM when a
+    certificate on it is not signed under SHA-2, UNUSED_MATERIAL when some of ``others`` is not on it (the root itself
+    may stand among them once: authorities like to include it).
     """
     if root.issuer != root.subject:
         # pyHanko looks for the issuer of whoever signs a CRL, and would find none above this one.
@@ -179,6 +182,7 @@ def assemble_path(
     if pool:
         raise TokenRejected("UNUSED_MATERIAL", f"the certificate of {name_text(pool[0].subject)} is not on the path")
     for certificate, issuer in zip(path, [*path[1:], root], strict=True):
+        check_digest_accepted(certificate, "certificate")
         _check_issued_by(certificate, issuer)
     return tuple(path)
 

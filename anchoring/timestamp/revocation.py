@@ -63,11 +63,11 @@ def load_crl(der: bytes) -> x509.CertificateRevocationList:
     try:
         crl = x509.load_der_x509_crl(der)
         _ = crl.issuer, crl.extensions, crl.last_update_utc, crl.next_update_utc
-        digest = crl.signature_hash_algorithm
+        _ = crl.signature_hash_algorithm
     except READ_ERRORS as exc:
         raise MalformedError(f"CRL: {exc}") from exc
     check_same_bytes(to_der(crl), der, "CRL")
-    check_digest_accepted(digest, "CRL")
+    check_digest_accepted(crl, "CRL")
     return crl
 
 
@@ -210,6 +210,7 @@ def _check_responder(der: bytes, certificates: list[bytes]) -> None:
             "UNUSED_MATERIAL", f"an OCSP response carries {len(certificates)} certificates, one is enough"
         )
     responder = load_certificate(certificates[0])
+    check_digest_accepted(responder, "certificate")
     try:
         response = ocsp.load_der_ocsp_response(der)
         name, digest = response.responder_name, response.responder_key_hash

@@ -24,7 +24,7 @@ from anchoring.timestamp.rules import (
     check_signing_certificate,
     signing_certificate,
 )
-from identity.errors import LimitExceeded, TokenRejected, TokenUndecided
+from identity.errors import LimitExceeded, MalformedError, TokenRejected, TokenUndecided
 
 __all__ = [
     "DEVELOPMENT_MARK",
@@ -160,10 +160,10 @@ def match_authority(evidence: TimestampEvidence, authorities: Sequence[Authority
     signed = _open(evidence)
     named = (name_text(signed.certificate.subject), signed.token.info.policy_oid)
     candidates = [authority for authority in authorities if (authority.subject, authority.policy_oid) == named]
-    for authority in candidates[: len(candidates) if len(candidates) > 1 else 0]:
+    for authority in candidates if len(candidates) > 1 else ():
         try:
             assemble_path(signed.certificate, signed.others, load_certificate(authority.root))
-        except TokenRejected:
+        except (TokenRejected, MalformedError):
             continue
         return authority
     return candidates[0] if candidates else None

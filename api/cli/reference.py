@@ -15,7 +15,8 @@ _WIDTH: Final = 100
 
 _HEAD: Final = """# Command line
 
-The help of every command, as `--help` prints it. [Exit codes](exit-codes.md), [settings](settings.md).
+The help of every command, as `--help` prints it, but for the exit codes at its end.
+See also [exit codes](exit-codes.md), [settings](settings.md), [what `feed import` reads](import.md).
 
 Answers go to stdout, everything else to stderr. Into a pipe a list is one line an item, its fields separated by tabs.
 With `--json` an answer is one object, a list one object a line, each with `"v": 1` and a `"kind"`; notes, progress and
@@ -38,7 +39,8 @@ def reference_text() -> str:
 
 def _section(name: str, command: TyperCommand | TyperGroup) -> str:
     context = command.context_class(command, info_name=name, terminal_width=_WIDTH, max_content_width=_WIDTH)
-    return f"## {name}\n\n```text\n{command.get_help(context).rstrip()}\n```\n"
+    shown, _, _ = command.get_help(context).partition("\n\nExit codes:")
+    return f"## {name}\n\n```text\n{shown.rstrip()}\n```\n"
 
 
 if __name__ == "__main__":

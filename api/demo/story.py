@@ -33,7 +33,7 @@ class Step:
 
 
 def tell(directory: Path, sample: Path) -> Iterator[Step]:
-    """Run the demonstration in ``directory`` on the transactions in ``sample``; yield each step once it has happened."""
+    """Run the demonstration in ``directory`` on the transactions in ``sample``; yield each step when it is done."""
     started = time.perf_counter()
     bank = Bank.found(directory)
     yield _founding_step(bank, time.perf_counter() - started)

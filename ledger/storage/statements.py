@@ -8,6 +8,7 @@ which the callers rely on, is checked there.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Dialect, and_, bindparam, func, insert, literal_column, select, update
@@ -82,8 +83,10 @@ class Statements:
     """(identity, seq, digest, signed_event)"""
 
 
-def compile_statements(dialect: Dialect) -> Statements:
-    """Compile every statement for ``dialect``, with positional parameters in the order that ``Statements`` names."""
+@cache
+def compile_statements(engine: type[Dialect]) -> Statements:
+    """Compile every statement for ``engine``, with positional parameters in the order that ``Statements`` names."""
+    dialect = engine()
     return Statements(**{name: _compile(dialect, *spec) for name, spec in {**_feed_specs(), **_log_specs()}.items()})
 
 

@@ -211,6 +211,15 @@ def test_a_weak_digest_is_refused(maker: Any) -> None:
     assert reason(maker, TimestampEvidence(maker.response(), crls=(crl,))) == "ALGORITHM"
 
 
+def test_what_a_root_says_of_itself_does_not_matter(maker: Any) -> None:
+    root = maker.issue("Old root", ca=True, digest=hashes.SHA3_256())
+    signer = maker.issue("TSA", issuer=root)
+    authority = Authority(root.der, maker.policy, signer.subject)
+    for certificates in ([signer], [signer, root]):
+        response = maker.response(signer=signer, certificates=certificates)
+        assert verify(maker, TimestampEvidence(response, crls=(maker.crl(root),)), authority=authority)
+
+
 def test_small_rsa_keys_are_refused(maker: Any) -> None:
     signer = maker.issue("TSA", issuer=maker.root, key=rsa.generate_private_key(65537, 1024))
     assert reason(maker, maker.evidence(signer=signer)) == "PATH"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
@@ -27,6 +28,7 @@ from identity.keys import Ed25519Signer
 from ledger.feed import append, create_feed
 from ledger.identities import add_events
 from ledger.storage.memory import MemoryStore
+from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, Store
 
@@ -89,10 +91,23 @@ def member(new_member: NewMember) -> Member:
     return new_member()
 
 
+@pytest.fixture(scope="session")
+def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], SqlStore]:
+    """An empty store in a file, copied from one that was created once: creating takes a tenth of a second."""
+    template = tmp_path_factory.mktemp("store") / "template.db"
+    open_sqlite(template, create=True).close()
+
+    def make(path: Path) -> SqlStore:
+        shutil.copy(template, path)
+        return open_sqlite(path)
+
+    return make
+
+
 @pytest.fixture(params=["memory", "sqlite"])
-def known(request: pytest.FixtureRequest, tmp_path: Path, member: Member) -> Iterator[Store]:
+def known(request: pytest.FixtureRequest, tmp_path: Path, member: Member, new_sqlite: Any) -> Iterator[Store]:
     """A store, of either kind, that holds the identity of ``member``."""
-    store: Store = MemoryStore() if request.param == "memory" else open_sqlite(tmp_path / "known.db", create=True)
+    store: Store = MemoryStore() if request.param == "memory" else new_sqlite(tmp_path / "known.db")
     with store.write() as tx:
         add_events(tx, member.identity, member.events)
     yield store

@@ -295,8 +295,8 @@ def test_append_within_a_transaction_that_is_rolled_back(known: Store, member: A
         assert list(tx.blocks(key, 0, 2)) == [b"a", b"kept"]
 
 
-def test_commit_that_fails_hands_nothing_out(tmp_path: Path, member: Any, fill_feed: Any) -> None:
-    store = open_sqlite(tmp_path / "full.db", create=True)
+def test_commit_that_fails_hands_nothing_out(tmp_path: Path, member: Any, fill_feed: Any, new_sqlite: Any) -> None:
+    store = new_sqlite(tmp_path / "full.db")
     key = fill_feed(store, member, [[b"a"]])
     writer = FeedWriter(store, key, member.device)
     with store.write() as tx:
@@ -337,8 +337,10 @@ POS = 1 << 40
         "UPDATE feed SET key = zeroblob(32)",
     ],
 )
-def test_tail_that_was_tampered_with(tmp_path: Path, member: Any, fill_feed: Any, tamper: Any, statement: str) -> None:
-    store = open_sqlite(tmp_path / "store.db", create=True)
+def test_tail_that_was_tampered_with(
+    tmp_path: Path, member: Any, fill_feed: Any, tamper: Any, statement: str, new_sqlite: Any
+) -> None:
+    store = new_sqlite(tmp_path / "store.db")
     key = fill_feed(store, member, [[b"a", b"b", b"c"], [b"d", b"e"]])
     store.close()
     tamper(tmp_path / "store.db", statement)
@@ -349,8 +351,8 @@ def test_tail_that_was_tampered_with(tmp_path: Path, member: Any, fill_feed: Any
         state_of(store, key)
 
 
-def test_manifest_of_another_feed(tmp_path: Path, member: Any, fill_feed: Any, tamper: Any) -> None:
-    store = open_sqlite(tmp_path / "store.db", create=True)
+def test_manifest_of_another_feed(tmp_path: Path, member: Any, fill_feed: Any, tamper: Any, new_sqlite: Any) -> None:
+    store = new_sqlite(tmp_path / "store.db")
     key = fill_feed(store, member, [])
     store.close()
     other = encode_manifest(device_manifest(member.device.public_key, FeedDescription(member.identity, "other")))

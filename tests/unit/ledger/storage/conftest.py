@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
 from ledger.log import append_to_frontier, hash_leaf
 from ledger.merkle import TreeBuilder
 from ledger.storage.memory import MemoryStore
-from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, FeedState, LogState, SignedHead, Store, WriteTransaction
 
 
 @pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else open_sqlite(tmp_path / "store.db", create=True)
+def store(request: pytest.FixtureRequest, tmp_path: Path, new_sqlite: Any) -> Iterator[Store]:
+    opened: Store = MemoryStore() if request.param == "memory" else new_sqlite(tmp_path / "store.db")
     yield opened
     opened.close()
 
