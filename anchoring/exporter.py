@@ -22,7 +22,7 @@ from identity.history import KeyHistory, fold, parse_signed_event
 from ledger.feed import block_proof
 from ledger.log import consistency_proof, inclusion_proof
 from ledger.manifest import describe, device_key, parse_manifest
-from ledger.statement import FeedHead, IdentityHead, Statement, TimeStatement, parse_statement
+from ledger.statement import FeedHead, IdentityHead, Statement, TimeStatement, feed_head_key, parse_statement
 from ledger.store import FeedKey, LogState, ReadTransaction, StoredCheckpoint
 
 __all__ = ["Archive", "export_evidence"]
@@ -107,6 +107,9 @@ def export_evidence(tx: ReadTransaction, archive: Archive, key: FeedKey, index: 
 def _scan_log(tx: ReadTransaction, log: LogState, key: FeedKey, index: int, identity: bytes) -> _Scan:
     scan = _Scan()
     for position, leaf in enumerate(tx.log_leaves(0, log.size)):
+        # Most of a long log is heads of other feeds: they are passed by without being decoded.
+        if (stated := feed_head_key(leaf)) is not None and (scan.head is not None or stated != key):
+            continue
         statement: Statement = parse_statement(leaf)
         if isinstance(statement, FeedHead):
             if scan.head is None and statement.key == key and statement.length > index:

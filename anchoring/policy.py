@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from anchoring.headers import TrustedHeaders
@@ -129,11 +130,12 @@ def _read_policy(table: dict[str, Any]) -> PolicyFile:
 
 def _read_authority(item: Any) -> Authority:
     table = _table(item, "tsa.authorities")
-    _only(table, "tsa.authorities.", required={"root", "policy", "subject"})
+    _only(table, "tsa.authorities.", required={"root", "policy", "subject"}, optional={"revoked"})
     return Authority(
         root=_certificate(_text(table["root"], "tsa.authorities.root")),
         policy_oid=_text(table["policy"], "tsa.authorities.policy"),
         subject=_text(table["subject"], "tsa.authorities.subject"),
+        revoked_ms=_moment(table["revoked"], "tsa.authorities.revoked") if "revoked" in table else None,
     )
 
 
@@ -201,6 +203,13 @@ def _list(value: Any, key: str) -> list[Any]:
     if not isinstance(value, list):
         raise MalformedError(f"{key} is not a list")
     return value
+
+
+def _moment(value: Any, key: str) -> int:
+    """Milliseconds of a TOML offset date-time."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        raise MalformedError(f"{key} is not a date and time with an offset, such as 2026-11-20T08:00:00Z")
+    return int(value.timestamp() * 1000)
 
 
 def _text(value: Any, key: str) -> str:

@@ -38,6 +38,7 @@ from identity.errors import (
     RootMismatch,
     SignatureMismatch,
     TokenRejected,
+    TokenUndecided,
 )
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.textforms import to_did_key, to_hex, to_zbase32
@@ -269,8 +270,8 @@ class _Verification:
                 )
                 return
             token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
-        except MissingEvidenceError as exc:
-            self._open(Claim.TIME, "NO_POE", str(exc))
+        except TokenUndecided as exc:
+            self._open(Claim.TIME, exc.reason, str(exc))
             return
         except AuditError as exc:
             self._fail(Claim.TIME, exc)

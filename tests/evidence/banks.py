@@ -179,7 +179,7 @@ class Bank:
     def with_checkpoints(self, evidence: Evidence, shown: Sequence[tuple[int, Sequence[type[Statement]]]]) -> Evidence:
         """The evidence with these checkpoints after its first: size, and which of its own leaves to show under it.
 
-        Tokens are shown on all but the last.
+        Tokens are shown on those between the first and the last.
         """
         members = [evidence.checkpoints[0]]
         with self.open() as session, session.vault.store.read() as tx:

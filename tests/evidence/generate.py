@@ -52,7 +52,7 @@ class Trust:
 
 @dataclass(frozen=True)
 class Case:
-    """A case: ``findings`` are those that are not PASSED, as ``claim STATUS REASON``."""
+    """A case. ``findings``, as ``claim STATUS REASON``, are what the case is about; others may follow from them."""
 
     name: str
     why: str
@@ -171,10 +171,7 @@ def witnessed_again(bank: Bank) -> tuple[Evidence, Trust]:
     bank.stamp(second)
     newest = bank.checkpoint()
     shown = [(again, [TimeStatement]), (newest, [TimeStatement, IdentityHead])]
-    evidence = bank.evidence(LEDGER, 0)
-    leaves = tuple(leaf for leaf in evidence.checkpoints[0].leaves)
-    first_only = replace(evidence, checkpoints=(replace(evidence.checkpoints[0], leaves=leaves),))
-    return bank.with_checkpoints(first_only, shown), trust_of(bank)
+    return bank.with_checkpoints(bank.evidence(LEDGER, 0), shown), trust_of(bank)
 
 
 def trust_of(bank: Bank) -> Trust:
@@ -232,7 +229,6 @@ def genuine_cases(story: Story) -> Iterator[Case]:
 
 def forged_cases(story: Story) -> Iterator[Case]:
     genuine, bank = story.genuine, story.bank
-    log_root = "log FAILED ROOT"
     yield genuine.spoilt(
         "tampered_block_fail",
         "One digit of the amount is another.",
@@ -255,25 +251,25 @@ def forged_cases(story: Story) -> Iterator[Case]:
         "tampered_header_fail",
         "A byte of the block's header is another, so it is not the header whose hash is pinned.",
         lambda d: edit(first(d)["anchor"], "header", flipped(-20)),
-        "anchor FAILED BLOCK_HASH",
+        "anchor FAILED HEADER_HASH",
     )
     yield genuine.spoilt(
         "tampered_storage_proof_fail",
         "The stored root is proven with a node that hashes to something else.",
         lambda d: edit(first(d)["anchor"]["storage_proofs"][1], -1, flipped(-1)),
-        "anchor FAILED STORAGE_PROOF",
+        "anchor FAILED PROOF_HASH",
     )
     yield genuine.spoilt(
         "missing_descriptor_proof_fail",
         "The proof that the descriptor is leaf 0 is empty.",
         lambda d: d["log"]["descriptor"].update(proof=[]),
-        log_root,
+        "log FAILED MALFORMED",
     )
     yield genuine.spoilt(
         "missing_consistency_proof_fail",
         "Nothing shows that the second checkpoint extends the first.",
         lambda d: d["log"]["checkpoints"][1].update(consistency=[]),
-        log_root,
+        "log FAILED MALFORMED",
     )
     yield story.revoked.spoilt(
         "truncated_events_fail",
@@ -321,24 +317,14 @@ def surplus_cases(story: Story) -> Iterator[Case]:
     yield Origin(bank.with_leaf(genuine.evidence, FeedHead, 0, TILL), genuine.trust).case(
         "extra_leaf_fail", "A leaf of the log about another feed, which no finding needs.", "log FAILED UNREFERENCED"
     )
-    only = replace(genuine.evidence.checkpoints[0], leaves=(), timestamps=(), anchor=None)
-    third = story.later.evidence.checkpoints[0]
-    surplus = bank.with_checkpoints(
-        replace(genuine.evidence, checkpoints=genuine.evidence.checkpoints[:1]),
-        [(size_of(genuine.evidence.checkpoints[1].note), [TimeStatement, IdentityHead]), (size_of(third.note), [])],
-    )
-    trimmed = list(surplus.checkpoints)
-    trimmed[1] = replace(trimmed[1], timestamps=())
-    assert only.note != trimmed[2].note
-    yield Origin(replace(surplus, checkpoints=tuple(trimmed)), genuine.trust).case(
+    sizes = [size_of(checkpoint.note) for checkpoint in (*genuine.evidence.checkpoints, *story.later.evidence.checkpoints)]
+    shown = [(sizes[1], [TimeStatement, IdentityHead]), (sizes[2], [])]
+    yield Origin(bank.with_checkpoints(genuine.evidence, shown), genuine.trust).case(
         "extra_checkpoint_fail", "A third checkpoint, which no finding needs.", "log FAILED UNREFERENCED"
     )
-    second = bank.second_token(size_of(genuine.evidence.checkpoints[0].note))
-    shown = genuine.evidence.checkpoints[0]
-    tokens = replace(shown, timestamps=(*shown.timestamps, second))
-    yield Origin(
-        replace(genuine.evidence, checkpoints=(tokens, *genuine.evidence.checkpoints[1:])), genuine.trust
-    ).case(
+    stamped, *rest = genuine.evidence.checkpoints
+    twice = replace(stamped, timestamps=(*stamped.timestamps, bank.second_token(sizes[0])))
+    yield Origin(replace(genuine.evidence, checkpoints=(twice, *rest)), genuine.trust).case(
         "second_token_fail",
         "Two tokens of one authority on one checkpoint; the log knows the first only.",
         "time FAILED UNREFERENCED",
@@ -616,8 +602,8 @@ def write(case: Case, directory: Path) -> None:
     (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     (folder / "README.md").write_text(f"# {case.name}\n\n{case.why}\n")
     found = judge(folder, case)
-    if found != (case.exit_code, case.findings):
-        print(f"{case.name}: expected {case.exit_code, case.findings}\nfound {found}")
+    if found[0] != case.exit_code or not set(case.findings) <= set(found[1]):
+        raise SystemExit(f"{case.name}: expected {case.exit_code} {case.findings}, found {found}")
 
 
 def judge(folder: Path, case: Case) -> tuple[int, tuple[str, ...]]:

@@ -53,7 +53,9 @@ def enqueue(store: SqlStore, size: int, root: bytes | None = None) -> StoredAnch
         return next(anchor for anchor in load_anchors(tx.connection) if anchor.size == size)
 
 
-def move(store: SqlStore, anchor: StoredAnchor, state: AnchorState, block: tuple[int, bytes] | None = None) -> StoredAnchor:
+def move(
+    store: SqlStore, anchor: StoredAnchor, state: AnchorState, block: tuple[int, bytes] | None = None
+) -> StoredAnchor:
     with store.write() as tx:
         return move_anchor(tx.connection, anchor, state, 77, block=block)
 

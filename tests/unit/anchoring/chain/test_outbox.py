@@ -557,9 +557,7 @@ def test_an_anchor_that_no_state_shows_is_not_final(
 # Fees
 
 
-def test_fees_above_the_cap_are_not_paid(
-    store: SqlStore, pool: PoolChain, key: LocalKey, target: AnchorTarget
-) -> None:
+def test_fees_above_the_cap_are_not_paid(store: SqlStore, pool: PoolChain, key: LocalKey, target: AnchorTarget) -> None:
     ask(store, 5)
     pool.market = Fees(100 * GWEI, 2 * GWEI)
     with pytest.raises(RefusedError, match="the cap is"):
@@ -598,9 +596,7 @@ def test_the_market_sets_the_offer_when_it_has_risen(
     assert [transaction.max_fee for transaction in transactions(store, 5)] == [21 * GWEI, 203 * GWEI]
 
 
-def test_any_of_the_offers_may_be_mined(
-    store: SqlStore, pool: PoolChain, key: LocalKey, target: AnchorTarget
-) -> None:
+def test_any_of_the_offers_may_be_mined(store: SqlStore, pool: PoolChain, key: LocalKey, target: AnchorTarget) -> None:
     ask(store, 5)
     policy = OutboxPolicy(bump_after_ms=1000)
     advance(store, pool, key, target, 0, policy)
@@ -648,9 +644,7 @@ def test_other_refusals_are_reported_and_nothing_is_lost(
 # What is not the log's
 
 
-def test_another_chain_or_key_is_refused(
-    store: SqlStore, chain: DevChain, key: LocalKey, target: AnchorTarget
-) -> None:
+def test_another_chain_or_key_is_refused(store: SqlStore, chain: DevChain, key: LocalKey, target: AnchorTarget) -> None:
     ask(store, 5)
     with pytest.raises(ConfigurationError, match="anchored on chain 1"):
         advance(store, chain, key, replace(target, chain_id=1), 10)

@@ -7,8 +7,9 @@ import os
 import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,14 @@ from identity.errors import (
     StorageError,
     StoreBusy,
 )
+from ledger.storage import migrate
 from ledger.storage import sqlite as engine
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, FeedState, StoredCheckpoint, StoredEvent
 
 MANIFEST = b"a manifest"
+SCRIPTS = migrate._SCRIPTS
 
 
 @pytest.fixture
@@ -191,6 +194,50 @@ def test_older_version_is_not_read_only_opened(filled: Path, monkeypatch: pytest
         open_sqlite(filled, read_only=True)
 
 
+@pytest.fixture
+def next_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the program further migrations than it has, each a line of Python."""
+
+    def add(**steps: str) -> None:
+        scripts = tmp_path / "100% migrations"
+        shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*.py"))
+        names = ["0001_ledger", *steps]
+        for before, name in pairwise(names):
+            head = f"from alembic import op\nrevision, down_revision = {name!r}, {before!r}\n"
+            (scripts / "versions" / f"{name}.py").write_text(f"{head}def upgrade():\n    {steps[name]}\n")
+        monkeypatch.setattr(migrate, "_SCRIPTS", scripts)
+        for module in (migrate, engine):
+            monkeypatch.setattr(module, "REVISIONS", tuple(names))
+
+    return add
+
+
+@pytest.fixture
+def first_version(tmp_path: Path, next_steps: Callable[..., None]) -> Path:
+    """A store as the first version made it."""
+    next_steps()
+    path = tmp_path / "first.db"
+    open_sqlite(path, create=True).close()
+    shutil.rmtree(tmp_path / "100% migrations")
+    return path
+
+
+def test_older_version_is_brought_up(first_version: Path, next_steps: Callable[..., None]) -> None:
+    next_steps(a_more='op.execute("CREATE TABLE more (id)")', b_most='op.execute("CREATE TABLE most (id)")')
+    with open_sqlite(first_version).read() as tx:
+        assert tx.connection.execute(text("SELECT count(*) FROM more, most")).scalar() == 0
+        assert tx.connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "b_most"
+
+
+def test_steps_are_taken_together_or_not_at_all(first_version: Path, next_steps: Callable[..., None]) -> None:
+    next_steps(a_more='op.execute("CREATE TABLE more (id)")', b_broken='op.execute("CREATE TABLE feed (id)")')
+    with pytest.raises(StorageError, match="already exists"):
+        open_sqlite(first_version)
+    with closing(sqlite3.connect(first_version)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001_ledger",)]
+        assert connection.execute("SELECT name FROM sqlite_schema WHERE name = 'more'").fetchall() == []
+
+
 # --- reading only ---
 
 
@@ -265,9 +312,9 @@ def test_read_only_after_a_crash(filled: Path, key: FeedKey, grow: Any, tmp_path
 
 
 def test_medium_that_cannot_be_written_to(filled: Path) -> None:
-    with closing(sqlite3.connect(f"{filled.as_uri()}?mode=ro", uri=True)) as connection:
-        with pytest.raises(sqlite3.OperationalError) as caught:
-            connection.execute("INSERT INTO checkpoint VALUES (9, zeroblob(32), '')")
+    read_only = closing(sqlite3.connect(f"{filled.as_uri()}?mode=ro", uri=True))
+    with read_only as connection, pytest.raises(sqlite3.OperationalError) as caught:
+        connection.execute("INSERT INTO checkpoint VALUES (9, zeroblob(32), '')")
     error = engine._translate(caught.value)
     assert type(error) is StorageError
     assert "read-only" in str(error)
