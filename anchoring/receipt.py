@@ -17,7 +17,7 @@ from typing import Final
 from eth_hash.auto import keccak
 
 from anchoring.rlp_codec import Item, decode_rlp, integer_from_rlp
-from anchoring.trie_proof import verify_trie_proof
+from anchoring.trie_proof import MAX_PROOF_NODES, verify_trie_proof
 from identity.encoding import Fields, decode, encode
 from identity.errors import LimitExceeded, MalformedError, ReceiptMismatch
 
@@ -43,7 +43,6 @@ DEVELOPMENT_CHAIN_ID: Final = 0x4844_4656
 MAX_HEADER_BYTES: Final = 16_384
 """Ethereum's headers have about 650 bytes; chains with signed extra data need more."""
 
-_MAX_PROOF_NODES: Final = 65
 _SLOT_MASK: Final = 2**256 - 1
 _UINT64: Final = 2**64 - 1
 _CLOSED: Final = 1 << 255
@@ -275,8 +274,8 @@ def _bytes(value: Item, length: int, what: str) -> bytes:
 
 
 def _nodes(value: object) -> tuple[bytes, ...]:
-    if not isinstance(value, list) or len(value) > _MAX_PROOF_NODES:
-        raise MalformedError(f"anchor receipt: a proof is not a list of at most {_MAX_PROOF_NODES} trie nodes")
+    if not isinstance(value, list) or len(value) > MAX_PROOF_NODES:
+        raise MalformedError(f"anchor receipt: a proof is not a list of at most {MAX_PROOF_NODES} trie nodes")
     if not all(isinstance(node, bytes) for node in value):
         raise MalformedError("anchor receipt: a trie node is not a byte string")
     return tuple(value)

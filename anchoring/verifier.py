@@ -26,7 +26,7 @@ from anchoring.evidence import CheckpointEvidence, Evidence, parse_evidence
 from anchoring.policy import Policy
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID, VerifiedAnchor, parse_header, receipt_digest, verify_receipt
 from anchoring.report import Claim, Finding, Report, format_time
-from anchoring.timestamp import TimestampEvidence, VerifiedToken, match_authority, verify_token
+from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken, match_authority, verify_token
 from anchoring.trusted_log import LogView, VerifiedLeaf, verify_log
 from identity.errors import (
     AuditError,
@@ -80,7 +80,7 @@ class _Verification:
         # Positions of checkpoints whose tokens serve a finding; those on the first one always do.
         self._used_tokens: set[int] = {0}
         # By position of the checkpoint.
-        self._tokens: dict[int, dict[bytes, VerifiedToken]] = {}
+        self._tokens: dict[int, dict[Authority, VerifiedToken]] = {}
         self._anchors: dict[int, VerifiedAnchor] = {}
 
     def run(self, data: bytes) -> Report:
@@ -95,13 +95,13 @@ class _Verification:
         if log is not None:
             self._judge_log(log, history)
             head = self._verify_place(log, feed)
-            self._verify_anchors(log, evidence.checkpoints)
+            self._verify_anchors(log, evidence.checkpoints, head)
             self._verify_tokens(log, evidence.checkpoints)
             self._judge_time(head)
             self._verify_identity_head(log, history)
             if feed is not None and history is not None:
                 self._judge_origin(log, feed, history, head)
-            self._refuse_unused(log, evidence.checkpoints)
+                self._refuse_unused(log, evidence.checkpoints, feed, history, head)
         return self._report()
 
     def _report(self) -> Report:
@@ -172,7 +172,10 @@ class _Verification:
     # Step 5.
 
     def _verify_place(self, log: LogView, feed: _Feed | None) -> VerifiedLeaf | None:
-        """The feed head under the first checkpoint that the proof leads to. Other feed heads stay unused."""
+        """The feed head under the first checkpoint that the proof leads to. Other feed heads stay unused.
+
+        A proof leads from its block to trees that hold the block, so a head that it leads to covers the entry.
+        """
         if feed is None:
             return None
         for leaf, head in log.statements(FeedHead):
@@ -187,8 +190,6 @@ class _Verification:
                         f"the log holds another tree of length {head.length} than the one the entry is in",
                     )
                     return None
-                if head.length <= feed.proof.index:
-                    continue
                 size = log.checkpoints[0].size
                 self._pass(Claim.LOG, f"leaf {leaf.index} of checkpoint {size}: head of length {head.length}")
                 return leaf

@@ -34,7 +34,16 @@ if TYPE_CHECKING:
     from api.vault import Vault
     from identity.keystore import KeyRing
 
-__all__ = ["Session", "now_ms", "open_dev_chain", "open_session"]
+__all__ = [
+    "Session",
+    "dev_chain_path",
+    "is_development",
+    "now_ms",
+    "open_dev_chain",
+    "open_nodes",
+    "open_session",
+    "open_sources",
+]
 
 _WAYS_OUT = {
     RollbackState.BEHIND_ANCHOR: "put back the newest copy, or fetch what is missing from a backup that has it",

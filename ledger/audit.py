@@ -93,8 +93,8 @@ class FeedAudit:
 def audit_feed(store: Store, key: FeedKey, progress: Progress | None = None, *, threads: int = 1) -> FeedAudit:
     """Audit a feed, in one snapshot. With more than one of ``threads`` they verify signatures beside the hashing.
 
-    Raises ``MissingEvidenceError`` for an unknown feed and ``StorageError`` when the store cannot be read; everything
-    that does not hold is in the result.
+    Raises ``MissingEvidenceError`` for an unknown feed and ``StorageError`` when the store, or the feed's own row,
+    cannot be read; everything that does not hold is in the result.
     """
     with store.read() as tx, ExitStack() as stack:
         state = feed_state(tx, key)
@@ -157,7 +157,7 @@ class _Reading:
     def run(self) -> None:
         """Audit everything but the signatures, which are handed over. Raises ``_Found``."""
         length, reported = self._state.length, 0
-        for head in self._heads:
+        while (head := self._next_head()) is not None:
             if head.length > length:
                 raise _Found(
                     length, BadReason.LENGTH, f"a head of {head.length} blocks is signed, the feed has {length}"
@@ -173,6 +173,12 @@ class _Reading:
         if self._tree.roots != self._state.roots or self.bytes != self._state.byte_length:
             raise _Found(length, BadReason.FEED_ROW, "roots or size in bytes are not those of the blocks")
         self._progress(length, length)
+
+    def _next_head(self) -> SignedHead | None:
+        try:
+            return next(self._heads, None)
+        except DamagedFile as exc:
+            raise _Found(self.entries, BadReason.NO_HEAD, str(exc)) from exc
 
     def _audit_head(self, head: SignedHead) -> None:
         start = self.entries

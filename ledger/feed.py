@@ -40,6 +40,7 @@ __all__ = [
     "append",
     "block_proof",
     "check_batch",
+    "check_device",
     "check_tail",
     "create_feed",
     "feed_state",

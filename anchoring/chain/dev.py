@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
@@ -46,12 +47,11 @@ _HEAD_KEY: Final = b"v1:canonical_head_hash"
 _NUMBER_KEY: Final = b"block-number-to-hash:%d"
 
 
-class DevChainReader:
-    """Reads the chain's final state from its file; every block of this chain is final. Any number may be open."""
+class _StoredChain:
+    """Reading what the chain's file holds; every block of this chain is final."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ``StorageError`` when there is no chain at ``path``."""
-        self._store = KeyValueFile(path, read_only=True)
+    def __init__(self, store: KeyValueFile) -> None:
+        self._store = store
         self._mutex = threading.RLock()
 
     def chain_id(self) -> int:
@@ -86,7 +86,8 @@ class DevChainReader:
 
     def close(self) -> None:
         """Release the file. Idempotent."""
-        self._store.close()
+        with self._mutex:
+            self._store.close()
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +134,14 @@ class DevChainReader:
             raise DamagedFile(f"the development chain's header is damaged: {exc}") from exc
 
 
+class DevChainReader(_StoredChain):
+    """Reads the chain's state beside the process that writes it. Any number may be open."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises ``StorageError`` when there is no chain at ``path``."""
+        super().__init__(KeyValueFile(path, read_only=True))
+
+
 @dataclass(frozen=True, slots=True)
 class MinedBlock:
     """A block: its header's RLP, and what was executed in it."""
@@ -141,7 +150,7 @@ class MinedBlock:
     executed: tuple[Executed, ...]
 
 
-class DevChain(DevChainReader):
+class DevChain(_StoredChain):
     """The chain itself. One process has it open at a time; its methods may be called from any thread."""
 
     def __init__(
@@ -153,19 +162,17 @@ class DevChain(DevChainReader):
         the time of new blocks, in seconds since the epoch. Raises ``StorageError`` when there is no chain and it is not
         to be created.
         """
-        self._lock = _take_lock(path, wait_s) if create or path.exists() else None
-        if self._lock is None:
+        if not create and not path.exists():
             raise StorageError(f"there is no development chain at {path}")
         self._clock_s = clock_s
-        self._mutex = threading.RLock()
         self._machine: Evm | None = None
-        try:
-            self._store = KeyValueFile(path, create=create)
+        with ExitStack() as opened:
+            opened.callback(os.close, _take_lock(path, wait_s))
+            super().__init__(KeyValueFile(path, create=create))
+            opened.callback(self._store.close)
             if self._store.is_empty():
                 self._evm()
-        except BaseException:
-            self.close()
-            raise
+            self._opened = opened.pop_all()
 
     def code(self, address: bytes) -> bytes:
         """The code at the address, empty when there is none."""
@@ -241,11 +248,7 @@ class DevChain(DevChainReader):
     def close(self) -> None:
         """Release the chain. Idempotent."""
         with self._mutex:
-            if hasattr(self, "_store"):
-                self._store.close()
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._opened.close()
 
     def _account_number(self, address: bytes, field: int) -> int:
         with self._mutex:
@@ -271,7 +274,10 @@ def _account_field(account: bytes, index: int) -> bytes:
 
 def _take_lock(path: Path, wait_s: float) -> int:
     """The exclusive lock on the chain, as an open file. Not on the database itself: SQLite locks and closes that."""
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise StorageError(f"cannot open {path}.lock: {exc.strerror}") from exc
     deadline = time.monotonic() + wait_s
     while True:
         try:

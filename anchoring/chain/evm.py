@@ -5,6 +5,7 @@ Importing this module loads py-evm, which takes more than a second: only ``ancho
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,8 @@ class Evm:
 
     def __init__(self, store: KeyValueFile, faucet: bytes, clock_s: Callable[[], int]) -> None:
         """Open the chain in ``store``, or begin it there. ``faucet`` is the address that gets all the coins."""
+        # What py-evm would log with an error is the content of its database; the error itself is raised.
+        logging.getLogger("eth").setLevel(logging.CRITICAL + 1)
         self._store = store
         self._clock_s = clock_s
         self._database = AtomicDB(_Database(store))

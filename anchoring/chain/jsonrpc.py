@@ -23,7 +23,7 @@ from anchoring.chain.client import Fees, Inclusion, SendRefused, SlotProofs, Why
 from anchoring.chain.transactions import transaction_hash
 from anchoring.receipt import parse_header
 from anchoring.rlp_codec import encode_rlp, integer_to_rlp
-from identity.errors import MalformedError, TransportError
+from identity.errors import ConfigurationError, MalformedError, TransportError
 from identity.jsontext import parse_json
 
 __all__ = ["HEADER_FIELDS", "JsonRpcChain", "NodeError"]
@@ -93,14 +93,14 @@ class JsonRpcChain:
         timeout_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """``chain_id`` is pinned: a node of another chain is never used.
+        """``chain_id`` is pinned: a node of another chain is never used. Raises ``ConfigurationError`` for what is no URL.
 
         A block is final when the node's ``finalized`` tag says so, or, with ``confirmations`` given, when that many
         blocks stand above it. ``timeout_s`` bounds each answer as a whole. Nothing is connected yet.
         """
-        self._urls = [httpx.URL(url) for url in urls]
-        if not self._urls or not all(url.scheme in ("http", "https") and url.host for url in self._urls):
-            raise TransportError("a chain needs the http or https URL of a node")
+        self._urls = [_parse_url(url) for url in urls]
+        if not self._urls:
+            raise ConfigurationError("a chain needs the URL of a node")
         self._chain_id = chain_id
         self._confirmations = confirmations
         self._timeout_s = timeout_s
@@ -266,6 +266,16 @@ class JsonRpcChain:
         except httpx.HTTPError as exc:
             raise TransportError(f"{method}: {type(exc).__name__}") from exc
         return _read_answer(method, status, data)
+
+
+def _parse_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as exc:
+        raise ConfigurationError(f"the URL of a chain's node cannot be read: {exc}") from exc
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigurationError("the URL of a chain's node begins with http:// or https:// and a host")
+    return url
 
 
 def _read_bounded(response: httpx.Response, deadline: float) -> bytes:

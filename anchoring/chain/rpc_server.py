@@ -6,6 +6,7 @@ client needs and a few that tools expect. Block headers are given exactly, so th
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import threading
@@ -160,9 +161,10 @@ class _Methods:
         if function is None:
             raise _RpcError(_METHOD_NOT_FOUND, f"no method {method[:100]}")
         try:
-            return function(*params)
+            inspect.signature(function).bind(*params)
         except TypeError as exc:
             raise _RpcError(_INVALID_PARAMS, f"{method}: wrong number of parameters") from exc
+        return function(*params)
 
     def _call(self, message: Any, tag: Any = "latest") -> str:
         self._require_newest(tag)

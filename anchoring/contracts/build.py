@@ -13,7 +13,7 @@ from typing import Any
 
 from eth_hash.auto import keccak
 
-__all__ = ["build"]
+__all__ = ["build", "main"]
 
 _DIRECTORY = Path(__file__).parent
 

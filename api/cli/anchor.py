@@ -68,7 +68,7 @@ def run(
     return ExitCode.TRY_AGAIN if done.failures else ExitCode.OK
 
 
-@group.add("status", examples=["holdfast anchor status"])
+@group.add("status", examples=["holdfast anchor status", "holdfast anchor status --json"])
 def status(ctx: typer.Context) -> None:
     """Every anchor with its state, since when, and its tokens. Nothing below final is an anchor."""
     from anchoring.storage import load_anchors, load_timestamps

@@ -51,7 +51,7 @@ def list_(ctx: typer.Context) -> None:
     invocation(ctx).out.table("checkpoint", ("size", "root", "tokens", "anchor"), rows)
 
 
-@group.add("show", examples=["holdfast checkpoint show 6"])
+@group.add("show", examples=["holdfast checkpoint show 6", "holdfast checkpoint show 6 --json"])
 def show(
     ctx: typer.Context, size: Annotated[int, typer.Argument(metavar="SIZE", help="The checkpoint's size.")]
 ) -> None:
@@ -66,7 +66,10 @@ def show(
     out.record("checkpoint", {"size": found.size, "root": found.root.hex(), "note": found.note}, text=found.note)
 
 
-@group.add("export", examples=["holdfast checkpoint export -o complete.log"])
+@group.add(
+    "export",
+    examples=["holdfast checkpoint export -o complete.log", "holdfast checkpoint export -o complete.log --force"],
+)
 def export(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.")],

@@ -14,7 +14,7 @@ __all__ = ["group"]
 group = CommandGroup("devchain", "The development chain. It proves nothing to anybody else.")
 
 
-@group.add("serve", examples=["holdfast devchain serve --port 8545"])
+@group.add("serve", examples=["holdfast devchain serve --port 8545", "holdfast devchain serve"])
 def serve(
     ctx: typer.Context,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="On loopback; 0 takes a free one.")] = 8545,

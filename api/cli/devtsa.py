@@ -14,7 +14,7 @@ __all__ = ["group"]
 group = CommandGroup("devtsa", "The development timestamp authority. It proves nothing to anybody else.")
 
 
-@group.add("serve", examples=["holdfast devtsa serve --port 3161"])
+@group.add("serve", examples=["holdfast devtsa serve --port 3161", "holdfast devtsa serve"])
 def serve(
     ctx: typer.Context,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="On loopback; 0 takes a free one.")] = 3161,

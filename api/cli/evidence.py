@@ -16,7 +16,13 @@ __all__ = ["group"]
 group = CommandGroup("evidence", "Evidence: one file that anybody can verify offline.")
 
 
-@group.add("export", examples=["holdfast evidence export ledger 41 -o payment.evidence.json"])
+@group.add(
+    "export",
+    examples=[
+        "holdfast evidence export ledger 41 -o payment.evidence.json",
+        "holdfast evidence export ledger 41 -o - | holdfast verify - --policy bank.toml",
+    ],
+)
 def export(
     ctx: typer.Context,
     feed: Annotated[str, typer.Argument(metavar="FEED", help="The feed's name or key.")],

@@ -30,7 +30,7 @@ Feed = Annotated[str, typer.Argument(metavar="FEED", help="The feed's name or ke
 group = CommandGroup("feed", "Feeds: one writer's append-only, signed sequence of entries.")
 
 
-@group.add("create", examples=["holdfast feed create ledger --device main"])
+@group.add("create", examples=["holdfast feed create ledger --device main", "holdfast feed create till-3"])
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the feed; it stays its name for ever.")],
@@ -173,7 +173,7 @@ def read(
         invocation(ctx).out.table("entry", ("index", "entry", "claimed", "content"), rows)
 
 
-@group.add("heads", examples=["holdfast feed heads ledger"])
+@group.add("heads", examples=["holdfast feed heads ledger", "holdfast feed heads ledger --json"])
 def heads(ctx: typer.Context, feed: Feed) -> None:
     """Every signed head of a feed: length, tree hash, signature."""
     with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
@@ -182,7 +182,7 @@ def heads(ctx: typer.Context, feed: Feed) -> None:
         invocation(ctx).out.table("head", ("length", "tree", "signature"), rows)
 
 
-@group.add("audit", examples=["holdfast feed audit ledger"])
+@group.add("audit", examples=["holdfast feed audit ledger", "holdfast feed audit ledger --json"])
 def audit(ctx: typer.Context, feed: Feed) -> ExitCode:
     """Re-read every byte of a feed, recompute every hash and verify every signature; name the first bad entry."""
     from api.cli.audit import audit_one
@@ -192,7 +192,9 @@ def audit(ctx: typer.Context, feed: Feed) -> ExitCode:
     return ExitCode.OK if clean else ExitCode.FAILED
 
 
-@group.add("export", examples=["holdfast feed export ledger -o ledger.feed"])
+@group.add(
+    "export", examples=["holdfast feed export ledger -o ledger.feed", "holdfast feed export ledger -o - | sha256sum"]
+)
 def export(
     ctx: typer.Context,
     feed: Feed,
@@ -210,7 +212,7 @@ def export(
     out.note(f"{info.state.length} entries of {info.name} are in {output}")
 
 
-@group.add("ingest", examples=["holdfast feed ingest ledger.feed"])
+@group.add("ingest", examples=["holdfast feed ingest ledger.feed", "holdfast feed ingest ledger.feed --home copy.home"])
 def ingest(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'feed export' wrote; - for stdin.")],

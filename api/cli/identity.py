@@ -21,7 +21,7 @@ _MAGIC = b"holdfast/v1 identity-events\n"
 group = CommandGroup("identity", "The identity: its devices, their history, its log.")
 
 
-@group.add("show", examples=["holdfast identity show"])
+@group.add("show", examples=["holdfast identity show", "holdfast identity show --json"])
 def show(
     ctx: typer.Context,
     identity: Annotated[
@@ -50,7 +50,7 @@ def show(
     )
 
 
-@group.add("devices", examples=["holdfast identity devices"])
+@group.add("devices", examples=["holdfast identity devices", "holdfast identity devices --json"])
 def devices(ctx: typer.Context) -> None:
     """Every device that the identity ever authorised."""
     from identity.textforms import to_did_key
@@ -71,7 +71,7 @@ def devices(ctx: typer.Context) -> None:
     invocation(ctx).out.table("device", ("name", "key", "class", "added", "revoked"), rows)
 
 
-@group.add("events", examples=["holdfast identity events"])
+@group.add("events", examples=["holdfast identity events", "holdfast identity events --json"])
 def events(ctx: typer.Context) -> None:
     """The identity's events, oldest first. Claimed times prove nothing."""
     from anchoring.report import format_time
@@ -182,7 +182,13 @@ def revoke_device(
     )
 
 
-@group.add("rotate-root", examples=["holdfast identity rotate-root --phrase-file phrase.txt"])
+@group.add(
+    "rotate-root",
+    examples=[
+        "holdfast identity rotate-root --phrase-file phrase.txt",
+        "holdfast identity rotate-root --phrase-file phrase.txt --passphrase-file pass.txt",
+    ],
+)
 def rotate_root(
     ctx: typer.Context,
     phrase_file: Annotated[
@@ -206,7 +212,9 @@ def rotate_root(
     invocation(ctx).out.record("root", {"generation": history.generation, "event": history.seq})
 
 
-@group.add("export", examples=["holdfast identity export -o anna.events"])
+@group.add(
+    "export", examples=["holdfast identity export -o anna.events", "holdfast identity export -o anna.events --force"]
+)
 def export(
     ctx: typer.Context,
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.")],
@@ -223,7 +231,9 @@ def export(
     out.note(f"the identity's events are in {output}")
 
 
-@group.add("import", examples=["holdfast identity import anna.events"])
+@group.add(
+    "import", examples=["holdfast identity import anna.events", "holdfast identity import anna.events --home copy.home"]
+)
 def import_(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'identity export' wrote; - for stdin.")],

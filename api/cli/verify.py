@@ -16,7 +16,7 @@ from api.cli.exit_codes import ExitCode, UsageError, code_of_status
 from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 
-__all__ = ["group"]
+__all__ = ["group", "parse_time"]
 
 group = CommandGroup("verify", "Verify an evidence file offline, under a policy.")
 

@@ -41,7 +41,17 @@ from ledger.storage.memory import MemoryStore
 from ledger.store import FeedKey, ReadTransaction, Store
 from ledger.values import decimal_value
 
-__all__ = ["ATTACKS", "Attack", "Catch", "approval"]
+__all__ = [
+    "ATTACKS",
+    "Attack",
+    "Catch",
+    "approval",
+    "delete_newest",
+    "edit_amount",
+    "restore_yesterday",
+    "rewrite_history",
+    "steal_phone",
+]
 
 EDITED_ENTRY = 1234
 DAY_MS = 86_400_000

@@ -22,7 +22,7 @@ from identity.keystore import KeyRing, open_keystore
 from ledger.entry import Entry, Record, record_entry
 from ledger.store import FeedKey, StoredCheckpoint
 
-__all__ = ["COLUMNS", "FEED", "Bank", "transactions"]
+__all__ = ["COLUMNS", "FEED", "Bank", "feed_key", "transactions"]
 
 COLUMNS = (
     "trans_id:int,account_id:int,date:date(%y%m%d),type:text,operation:text?,amount:dec,balance:dec,"

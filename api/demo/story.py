@@ -16,7 +16,7 @@ from api.demo.bank import APPROVALS, BATCH, FEED, Bank, feed_key, transactions
 from identity.errors import VerificationError
 from ledger.audit import audit_feed
 
-__all__ = ["Step", "tell"]
+__all__ = ["Step", "session_anchor", "tell"]
 
 SHOWN_ENTRY = 4711
 """The transaction whose evidence is exported."""

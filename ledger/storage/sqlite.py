@@ -159,6 +159,7 @@ def _connections(uri: str, begin: str, pragmas: tuple[str, ...], busy_timeout_ms
         connection = sqlite3.connect(
             uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_timeout_ms / 1000
         )
+        connection.text_factory = _decode_text
         try:
             for pragma in pragmas:
                 connection.execute(pragma)
@@ -168,6 +169,11 @@ def _connections(uri: str, begin: str, pragmas: tuple[str, ...], busy_timeout_ms
         return connection
 
     return Connections(create_engine("sqlite://", creator=connect, poolclass=NullPool), begin, _RIM)
+
+
+def _decode_text(data: bytes) -> str:
+    """Text where bytes belong, and not even text, is a damaged row like any other: the driver would call it an error."""
+    return data.decode("utf-8", "surrogateescape")
 
 
 def _revision(connections: Connections) -> str:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -201,7 +202,7 @@ def test_transactions_come_back_in_order(store: SqlStore) -> None:
 @pytest.mark.parametrize(
     "changes", [{"size": 6}, {"prev_size": 5}, {"prev_size": -1}, {"nonce": -1}, {"priority_fee": 31 * 10**9}]
 )
-def test_transactions_that_cannot_be(store: SqlStore, changes: dict[str, int]) -> None:
+def test_transactions_that_cannot_be(store: SqlStore, changes: dict[str, Any]) -> None:
     enqueue(store, 5)
     with pytest.raises(StorageError), store.write() as tx:
         add_transaction(tx.connection, replace(transaction(5), **changes))

@@ -15,7 +15,7 @@ import pytest
 from eth_hash.auto import keccak
 from hypothesis import given
 from hypothesis import strategies as st
-from trie import HexaryTrie
+from trie.hexary import HexaryTrie
 
 from anchoring.contracts import load_contract
 from anchoring.receipt import (
@@ -103,7 +103,7 @@ def craft(words: dict[int, int], *, number: int = 9, time_s: int = 1000, account
 
 
 def proof(trie: HexaryTrie, name: bytes) -> tuple[bytes, ...]:
-    return tuple(encode_rlp(node) for node in trie.get_proof(keccak(name)))
+    return tuple(encode_rlp(node) for node in trie.get_proof(keccak(name)))  # type: ignore[no-untyped-call]
 
 
 def header(

@@ -7,7 +7,7 @@ import rlp
 from eth_hash.auto import keccak
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from trie import HexaryTrie
+from trie.hexary import HexaryTrie
 
 from anchoring.rlp_codec import Item, encode_rlp
 from anchoring.trie_proof import EMPTY_TRIE_ROOT, MAX_PROOF_NODES, verify_trie_proof
@@ -30,8 +30,8 @@ def build(content: dict[bytes, bytes]) -> HexaryTrie:
 
 
 def prove(trie: HexaryTrie, key: bytes) -> tuple[bytes, ...]:
-    """The proof's elements: a node shorter than 32 bytes is inside its parent, and the library lists it all the same."""
-    nodes = [rlp.encode(node) for node in trie.get_proof(key)]
+    """The proof's elements. The library lists the nodes inside other nodes too."""
+    nodes = [rlp.encode(node) for node in trie.get_proof(key)]  # type: ignore[no-untyped-call]
     return tuple(node for position, node in enumerate(nodes) if position == 0 or len(node) >= 32)
 
 

@@ -191,6 +191,14 @@ def test_malformed_notes(note: str) -> None:
     refuse(note)
 
 
+@pytest.mark.parametrize("character", ["\0", "\t", "\r", "\x1f"])
+def test_control_characters_in_any_note(character: str) -> None:
+    line = NoteSignature("w", b"\0\0\0\0", b"x").line()
+    parse_note(f"free text\n\n{line}")
+    with pytest.raises(MalformedError):
+        parse_note(f"free{character}text\n\n{line}")
+
+
 def test_bounds() -> None:
     unknown = NoteSignature("w", b"\0\0\0\0", b"x").line()
     verify_checkpoint(NOTE + unknown * (MAX_SIGNATURE_LINES - 1), ORIGIN, SIGNER.public_key)

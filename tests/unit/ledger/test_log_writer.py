@@ -246,6 +246,15 @@ def test_a_changed_identity_alone_makes_a_checkpoint(vault: Vault) -> None:
     assert vault.batch(second) == [IdentityHead(vault.alice.id, 3, vault.alice.history.head)]
 
 
+def test_identity_leaves_of_two_checkpoints_side_by_side(vault: Vault) -> None:
+    """Nothing stands between them in the log, and the newer ones count."""
+    vault.writer.append_checkpoint()
+    vault.alice.add(signer("tablet"))
+    vault.writer.append_checkpoint()
+    for writer in (vault.writer, LogWriter(vault.store, LOG_KEY)):
+        assert not writer.pending().changed
+
+
 def test_only_what_is_bound_to_the_log_is_logged(vault: Vault) -> None:
     stranger = Person(vault.store, "stranger")
     device = signer("stranger's phone")

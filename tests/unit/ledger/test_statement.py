@@ -234,6 +234,8 @@ def test_the_largest_time_statement_fits() -> None:
     most = tuple(sorted(sha256(bytes((number,))).digest() for number in range(256)))
     statement = TimeStatement(2**53, most, most, most, most)
     assert parse_statement(encode_statement(statement)) == statement
+    with pytest.raises(LimitExceeded):
+        TimeStatement(1, (*most, b"\xff" * 32))
 
 
 def test_the_log_id_is_the_hash_of_the_descriptor() -> None:

@@ -103,6 +103,7 @@ def test_whatever_decodes_is_judged_and_shown_without_another_error(data: bytes,
         "0." + "9" * 37,
         "9." + "0" * 37,
         "12345678901234567890.123456789012345678",
+        "-12345678901234567890.123456789012345678",
     ],
 )
 def test_canonical_decimals(text: str) -> None:

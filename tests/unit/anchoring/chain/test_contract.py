@@ -272,6 +272,20 @@ def test_deploying_without_coins_is_refused(chain: DevChain) -> None:
         deploy_contract(chain, LocalKey(sha256(b"poor").digest()))
 
 
+def test_a_deployment_that_is_not_mined_yet_can_be_looked_for_later(
+    chain: DevChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another = LocalKey(sha256(b"another").digest())
+    chain.fund(another.address, 10**18)
+    monkeypatch.setattr(chain, "inclusion", lambda _: None)
+    with pytest.raises(TransportError, match="not mined yet"):
+        deploy_contract(chain, another, wait_s=0)
+    monkeypatch.undo()
+    before = chain.head_number()
+    assert chain.code(deploy_contract(chain, another)) == load_contract().runtime_code
+    assert chain.head_number() == before
+
+
 def test_closing_twice_is_refused(chain: DevChain, target: AnchorTarget, key: LocalKey) -> None:
     close_log(chain, key, target, ZERO)
     with pytest.raises(TransportError, match="reverted"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sqlite3
 import subprocess
@@ -50,6 +49,11 @@ def test_a_chain_is_not_created_by_accident(tmp_path: Path) -> None:
         with pytest.raises(StorageError, match="no development chain"):
             kind(tmp_path / "chain.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="cannot open"):
+        DevChain(tmp_path / "absent" / "chain.db", create=True)
 
 
 def test_two_chains_are_two_chains(tmp_path: Path) -> None:
@@ -358,4 +362,4 @@ def test_the_faucet_gives_coins(chain: DevChain) -> None:
 
 def test_file_and_lock_are_private(tmp_path: Path) -> None:
     with DevChain(tmp_path / "chain.db", create=True):
-        assert os.stat(tmp_path / "chain.db.lock").st_mode & 0o077 == 0
+        assert (tmp_path / "chain.db.lock").stat().st_mode & 0o077 == 0

@@ -16,7 +16,7 @@ from anchoring.chain.jsonrpc import JsonRpcChain, NodeError
 from anchoring.chain.rpc_server import DevChainServer
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID
 from anchoring.rlp_codec import decode_rlp, encode_rlp
-from identity.errors import TransportError
+from identity.errors import ConfigurationError, TransportError
 
 CHAIN_ID = 7
 HASH = "0x" + "ab" * 32
@@ -321,9 +321,20 @@ def test_a_node_of_another_chain_is_never_used() -> None:
     assert [method for method, _ in other.asked] == ["eth_chainId"] * 2
 
 
-@pytest.mark.parametrize("urls", [[], ["ftp://node/"], ["https://"], ["node:8545"], ["https://good/", "file:///x"]])
+@pytest.mark.parametrize(
+    "urls",
+    [
+        [],
+        ["ftp://node/"],
+        ["https://"],
+        ["node:8545"],
+        ["https://good/", "file:///x"],
+        ["https://a:b:c/"],
+        ["http://\0/"],
+    ],
+)
 def test_urls_that_are_none(urls: list[str]) -> None:
-    with pytest.raises(TransportError):
+    with pytest.raises(ConfigurationError):
         JsonRpcChain(urls, chain_id=CHAIN_ID, confirmations=None)
 
 

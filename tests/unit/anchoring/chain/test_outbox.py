@@ -109,7 +109,7 @@ class Crashing:
             raise Crash
 
     def chain(self, chain: Chain) -> Chain:
-        return _Intercepted(chain, self)  # type: ignore[return-value]
+        return _Intercepted(chain, self)
 
     def store(self, store: SqlStore) -> SqlStorePort:
         crashing = self
@@ -576,8 +576,11 @@ def test_a_transaction_that_waits_offers_more_up_to_the_cap(
     for now_ms in (0, 999, 1000, 1999, 2000, 3000, 4000, 9000):
         advance(store, pool, key, target, now_ms, policy)
     offers = [(transaction.max_fee, transaction.priority_fee) for transaction in transactions(store, 5)]
-    assert offers == [(21 * GWEI, GWEI), (23_625_000_000, 1_125_000_000), (26_578_125_000, 1_265_625_000)] + [
-        (29_900_390_625, 1_423_828_125)
+    assert offers == [
+        (21 * GWEI, GWEI),
+        (23_625_000_000, 1_125_000_000),
+        (26_578_125_000, 1_265_625_000),
+        (29_900_390_625, 1_423_828_125),
     ]
     assert {transaction.nonce for transaction in transactions(store, 5)} == {1}
     # After the cap is reached the last offer is repeated.
@@ -661,7 +664,7 @@ def test_a_contract_that_is_not_ours_gets_nothing(
     chain: DevChain,
     key: LocalKey,
     target: AnchorTarget,
-    changes: dict[str, bytes],
+    changes: dict[str, Any],
     reason: str,
 ) -> None:
     ask(store, 5)
