@@ -22,6 +22,8 @@ from identity.textforms import parse_base64, parse_hex
 __all__ = ["MAX_POLICY_BYTES", "ChainTrust", "Policy", "PolicyFile", "parse_duration", "parse_policy"]
 
 MAX_POLICY_BYTES = 1 << 20
+# tomllib keeps every prefix of a dotted key, so a long one takes memory by the square of its length.
+_MAX_DOTS = 32
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)")
 _PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -85,9 +87,12 @@ def parse_policy(text: bytes) -> PolicyFile:
     """Parse a policy file. Raises ``ConfigurationError``, naming the key, for anything that is not exactly a policy."""
     if len(text) > MAX_POLICY_BYTES:
         raise ConfigurationError(f"policy: {len(text)} bytes, at most {MAX_POLICY_BYTES} are read")
+    for number, line in enumerate(text.split(b"\n"), start=1):
+        if line.count(b".") > _MAX_DOTS:
+            raise ConfigurationError(f"policy: line {number} has more than {_MAX_DOTS} dots")
     try:
         table = tomllib.loads(text.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as exc:
+    except (ValueError, RecursionError) as exc:  # ValueError: also a number of more than 4,300 digits
         raise ConfigurationError(f"policy: not TOML: {exc}") from exc
     try:
         return _read_policy(table)

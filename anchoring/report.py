@@ -12,9 +12,19 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
+from identity.errors import (
+    AuditError,
+    HistoryError,
+    ImprintMismatch,
+    MalformedError,
+    ReceiptMismatch,
+    RootMismatch,
+    SignatureMismatch,
+    TokenRejected,
+)
 from identity.verdict import Status
 
-__all__ = ["Claim", "Finding", "Report", "format_time"]
+__all__ = ["Claim", "Finding", "Report", "failure", "format_time"]
 
 
 class Claim(StrEnum):
@@ -49,6 +59,26 @@ class Finding:
     status: Status
     reason: str
     detail: str
+
+
+def failure(claim: Claim, error: AuditError) -> Finding:
+    """The finding that ``error`` is about ``claim``: FAILED, for the reason that the error carries or is."""
+    return Finding(claim, Status.FAILED, _reason(error), str(error))
+
+
+def _reason(error: AuditError) -> str:
+    if isinstance(error, (TokenRejected, ReceiptMismatch)):
+        return error.reason
+    return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), "REFUSED")
+
+
+_REASONS: Mapping[type[AuditError], str] = {
+    MalformedError: "MALFORMED",
+    SignatureMismatch: "SIGNATURE",
+    RootMismatch: "ROOT",
+    HistoryError: "IDENTITY_EVENT",
+    ImprintMismatch: "IMPRINT",
+}
 
 
 @dataclass(frozen=True, slots=True)

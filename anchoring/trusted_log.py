@@ -7,6 +7,7 @@ says. Whether that log is the right one is for the caller: it depends on the ide
 The rules, beyond RFC 9162's proofs (docs/spec/evidence.md):
 
 * leaf 0 is the descriptor, and the origin of every note is ``<name>/<log id>``;
+* a note carries the log's signature line and no other: what others signed, nothing here verifies;
 * checkpoints stand in ascending size, each with a consistency proof from the previous one, the first with none;
 * a leaf stands under the first checkpoint of the evidence that covers it, leaves in ascending order.
 """
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 from anchoring.evidence import CheckpointEvidence, DescriptorEvidence
 from identity.errors import MalformedError
-from ledger.checkpoint import VerifiedCheckpoint, verify_checkpoint
+from ledger.checkpoint import VerifiedCheckpoint, imprint_message, verify_checkpoint
 from ledger.log import hash_leaf, verify_consistency, verify_inclusion
 from ledger.statement import LogDescriptor, Statement, log_origin, parse_statement
 
@@ -72,6 +73,8 @@ def verify_log(descriptor: DescriptorEvidence, checkpoints: tuple[CheckpointEvid
     leaves: list[VerifiedLeaf] = []
     for position, evidence in enumerate(checkpoints):
         checkpoint = verify_checkpoint(evidence.note, origin, statement.key)
+        if imprint_message(evidence.note, origin, statement.key) != evidence.note.encode("utf-8"):
+            raise MalformedError(f"checkpoint {checkpoint.size} carries signature lines that are not the log's")
         if position == 0:
             verify_inclusion(0, checkpoint.size, log_id, descriptor.proof, checkpoint.root)
         _verify_order(verified[-1] if verified else None, checkpoint, evidence.consistency)

@@ -19,31 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
 from anchoring.evidence import CheckpointEvidence, Evidence, parse_evidence
 from anchoring.policy import Policy
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID, VerifiedAnchor, parse_header, receipt_digest, verify_receipt
-from anchoring.report import Claim, Finding, Report, format_time
-from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken, match_authority, verify_token
+from anchoring.report import Claim, Finding, Report, failure, format_time
+from anchoring.times import CheckpointTimes, verify_times
 from anchoring.trusted_log import LogView, VerifiedLeaf, verify_log
-from identity.errors import (
-    AuditError,
-    HistoryError,
-    ImprintMismatch,
-    MalformedError,
-    MissingEvidenceError,
-    ReceiptMismatch,
-    RootMismatch,
-    SignatureMismatch,
-    TokenRejected,
-    TokenUndecided,
-)
+from identity.errors import AuditError, MalformedError, MissingEvidenceError, ReceiptMismatch, RootMismatch
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.textforms import to_did_key, to_hex, to_zbase32
 from identity.verdict import Status, judge_entry
-from ledger.checkpoint import imprint_message
 from ledger.entry import Entry, parse_entry
 from ledger.manifest import FeedDescription, describe, device_key, parse_manifest
 from ledger.proof import VerifiedProof, parse_evidence_proof, verify_proof
@@ -76,11 +63,11 @@ class _Verification:
         self._findings: list[Finding] = []
         self._facts: dict[str, Any] = {}
         self._development: list[str] = []
+        self._identity_leaf = 0
         self._used_leaves: set[int] = set()
         # Positions of checkpoints whose tokens serve a finding; those on the first one always do.
         self._used_tokens: set[int] = {0}
         # By position of the checkpoint.
-        self._tokens: dict[int, dict[Authority, VerifiedToken]] = {}
         self._anchors: dict[int, VerifiedAnchor] = {}
 
     def run(self, data: bytes) -> Report:
@@ -96,12 +83,14 @@ class _Verification:
             self._judge_log(log, history)
             head = self._verify_place(log, feed)
             self._verify_anchors(log, evidence.checkpoints, head)
-            self._verify_tokens(log, evidence.checkpoints)
-            self._judge_time(head)
-            self._verify_identity_head(log, history)
+            times = self._verify_times(log, evidence.checkpoints)
+            self._judge_time(times, head)
+            self._verify_identity_head(log, times, history)
             if feed is not None and history is not None:
-                self._judge_origin(log, feed, history, head)
-                self._refuse_unused(log, evidence.checkpoints, feed, history, head)
+                self._judge_origin(log, times, feed, history, head)
+                self._refuse_unused(log, times, evidence.checkpoints)
+                if head is not None:
+                    self._refuse_unused_trees(feed, history, head)
         return self._report()
 
     def _report(self) -> Report:
@@ -198,12 +187,15 @@ class _Verification:
 
     # Step 6.
 
-    def _verify_anchors(self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
+    def _verify_anchors(
+        self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...], head: VerifiedLeaf | None
+    ) -> None:
         chain = log.descriptor.chain
         offered = [position for position, checkpoint in enumerate(checkpoints) if checkpoint.anchor is not None]
         if chain is None:
-            reason = "NO_CHAIN" if not offered else "UNREFERENCED"
-            self._open(Claim.ANCHOR, reason, "the log's descriptor names no chain")
+            self._open(Claim.ANCHOR, "NO_CHAIN", "the log's descriptor names no chain")
+            if offered:
+                self._find(Claim.ANCHOR, Status.FAILED, "UNREFERENCED", "a receipt, and the log has no chain")
             return
         trust = self._policy.chains.get(chain.id)
         if trust is None:
@@ -235,99 +227,69 @@ class _Verification:
             except AuditError as exc:
                 self._fail(Claim.ANCHOR, exc)
             else:
-                self._accept_anchor(anchor, log, position, pinned.source)
+                self._anchors[position] = anchor
+                self._accept_anchor(anchor, log.checkpoints[position].size, head, pinned.source)
 
-    def _accept_anchor(self, anchor: VerifiedAnchor, log: LogView, position: int, source: str) -> None:
-        self._anchors[position] = anchor
+    def _accept_anchor(self, anchor: VerifiedAnchor, size: int, head: VerifiedLeaf | None, source: str) -> None:
+        if head is None:
+            self._open(Claim.ANCHOR, "HEAD_NOT_LOGGED", "the anchored checkpoint is not shown to cover the entry")
+            return
         block_ms = anchor.header.timestamp_s * 1000
         self._facts["anchor"] = {"block": anchor.header.number, "hash": to_hex(anchor.header.hash), "time": block_ms}
         closed = "; the log is closed on chain" if anchor.record.closed else ""
         self._pass(
             Claim.ANCHOR,
-            f"checkpoint {log.checkpoints[position].size} stands in block {anchor.header.number} of "
-            f"{format_time(block_ms)}, header vouched for by {source}{closed}",
+            f"checkpoint {size} stands in block {anchor.header.number} of {format_time(block_ms)}, "
+            f"header vouched for by {source}{closed}",
         )
 
     # Step 7.
 
-    def _verify_tokens(self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
-        origin = log_origin(log.descriptor, log.log_id)
-        for position in reversed(range(len(checkpoints))):
-            self._tokens[position] = {}
-            message = imprint_message(checkpoints[position].note, origin, log.descriptor.key)
-            proven_by_ms = self._renewed_by(log, position, checkpoints[position].timestamps)
-            for timestamp in checkpoints[position].timestamps:
-                self._verify_token(position, timestamp, message, proven_by_ms)
-        self._refuse_contradictions(log, checkpoints)
+    def _verify_times(self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...]) -> CheckpointTimes:
+        times = verify_times(log, checkpoints, self._policy, self._at_ms)
+        self._findings += times.findings
+        tokens = [token for position in range(len(checkpoints)) for token in times.tokens(position)]
+        self._development += [f"timestamps: {token.authority}" for token in tokens if token.development]
+        self._refuse_contradictions(log, checkpoints, times)
+        return times
 
-    def _verify_token(
-        self, position: int, timestamp: TimestampEvidence, message: bytes, proven_by_ms: int | None
+    def _refuse_contradictions(
+        self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...], times: CheckpointTimes
     ) -> None:
-        try:
-            authority = match_authority(timestamp, self._policy.authorities)
-            if authority is None:
-                self._open(
-                    Claim.TIME, "UNKNOWN_AUTHORITY", "a token is from an authority that the policy does not name"
-                )
-                return
-            token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
-        except TokenUndecided as exc:
-            self._open(Claim.TIME, exc.reason, str(exc))
-            return
-        except AuditError as exc:
-            self._fail(Claim.TIME, exc)
-            return
-        if authority.root in self._tokens[position]:
-            self._find(Claim.TIME, Status.FAILED, "UNREFERENCED", f"two tokens of {token.authority} on one checkpoint")
-            return
-        self._tokens[position][authority.root] = token
-        if token.development:
-            self._development.append(f"timestamps: {token.authority}")
-
-    def _renewed_by(self, log: LogView, position: int, timestamps: tuple[TimestampEvidence, ...]) -> int | None:
-        """When the tokens on a checkpoint provably existed: by the tokens on a later one that logs their digests."""
-        size = log.checkpoints[position].size
-        times = [
-            existence
-            for leaf, statement in log.statements(TimeStatement)
-            if statement.size == size and leaf.checkpoint > position and _names_all(statement, timestamps)
-            if (existence := self._existence_ms(leaf.checkpoint)) is not None
-        ]
-        return min(times, default=None)
-
-    def _existence_ms(self, position: int) -> int | None:
-        """T of a checkpoint: the k-th smallest (genTime + accuracy) over distinct authorities, or None."""
-        times = sorted(token.latest_ms for token in self._tokens[position].values())
-        return times[self._policy.k - 1] if len(times) >= self._policy.k else None
-
-    def _refuse_contradictions(self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
         """A token cannot be older than a block whose anchor stands in the log that it covers (DESIGN 3.6)."""
         for leaf, statement in log.statements(AnchorStatement):
             position = log.position(statement.size)
-            anchor = None if position is None else self._anchors.get(position)
-            if position is None or anchor is None or anchor.header.hash != statement.block:
-                continue
-            receipt = checkpoints[position].anchor
-            assert receipt is not None
-            if receipt_digest(receipt) != statement.receipt or anchor.header.number != statement.number:
+            receipt = None if position is None else checkpoints[position].anchor
+            if position is None or receipt is None or receipt_digest(receipt) != statement.receipt:
                 continue
             self._used_leaves.add(leaf.index)
+            anchor = self._anchors.get(position)
+            if anchor is None:
+                continue
+            if (anchor.header.hash, anchor.header.number) != (statement.block, statement.number):
+                self._find(
+                    Claim.ANCHOR,
+                    Status.FAILED,
+                    "OTHER_BLOCK",
+                    f"anchor leaf {leaf.index} names another block than the receipt whose digest it holds",
+                )
+                continue
             block_ms = anchor.header.timestamp_s * 1000
-            for later, tokens in self._tokens.items():
-                for token in tokens.values():
-                    if log.checkpoints[later].size > leaf.index and token.latest_ms < block_ms:
-                        self._find(
-                            Claim.TIME,
-                            Status.FAILED,
-                            "TIME_CONTRADICTION",
-                            f"{token.authority} states {format_time(token.gen_time_ms)} for a checkpoint that already "
-                            f"names block {anchor.header.number} of {format_time(block_ms)}",
-                        )
+            covering = [number for number, checkpoint in enumerate(log.checkpoints) if checkpoint.size > leaf.index]
+            for token in (token for number in covering for token in times.tokens(number)):
+                if token.latest_ms < block_ms:
+                    self._find(
+                        Claim.TIME,
+                        Status.FAILED,
+                        "TIME_CONTRADICTION",
+                        f"{token.authority} states {format_time(token.gen_time_ms)} for a checkpoint that already "
+                        f"names block {anchor.header.number} of {format_time(block_ms)}",
+                    )
 
-    def _judge_time(self, head: VerifiedLeaf | None) -> None:
-        proven_ms = self._existence_ms(0)
+    def _judge_time(self, times: CheckpointTimes, head: VerifiedLeaf | None) -> None:
+        proven_ms = times.existence_ms(0)
         if proven_ms is None:
-            count, k = len(self._tokens[0]), self._policy.k
+            count, k = times.authorities(0), self._policy.k
             reason = "NOT_ENOUGH_AUTHORITIES" if count else "NO_TIMESTAMP"
             self._open(Claim.TIME, reason, f"{count} of the {k} authorities that the policy asks for")
             return
@@ -340,20 +302,19 @@ class _Verification:
             )
             return
         self._facts["existed_by"] = proven_ms
-        names = ", ".join(token.authority for token in self._tokens[0].values())
+        names = ", ".join(token.authority for token in times.tokens(0))
         self._pass(Claim.TIME, f"existed by {format_time(proven_ms)}, according to {names}")
 
     # Step 8.
 
-    def _verify_identity_head(self, log: LogView, history: KeyHistory | None) -> None:
+    def _verify_identity_head(self, log: LogView, times: CheckpointTimes, history: KeyHistory | None) -> None:
         """The newest identity head shown must be the one the events lead to, and fresh."""
         if history is None:
             return
+        shown = [(leaf, head) for leaf, head in log.statements(IdentityHead) if head.identity == history.identity]
         digests = {seq: digest for seq, digest, _ in history.events}
-        newest: tuple[VerifiedLeaf, IdentityHead] | None = None
-        for leaf, head in log.statements(IdentityHead):
-            if head.identity != history.identity:
-                continue
+        newest = -1
+        for leaf, head in shown:
             if head.seq > history.seq:
                 self._find(
                     Claim.ORIGIN,
@@ -362,7 +323,7 @@ class _Verification:
                     f"the log knows identity event {head.seq}, the evidence ends at {history.seq}",
                 )
                 return
-            if digests.get(head.seq) != head.digest or (newest is not None and head.seq < newest[1].seq):
+            if digests[head.seq] != head.digest or head.seq < newest:
                 self._find(
                     Claim.ORIGIN,
                     Status.FAILED,
@@ -370,17 +331,22 @@ class _Verification:
                     f"leaf {leaf.index} names another identity event {head.seq} than the evidence",
                 )
                 return
-            newest = leaf, head
-        if newest is None or newest[1].seq < history.seq:
+            newest = head.seq
+        if shown:
+            self._identity_leaf = shown[-1][0].index
+            self._used_leaves.add(self._identity_leaf)
+        if newest < history.seq:
             self._open(Claim.ORIGIN, "NO_FRESH_IDENTITY", "the log does not show the newest of the identity's events")
             return
-        leaf, head = newest
-        self._used_leaves.add(leaf.index)
+        leaf, head = shown[-1]
         self._facts["identity_head"] = {"seq": head.seq, "leaf": leaf.index}
-        self._judge_freshness(log, leaf, head)
+        self._judge_freshness(log, times, leaf, head)
 
-    def _judge_freshness(self, log: LogView, leaf: VerifiedLeaf, head: IdentityHead) -> None:
-        not_before = self._not_before_ms(log, leaf)
+    def _judge_freshness(self, log: LogView, times: CheckpointTimes, leaf: VerifiedLeaf, head: IdentityHead) -> None:
+        if log.log_id not in self._policy.logs:
+            self._open(Claim.ORIGIN, "NO_FRESH_IDENTITY", "the identity head is in a log that the policy does not name")
+            return
+        not_before = _fresh_since_ms(log, times, leaf)
         if not_before is None:
             self._open(
                 Claim.ORIGIN, "NO_FRESH_IDENTITY", f"nothing shows since when identity head {head.seq} is newest"
@@ -397,27 +363,19 @@ class _Verification:
             return
         self._pass(Claim.ORIGIN, f"as of identity head {head.seq}, made after {format_time(not_before)}")
 
-    def _not_before_ms(self, log: LogView, identity_leaf: VerifiedLeaf) -> int | None:
-        """The latest trusted genTime whose ``time`` leaf precedes the identity leaf."""
-        times = []
-        for leaf, statement in log.statements(TimeStatement):
-            position = log.position(statement.size)
-            if position is not None and leaf.index < identity_leaf.index:
-                times += [token.earliest_ms for token in self._tokens[position].values()]
-        return max(times, default=None)
-
     # Step 9.
 
     def _judge_origin(
         self,
         log: LogView,
+        times: CheckpointTimes,
         feed: _Feed,
         history: KeyHistory,
         head: VerifiedLeaf | None,
     ) -> None:
         device = history.devices.get(feed.device)
-        proven_ms = self._existence_ms(0) if head is not None else None
-        revoked_ms, logged_before = self._revocation_time(log, history, feed.device)
+        proven_ms = times.existence_ms(0) if head is not None else None
+        revoked_ms, logged_before = self._revocation_time(log, times, history, feed.device)
         verdict = judge_entry(
             history,
             feed.device,
@@ -433,7 +391,9 @@ class _Verification:
             self._facts["device_name"] = device.name
         self._find(Claim.ORIGIN, verdict.status, verdict.reason, verdict.detail)
 
-    def _revocation_time(self, log: LogView, history: KeyHistory, key: bytes) -> tuple[int | None, bool]:
+    def _revocation_time(
+        self, log: LogView, times: CheckpointTimes, history: KeyHistory, key: bytes
+    ) -> tuple[int | None, bool]:
         """R, and whether T's checkpoint is smaller than the leaf that first shows the revocation."""
         device = history.devices.get(key)
         if device is None or device.revocation is None:
@@ -441,37 +401,55 @@ class _Verification:
         for leaf, head in log.statements(IdentityHead):
             if head.identity == history.identity and head.seq >= device.revocation.seq:
                 self._used_leaves.add(leaf.index)
-                self._used_tokens.add(leaf.checkpoint)
-                times = [token.earliest_ms for token in self._tokens[leaf.checkpoint].values()]
-                return min(times, default=None), log.checkpoints[0].size <= leaf.index
+                logged_before = log.checkpoints[0].size <= leaf.index
+                position = min((number for number in times.stamped if number >= leaf.checkpoint), default=None)
+                if position is None:
+                    return None, logged_before
+                self._used_tokens.add(position)
+                return times.earliest_ms(position), logged_before
         return None, False
 
-    # Step 10.
+    # Step 10. Whether something serves a finding depends on the file alone: not on the policy, nor on the verdict.
 
-    def _refuse_unused(self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
-        for leaf, statement in log.statements(TimeStatement):
-            position = log.position(statement.size)
-            if position is None or not checkpoints[position].timestamps:
-                continue
-            if not _names_all(statement, checkpoints[position].timestamps):
-                self._find(
-                    Claim.TIME,
-                    Status.FAILED,
-                    "OTHER_TOKENS",
-                    f"time leaf {leaf.index} names other tokens for checkpoint {statement.size} than the evidence",
-                )
-            self._used_leaves.add(leaf.index)
-            self._used_tokens |= {position, leaf.checkpoint}
+    def _refuse_unused(self, log: LogView, times: CheckpointTimes, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
+        if any(finding.status is Status.FAILED for finding in self._findings):
+            return  # what is left over may belong to what failed, and there is nothing to add
+        self._use_time_leaves(log, times)
         for leaf in log.leaves:
             if leaf.index not in self._used_leaves:
                 self._find(Claim.LOG, Status.FAILED, "UNREFERENCED", f"no finding needs log leaf {leaf.index}")
+        for position in sorted(times.stamped - self._used_tokens):
+            self._find(
+                Claim.TIME, Status.FAILED, "UNREFERENCED", f"no finding needs the tokens on checkpoint {position}"
+            )
         for position, checkpoint in enumerate(checkpoints):
-            if checkpoint.timestamps and position not in self._used_tokens:
-                self._find(
-                    Claim.TIME, Status.FAILED, "UNREFERENCED", f"no finding needs the tokens on checkpoint {position}"
-                )
             if position and not (checkpoint.leaves or checkpoint.timestamps or checkpoint.anchor):
                 self._find(Claim.LOG, Status.FAILED, "UNREFERENCED", f"no finding needs checkpoint {position}")
+
+    def _use_time_leaves(self, log: LogView, times: CheckpointTimes) -> None:
+        """A time leaf serves the identity head after it, and the tokens that it names when others cover it."""
+        for leaf, statement in log.statements(TimeStatement):
+            position = log.position(statement.size)
+            if position is None or position not in times.stamped:
+                continue
+            if leaf.index < self._identity_leaf:
+                self._used_leaves.add(leaf.index)
+                self._used_tokens.add(position)
+            if position in self._used_tokens and position < leaf.checkpoint and leaf.checkpoint in times.stamped:
+                self._used_leaves.add(leaf.index)
+                self._used_tokens.add(leaf.checkpoint)
+
+    def _refuse_unused_trees(self, feed: _Feed, history: KeyHistory, head: VerifiedLeaf) -> None:
+        """The proof shows the feed at the logged length and, if there is one that holds the entry, at the last good."""
+        assert isinstance(head.statement, FeedHead)
+        needed = {head.statement.length}
+        device = history.devices.get(feed.device)
+        if device is not None and device.revocation is not None:
+            last_good = device.revocation.last_good.get(feed.proof.head.feed_key)
+            if last_good is not None and last_good.length > feed.proof.index:
+                needed.add(last_good.length)
+        for length in sorted(feed.proof.trees.keys() - needed):
+            self._find(Claim.INTEGRITY, Status.FAILED, "UNREFERENCED", f"no finding needs the tree of {length} entries")
 
     # Findings.
 
@@ -485,7 +463,19 @@ class _Verification:
         self._find(claim, Status.INDETERMINATE, reason, detail)
 
     def _fail(self, claim: Claim, error: AuditError) -> None:
-        self._find(claim, Status.FAILED, _reason(error), str(error))
+        self._findings.append(failure(claim, error))
+
+
+def _fresh_since_ms(log: LogView, times: CheckpointTimes, identity_leaf: VerifiedLeaf) -> int | None:
+    """The latest time of a checkpoint whose tokens stand in the log before the identity leaf."""
+    found = [
+        time_ms
+        for leaf, statement in log.statements(TimeStatement)
+        if leaf.index < identity_leaf.index
+        and (position := log.position(statement.size)) is not None
+        and (time_ms := times.not_before_ms(position)) is not None
+    ]
+    return max(found, default=None)
 
 
 def _match_anchor(anchor: VerifiedAnchor, log: LogView, position: int) -> None:
@@ -496,35 +486,5 @@ def _match_anchor(anchor: VerifiedAnchor, log: LogView, position: int) -> None:
         raise RootMismatch("anchored root", expected=checkpoint.root, computed=anchor.record.root)
 
 
-def _names_all(statement: TimeStatement, timestamps: tuple[TimestampEvidence, ...]) -> bool:
-    """True when the time leaf names the digest of every token and of everything that came with it."""
-    return all(
-        {sha256(item).digest() for item in items} <= set(digests)
-        for timestamp in timestamps
-        for items, digests in (
-            ((timestamp.response,), statement.responses),
-            (timestamp.certificates, statement.certificates),
-            (timestamp.crls, statement.crls),
-            (timestamp.ocsps, statement.ocsps),
-        )
-    )
-
-
 def _entry_facts(entry: Entry) -> Mapping[str, Any]:
     return {"kind": entry.kind, "claimed": entry.claimed_ms, "body": to_plain(entry.body)}
-
-
-def _reason(error: AuditError) -> str:
-    if isinstance(error, (TokenRejected, ReceiptMismatch)):
-        return error.reason
-    if isinstance(error, MalformedError):
-        return "MALFORMED"
-    if isinstance(error, SignatureMismatch):
-        return "SIGNATURE"
-    if isinstance(error, RootMismatch):
-        return "ROOT"
-    if isinstance(error, HistoryError):
-        return "IDENTITY_EVENT"
-    if isinstance(error, ImprintMismatch):
-        return "IMPRINT"
-    return "REFUSED"

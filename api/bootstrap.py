@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from anchoring.headers import TrustedHeader, encode_header_line, parse_headers
-from anchoring.policy_file import MAX_HEADERS_BYTES, read_bounded
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID
 from anchoring.rollback import RollbackCheck, RollbackState
 from api.home import Home
@@ -160,6 +159,7 @@ class Session:
         Every configured node is asked, and all must agree. Raises ``TransportError``.
         """
         from anchoring.chain.check import fetch_header
+        from anchoring.policy_file import MAX_HEADERS_BYTES, read_bounded
         from anchoring.storage import AnchorState, load_anchors
 
         view = self.chain_view()

@@ -3,6 +3,8 @@
 The command line is made of these calls and adds nothing to what they do. Reading needs no keys. Writing takes the keys
 as an argument, for the one call; a ``Vault`` keeps none. Whether the store may be written to is decided by a ``Guard``
 before anything is written: the rollback check, at every start (docs/spec/rollback.md).
+
+What makes and reads evidence is imported by the calls that need it: it would be half of the start-up of all others.
 """
 
 from __future__ import annotations
@@ -12,9 +14,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from anchoring.evidence import encode_evidence
-from anchoring.exporter import export_evidence
-from anchoring.witness import open_archive, pending_witnesses
 from identity.errors import MissingEvidenceError, RefusedError
 from identity.history import (
     DeviceClass,
@@ -92,6 +91,11 @@ class Vault:
         assert isinstance(descriptor, LogDescriptor)
         return state.log_id, descriptor
 
+    def identities(self) -> list[bytes]:
+        """The ids of all identities whose events are here, the store's own first."""
+        with self.store.read() as tx:
+            return tx.identities()
+
     def history(self, identity: bytes | None = None) -> KeyHistory:
         """The key history of an identity, by default the store's own: the first whose events came in."""
         with self.store.read() as tx:
@@ -105,18 +109,30 @@ class Vault:
     # Devices. Each of these needs the current root key.
 
     def add_device(
-        self, ring: KeyRing, name: str, seed: bytes, *, device_class: DeviceClass, time_ms: int
+        self,
+        ring: KeyRing,
+        name: str,
+        seed: bytes,
+        *,
+        device_class: DeviceClass,
+        time_ms: int,
+        before_commit: Callable[[], None] | None = None,
     ) -> KeyHistory:
-        """Authorise the device key of ``seed``, signed by the root and by the device itself."""
+        """Authorise the device key of ``seed``, signed by the root and by the device itself.
+
+        ``before_commit`` as in ``add_event``. Raises ``RefusedError`` when a device of that name is not revoked.
+        """
         device = Ed25519Signer(seed)
 
         def sign(history: KeyHistory) -> SignedEvent:
+            if any(known.name == name and known.revocation is None for known in history.devices.values()):
+                raise RefusedError(f"the identity has a device {name!r} already")
             event = build_add_device(
                 history, device=device.public_key, name=name, time_ms=time_ms, device_class=device_class
             )
-            return sign_event(event, [*root_signers(ring), (len(history.root_keys), device)])
+            return sign_event(event, [*root_signers(ring, history), (len(history.root_keys), device)])
 
-        return self.add_event(sign)
+        return self.add_event(sign, before_commit=before_commit)
 
     def revoke_device(
         self,
@@ -146,18 +162,23 @@ class Vault:
                 time_ms=time_ms,
                 compromised_since_ms=compromised_since_ms,
             )
-            return sign_event(event, root_signers(ring))
+            return sign_event(event, root_signers(ring, history))
 
         return self.add_event(sign)
 
     def rotate_root(self, phrase: str, *, time_ms: int) -> tuple[KeyHistory, bytes]:
-        """Reveal the next root key, which only the recovery phrase gives; returns the history and the new root seed."""
+        """Reveal the next root key, which only the recovery phrase gives; returns the history and the new root seed.
+
+        Raises ``MalformedError`` for what is no phrase, ``RefusedError`` for the phrase of another identity.
+        """
         generation = self.history().generation + 1
         seed = root_seed(phrase, generation)
         following = Ed25519Signer(root_seed(phrase, generation + 1)).public_key
 
         def sign(history: KeyHistory) -> SignedEvent:
             root = Ed25519Signer(seed)
+            if history.next_digests != (key_commitment(root.public_key),):
+                raise RefusedError("this phrase does not give the next root key of this identity")
             event = build_rotate_root(
                 history, root_keys=[root.public_key], next_digests=[key_commitment(following)], time_ms=time_ms
             )
@@ -249,13 +270,19 @@ class Vault:
 
     def checkpoint(self, ring: KeyRing, *, restate: bool = False) -> StoredCheckpoint:
         """Log what has changed, with the tokens and anchors that came since, and sign it."""
+        from anchoring.witness import pending_witnesses
+
         self.require_writable()
         with self.store.read() as tx:
             times, anchors = pending_witnesses(tx)
         return LogWriter(self.store, log_signer(ring)).append_checkpoint(times=times, anchors=anchors, restate=restate)
 
     def evidence(self, key: FeedKey, index: int) -> bytes:
-        """The evidence file for one entry."""
+        """The evidence file for one entry. Raises ``MissingEvidenceError`` for what is not sealed yet."""
+        from anchoring.evidence import encode_evidence
+        from anchoring.exporter import export_evidence
+        from anchoring.witness import open_archive
+
         with self.store.read() as tx:
             return encode_evidence(export_evidence(tx, open_archive(tx), key, index))
 
@@ -273,17 +300,24 @@ class Vault:
         with self.store.read() as tx:
             head = tx.head(key, length)
         if head is None:
-            raise MissingEvidenceError(
-                f"the feed has no signed head of length {length}", hint="see 'holdfast feed heads'"
-            )
+            raise RefusedError(f"the feed has no signed head of length {length}", hint="see 'holdfast feed heads'")
         return LastGood(head.length, head.tree_hash)
 
-    def add_event(self, sign: Callable[[KeyHistory], SignedEvent]) -> KeyHistory:
-        """Append the event that ``sign`` makes for the history as it is now, after folding it."""
+    def add_event(
+        self, sign: Callable[[KeyHistory], SignedEvent], *, before_commit: Callable[[], None] | None = None
+    ) -> KeyHistory:
+        """Append the event that ``sign`` makes for the history as it is now, after folding it.
+
+        ``before_commit`` is called when everything that can refuse the event has accepted it, and the event is not
+        stored yet; when it raises, nothing is.
+        """
         self.require_writable()
         with self.store.write() as tx:
             history = own_history(tx)
-            return add_events(tx, history.identity, [sign(history)])
+            grown = add_events(tx, history.identity, [sign(history)])
+            if before_commit is not None:
+                before_commit()
+            return grown
 
 
 def own_history(tx: ReadTransaction) -> KeyHistory:
@@ -309,10 +343,15 @@ def log_signer(ring: KeyRing) -> Ed25519Signer:
     return Ed25519Signer(ring.log_seed)
 
 
-def root_signers(ring: KeyRing) -> list[tuple[int, Ed25519Signer]]:
-    """The root signers with their places. Raises ``RefusedError`` when the keystore does not hold the root."""
+def root_signers(ring: KeyRing, history: KeyHistory) -> list[tuple[int, Ed25519Signer]]:
+    """The root signers with their places. Raises ``RefusedError`` when the keystore does not hold the present root."""
     if not ring.root_seeds:
         raise RefusedError("the keystore does not hold the root key")
+    if ring.generation != history.generation:
+        raise RefusedError(
+            f"the keystore holds the root key of generation {ring.generation}, the identity is at {history.generation}",
+            hint="holdfast identity rotate-root puts the present one in",
+        )
     return [(index, Ed25519Signer(seed)) for index, seed in enumerate(ring.root_seeds)]
 
 

@@ -63,6 +63,8 @@ def encode(value: object, *, floats: bool = False) -> bytes:
 
     Raises ``MalformedError`` for anything else in it, ``LimitExceeded`` beyond the limits above.
     """
+    if isinstance(value, (dict, list)):
+        _check_depth(value, 1)
     try:
         data = libipld.encode_dag_cbor(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
@@ -73,6 +75,17 @@ def encode(value: object, *, floats: bool = False) -> bytes:
     if _may_break_limits(data, floats):
         _scan(data, floats)
     return data
+
+
+def _check_depth(container: dict[object, object] | list[object], depth: int) -> None:
+    """Before libipld sees it: a container that holds itself would run its native stack over, and the process with it,
+    where some library has raised Python's recursion limit (py-evm does).
+    """
+    if depth > MAX_DEPTH:
+        raise LimitExceeded(f"CBOR: nested deeper than {MAX_DEPTH}")
+    for item in container.values() if isinstance(container, dict) else container:
+        if isinstance(item, (dict, list)):
+            _check_depth(item, depth + 1)
 
 
 def decode(data: bytes, *, floats: bool = False) -> Value:

@@ -20,7 +20,7 @@ from anchoring.receipt import (
     slots,
 )
 from anchoring.rollback import ArchivedAnchor, RollbackCheck, RollbackState, compare_with_chain
-from identity.errors import MalformedError, TransportError, VerificationError
+from identity.errors import MalformedError, StorageError, TransportError, VerificationError
 from ledger.statement import ChainBinding
 
 __all__ = [
@@ -133,9 +133,11 @@ def check_rollback(
     """
     try:
         header = fetch_final_header(view, now_ms)
-        record = read_newest_anchor(view, header, log.log_id, log.binding)
         known = None if archived is None else _locate(view, header, archived)
-    except (TransportError, MalformedError, VerificationError) as exc:
+        # Another chain may not even have the contract, so there is nothing to read from it.
+        is_foreign = known is not None and known.block_on_chain is False
+        record = None if is_foreign else read_newest_anchor(view, header, log.log_id, log.binding)
+    except (TransportError, StorageError, MalformedError, VerificationError) as exc:
         return RollbackCheck(RollbackState.UNVERIFIED, log.size, 0, f"the chain could not be read: {exc}")
     return compare_with_chain(log.size, log.root_at, record, known)
 

@@ -93,10 +93,11 @@ class JsonRpcChain:
         timeout_s: float = 10.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        """``chain_id`` is pinned: a node of another chain is never used. Raises ``ConfigurationError`` for what is no URL.
+        """``chain_id`` is pinned: a node of another chain is never used.
 
         A block is final when the node's ``finalized`` tag says so, or, with ``confirmations`` given, when that many
-        blocks stand above it. ``timeout_s`` bounds each answer as a whole. Nothing is connected yet.
+        blocks stand above it. ``timeout_s`` bounds each answer as a whole. Nothing is connected yet. Raises
+        ``ConfigurationError`` for what is no URL.
         """
         self._urls = [_parse_url(url) for url in urls]
         if not self._urls:

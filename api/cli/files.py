@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from api.cli.output import Output
+from api.cli.output import Output, OutputClosed, Plain
 from identity.errors import LimitExceeded, RefusedError, StorageError
 
-__all__ = ["open_input", "open_output", "read_input"]
+__all__ = ["open_input", "open_output", "read_input", "written"]
 
 _STANDARD = Path("-")
 
@@ -51,24 +51,37 @@ def open_output(out: Output, path: Path, *, force: bool = False) -> Iterator[Bin
     Raises ``RefusedError`` when something is there and ``force`` is not given.
     """
     if path == _STANDARD:
-        out.flush()
-        yield sys.stdout.buffer
+        with _stdout(out) as stream:
+            yield stream
         return
+    if path.is_dir():
+        raise RefusedError(f"{path} is a directory")
     if path.exists() and not force:
         raise RefusedError(f"{path} exists", hint="name another file, or give --force")
+    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    except OSError as exc:
-        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
-    draft = Path(name)
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with draft.open("xb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        draft.chmod(0o644)
         draft.replace(path)
     except OSError as exc:
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _stdout(out: Output) -> Iterator[BinaryIO]:
+    out.flush()
+    try:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+    except BrokenPipeError as exc:
+        raise OutputClosed from exc
+
+
+def written(out: Output, kind: str, path: Path, facts: Mapping[str, Plain]) -> None:
+    """Answer what was written to ``path``; nothing when that was stdout, which holds the file itself."""
+    if path != _STANDARD:
+        out.record(kind, {"file": str(path), **facts})

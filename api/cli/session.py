@@ -10,19 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.bootstrap import Session, open_session
+from api.cli.exit_codes import UsageError
 from api.cli.group import invocation
 from api.cli.passphrase import read_passphrase
 from api.settings import find_home, load_settings
+from identity.errors import MissingEvidenceError
 
 if TYPE_CHECKING:
+    from api.vault import FeedInfo
     from identity.keystore import KeyRing
 
-__all__ = ["PassphraseFile", "opened", "unlock"]
+__all__ = ["Force", "OutputFile", "PassphraseFile", "named_feed", "opened", "passphrase", "unlock"]
 
 PassphraseFile = Annotated[
     Path | None,
     typer.Option("--passphrase-file", metavar="FILE", help="Read the keystore's passphrase from FILE."),
 ]
+OutputFile = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.", show_default=False)
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace FILE.")]
 
 
 @contextmanager
@@ -34,9 +41,21 @@ def opened(ctx: typer.Context, *, read_only: bool = False) -> Iterator[Session]:
         yield session
 
 
+def passphrase(ctx: typer.Context, file: Path | None) -> str:
+    """The keystore's passphrase, from wherever it comes."""
+    return read_passphrase(file, invocation(ctx).environ)
+
+
 def unlock(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> KeyRing:
     """The home's keys. Raises ``WrongPassphrase`` or ``DamagedFile``."""
     from identity.keystore import open_keystore
 
-    passphrase = read_passphrase(passphrase_file, invocation(ctx).environ)
-    return open_keystore(session.settings.keystore, passphrase)
+    return open_keystore(session.settings.keystore, passphrase(ctx, passphrase_file))
+
+
+def named_feed(session: Session, name_or_key: str) -> FeedInfo:
+    """The feed that the command line names. Raises ``UsageError`` when it names none, or several."""
+    try:
+        return session.vault.find_feed(name_or_key)
+    except MissingEvidenceError as exc:
+        raise UsageError(str(exc), hint=exc.hint) from exc

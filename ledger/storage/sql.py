@@ -403,7 +403,7 @@ class SqlStore:
         self._writing = writing
         self._rim = rim
         self._guard = guard
-        self._statements = compile_statements(type(reading.dialect))
+        self._statements = compile_statements(reading.dialect)
         self._parsed: _Parsed = {}
         self._lock = WriteLock(busy_timeout_s)
         self._process = os.getpid()

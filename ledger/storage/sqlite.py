@@ -172,7 +172,7 @@ def _connections(uri: str, begin: str, pragmas: tuple[str, ...], busy_timeout_ms
 
 
 def _decode_text(data: bytes) -> str:
-    """Text where bytes belong, and not even text, is a damaged row like any other: the driver would call it an error."""
+    """Text that is none, where bytes belong, is a damaged row like any other; the driver would call it an error."""
     return data.decode("utf-8", "surrogateescape")
 
 

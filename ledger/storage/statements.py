@@ -8,7 +8,6 @@ which the callers rely on, is checked there.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from sqlalchemy import Dialect, and_, bindparam, func, insert, literal_column, select, update
@@ -83,11 +82,16 @@ class Statements:
     """(identity, seq, digest, signed_event)"""
 
 
-@cache
-def compile_statements(engine: type[Dialect]) -> Statements:
-    """Compile every statement for ``engine``, with positional parameters in the order that ``Statements`` names."""
-    dialect = engine()
-    return Statements(**{name: _compile(dialect, *spec) for name, spec in {**_feed_specs(), **_log_specs()}.items()})
+def compile_statements(dialect: Dialect) -> Statements:
+    """Compile every statement for ``dialect``, with positional parameters in the order that ``Statements`` names."""
+    if dialect.name not in _COMPILED:
+        specs = {**_feed_specs(), **_log_specs()}
+        _COMPILED[dialect.name] = Statements(**{name: _compile(dialect, *spec) for name, spec in specs.items()})
+    return _COMPILED[dialect.name]
+
+
+_COMPILED: dict[str, Statements] = {}
+"""By dialect: compiling takes longer than all else that opening a store does."""
 
 
 _Spec = tuple[ClauseElement, tuple[str, ...]]

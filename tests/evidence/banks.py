@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -72,18 +72,19 @@ class Bank:
     clerks: Sequence[Clerk]
 
     @classmethod
-    def found(cls, directory: Path, label: str, clerks: Sequence[Clerk]) -> Bank:
+    def found(cls, directory: Path, label: str, clerks: Sequence[Clerk], *, anchored: bool = True) -> Bank:
         """A new home below ``directory``, whose policy trusts the ``clerks``."""
         bank = cls(Home(directory / label), directory / "outside", clerks)
-        with open_dev_chain(bank.outside) as chain:
+        with ExitStack() as stack:
+            chain = stack.enter_context(open_dev_chain(bank.outside)) if anchored else None
             founding = Founding(
                 label=label,
                 devices=dict.fromkeys(_DEVICES.values(), DeviceClass.DEVICE),
                 log_name=f"{label}.example",
                 chain=chain,
-                fund=lambda address: chain.fund(address, _COINS),
+                fund=None if chain is None else lambda address: chain.fund(address, _COINS),
                 authorities=[clerk.authority for clerk in clerks],
-                settings=default_settings_text({"kind": "dev"}, []),
+                settings=default_settings_text({"kind": "dev" if anchored else "none"}, []),
                 kdf=ONLY_FOR_TESTING,
             )
             found_home(bank.home, founding, _PASSPHRASE, now_ms=system_clock())
@@ -119,7 +120,8 @@ class Bank:
             done = run_round(session.vault.store, log_id, descriptor, sources, sender, system_clock())
             for failure in done.failures:
                 raise failure.error
-            session.pin_final_anchors()
+            if sender is not None:
+                session.pin_final_anchors()
         return size
 
     def stamp(self, clerk: Clerk) -> None:

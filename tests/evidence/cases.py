@@ -21,6 +21,7 @@ __all__ = [
     "flipped",
     "other_spelling",
     "replaced",
+    "revoked_since",
     "size_of",
     "to_bytes",
     "with_line",
@@ -135,6 +136,12 @@ def with_line(trust: Trust, key: str, line: str) -> Trust:
     lines = [line if text.startswith(f"{key} = ") else text for text in trust.policy.splitlines()]
     assert line in lines
     return replace(trust, policy="\n".join(lines) + "\n")
+
+
+def revoked_since(trust: Trust, moment: datetime) -> Trust:
+    """With the policy's first authority said to be revoked since then."""
+    before, mark, after = trust.policy.partition("root = ")
+    return replace(trust, policy=f"{before}revoked = {moment.isoformat()}\n{mark}{after}")
 
 
 def to_bytes(document: dict[str, Any]) -> bytes:

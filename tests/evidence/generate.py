@@ -14,27 +14,28 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
-from banks import LEDGER, TILL, Bank, Clerk
+from banks import LEDGER, TILL
 from cases import (
     Case,
     Origin,
-    Trust,
     bump_size,
     edit,
     first,
     flipped,
     other_spelling,
     replaced,
+    revoked_since,
     size_of,
     to_bytes,
     with_line,
 )
+from story import Story, tell
 
-from anchoring.evidence import Evidence, encode_evidence
+from anchoring.evidence import encode_evidence
 from anchoring.policy_file import load_policy
 from anchoring.verifier import verify_evidence
 from identity.errors import ConfigurationError
@@ -42,99 +43,6 @@ from identity.verdict import Status
 from ledger.statement import AnchorStatement, FeedHead, IdentityHead, TimeStatement
 
 HERE = Path(__file__).resolve().parent
-DAY_MS = 86_400_000
-
-
-# The banks and their genuine evidence.
-
-
-@dataclass(frozen=True)
-class Story:
-    """Everything the cases are made from."""
-
-    bank: Bank
-    genuine: Origin
-    later: Origin
-    revoked: Origin
-    repudiated: Origin
-    other: Bank
-    two_clerks: Origin
-    renewed: Origin
-    renewed_late: Origin
-    backdated: Origin
-
-
-def tell(directory: Path) -> Story:
-    """Found the banks and let them work."""
-    bank = Bank.found(directory, "bank", [Clerk(directory, "clerk")])
-    for feed, amounts in ((LEDGER, ("12.30", "4.00", "0.99")), (LEDGER, ("700.00", "25.10")), (TILL, ("3.50", "8.00"))):
-        bank.book(feed, *amounts)
-    bank.book(TILL, "1.20")
-    bank.seal()
-    bank.checkpoint()
-    genuine = bank.evidence(LEDGER, 3)
-    bank.book(LEDGER, "19.95")
-    bank.seal()
-    bank.checkpoint()
-    later = bank.evidence(LEDGER, 5)
-    bank.revoke_phone(vouched=2)
-    bank.seal()
-    bank.checkpoint()
-
-    other = Bank.found(directory, "other", [Clerk(directory, "first"), Clerk(directory, "second")])
-    other.book(LEDGER, "12.30", "4.00", "0.99", "700.00")
-    other.seal()
-    other.checkpoint()
-    trust, other_trust = trust_of(bank), trust_of(other).with_policy("k = 1", "k = 2")
-    return Story(
-        bank,
-        Origin(genuine, trust),
-        Origin(later, trust),
-        Origin(bank.evidence(TILL, 1), trust),
-        Origin(bank.evidence(TILL, 2), trust),
-        other,
-        Origin(other.evidence(LEDGER, 3), other_trust),
-        renewed(directory, "renewed", 3_640, 3_660),
-        renewed(directory, "late", 3_655, 3_660),
-        backdated(directory),
-    )
-
-
-def renewed(directory: Path, label: str, days: int, at_days: int) -> Origin:
-    """Evidence whose token was logged, and that log timestamped by another authority, ``days`` later."""
-    clerk = Clerk(directory, f"{label}-first")
-    bank = Bank.found(directory, label, [clerk, Clerk(directory, f"{label}-second", ahead_ms=days * DAY_MS)])
-    evidence, trust = witnessed_again(bank)
-    return Origin(evidence, replace(trust, at=trust.at + timedelta(days=at_days)))
-
-
-def backdated(directory: Path) -> Origin:
-    """Evidence with a later checkpoint whose token states an hour ago, though the log names a newer block."""
-    clerk = Clerk(directory, "punctual")
-    bank = Bank.found(directory, "backdated", [clerk, Clerk(directory, "slow", ahead_ms=-3_600_000)])
-    evidence, trust = witnessed_again(bank)
-    return Origin(bank.with_leaf(evidence, AnchorStatement, 1), trust)
-
-
-def witnessed_again(bank: Bank) -> tuple[Evidence, Trust]:
-    """Three checkpoints: timestamped by the bank's first clerk and anchored; by the second; and the newest."""
-    first, second = bank.clerks
-    bank.book(LEDGER, "12.30")
-    bank.seal(clerks=[first])
-    again = bank.checkpoint()
-    bank.stamp(second)
-    newest = bank.checkpoint()
-    shown = [(again, [TimeStatement]), (newest, [TimeStatement, IdentityHead])]
-    return bank.with_checkpoints(bank.evidence(LEDGER, 0), shown), trust_of(bank)
-
-
-def trust_of(bank: Bank) -> Trust:
-    """The bank's own policy and pinned headers, and a time a minute from now."""
-    at = datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1)
-    return Trust(bank.home.policy.read_text(), bank.home.headers.read_text(), at)
-
-
-# The cases.
 
 
 def cases(story: Story) -> Iterator[Case]:
@@ -169,6 +77,16 @@ def genuine_cases(story: Story) -> Iterator[Case]:
         "renewed_token",
         "Ten years on the authority's certificate has expired. The token and its revocation list stand in the log "
         "under a checkpoint that another authority timestamped before that.",
+    )
+    yield story.renewed.case(
+        "renewed_before_revocation",
+        "The same, and the policy says that the authority was found revoked after that renewal.",
+        trust=revoked_since(story.renewed.trust, story.renewed.trust.at - timedelta(days=1)),
+    )
+    yield story.unchained.case(
+        "no_chain",
+        "The log was founded without a chain, and the policy does not ask for one.",
+        "anchor INDETERMINATE NO_CHAIN",
     )
     document = story.genuine.document()
     first(document)["anchor"] = None
@@ -263,6 +181,12 @@ def forged_cases(story: Story) -> Iterator[Case]:
         "A token states an hour before the block whose anchor the timestamped log already names.",
         "time FAILED TIME_CONTRADICTION",
     )
+    yield genuine.case(
+        "authority_revoked_before_fail",
+        "The policy says that the authority was revoked before the token's time.",
+        "time FAILED REVOKED",
+        trust=revoked_since(genuine.trust, genuine.trust.at - timedelta(days=1)),
+    )
     yield from surplus_cases(story)
 
 
@@ -285,6 +209,12 @@ def surplus_cases(story: Story) -> Iterator[Case]:
         "Two tokens of one authority on one checkpoint; the log knows the first only.",
         "time FAILED UNREFERENCED",
         "time FAILED OTHER_TOKENS",
+    )
+    yield story.unchained.spoilt(
+        "receipt_without_chain_fail",
+        "A receipt, though the log names no chain: nothing in it could be checked.",
+        lambda d: first(d).update(anchor=first(genuine.document())["anchor"]),
+        "anchor FAILED UNREFERENCED",
     )
     yield genuine.malformed(
         "doubled_token_fail",
@@ -438,6 +368,12 @@ def open_cases(story: Story) -> Iterator[Case]:
         "time INDETERMINATE NO_TIMESTAMP",
         "origin INDETERMINATE NO_FRESH_IDENTITY",
         trust=replace(trust, at=trust.at + timedelta(days=3_660)),
+    )
+    yield genuine.case(
+        "authority_revoked_later_open",
+        "The policy says that the authority was revoked after the token's time; nothing proves the token older.",
+        "time INDETERMINATE REVOKED_NO_POE",
+        trust=revoked_since(replace(trust, at=trust.at + timedelta(days=2)), trust.at + timedelta(days=1)),
     )
     yield story.renewed_late.case(
         "renewed_too_late_open",

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fault
 REPOSITORY = Path(__file__).parents[2]
 SECRET = sha256(b"an anchor key").digest()
 LOG_ID = sha256(b"a log").digest()
-ROUNDS = 5
+ROUNDS = 3
 
 # Anchors one size after another and says each one that is mined, until it is killed.
 WRITER = """

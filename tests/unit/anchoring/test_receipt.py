@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from eth_hash.auto import keccak
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from trie.hexary import HexaryTrie
 
@@ -368,6 +368,7 @@ def test_large_headers_are_refused_unread() -> None:
         parse_header(b"\xff" * (MAX_HEADER_BYTES + 1))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=700))
 def test_parse_header_is_total(data: bytes) -> None:
     with pytest.raises(MalformedError):
@@ -380,6 +381,7 @@ def test_parse_header_is_total(data: bytes) -> None:
 nodes = st.lists(st.binary(max_size=40), max_size=4).map(tuple)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=100), nodes, nodes, nodes)
 def test_receipts_round_trip(
     header: bytes, account: tuple[bytes, ...], meta: tuple[bytes, ...], root: tuple[bytes, ...]
@@ -424,6 +426,7 @@ def test_what_is_no_receipt_is_refused(value: object) -> None:
         parse_receipt(encode(value))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_parse_receipt_is_total(data: bytes) -> None:
     with pytest.raises(MalformedError):

@@ -6,7 +6,7 @@ import contextlib
 
 import pytest
 import rlp
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchoring.rlp_codec import Item, decode_rlp, encode_rlp, integer_from_rlp, integer_to_rlp
@@ -21,6 +21,7 @@ items = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(items)
 def test_round_trip_and_oracle(item: Item) -> None:
     encoded = encode_rlp(item)
@@ -28,6 +29,7 @@ def test_round_trip_and_oracle(item: Item) -> None:
     assert decode_rlp(encoded, what="test", max_depth=DEPTH + 20) == item
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=80) | items.map(encode_rlp))
 def test_whatever_decodes_is_the_one_encoding(data: bytes) -> None:
     try:
@@ -37,6 +39,7 @@ def test_whatever_decodes_is_the_one_encoding(data: bytes) -> None:
     assert encode_rlp(item) == data
 
 
+@settings(deadline=None)
 @given(items, st.data())
 def test_a_flipped_bit_never_gives_the_same_value(item: Item, data: st.DataObject) -> None:
     encoded = bytearray(encode_rlp(item))
@@ -91,6 +94,7 @@ def test_depth_is_bounded_without_recursion_errors() -> None:
         decode_rlp(bomb, what="test", max_depth=DEPTH)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**256 - 1))
 def test_integers_round_trip(number: int) -> None:
     assert integer_from_rlp(integer_to_rlp(number), what="test", max_bytes=32) == number

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import rlp
 from eth_hash.auto import keccak
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from trie.hexary import HexaryTrie
 
@@ -35,6 +35,7 @@ def prove(trie: HexaryTrie, key: bytes) -> tuple[bytes, ...]:
     return tuple(node for position, node in enumerate(nodes) if position == 0 or len(node) >= 32)
 
 
+@settings(deadline=None, max_examples=60)
 @given(tries, keys)
 def test_presence_and_absence_are_shown(content: dict[bytes, bytes], other: bytes) -> None:
     trie = build(content)
@@ -42,6 +43,7 @@ def test_presence_and_absence_are_shown(content: dict[bytes, bytes], other: byte
         assert verify_trie_proof(trie.root_hash, key, prove(trie, key), what="test") == content.get(key)
 
 
+@settings(deadline=None, max_examples=60)
 @given(tries, st.data())
 def test_no_other_list_of_nodes_is_taken(content: dict[bytes, bytes], data: st.DataObject) -> None:
     trie = build(content)
@@ -65,6 +67,7 @@ def test_no_other_list_of_nodes_is_taken(content: dict[bytes, bytes], data: st.D
     assert caught.value.reason in {"PROOF_HASH", "PROOF_INCOMPLETE", "PROOF_UNUSED_NODE"}
 
 
+@settings(deadline=None, max_examples=60)
 @given(tries, st.data())
 def test_every_flipped_bit_is_refused(content: dict[bytes, bytes], data: st.DataObject) -> None:
     trie = build(content)

@@ -269,7 +269,7 @@ def test_bytes_that_are_no_transaction_are_refused(chain: DevChain, key: LocalKe
     rng = random.Random(3)
     raw = transfer(chain, key)
     before = chain.head_number()
-    for _ in range(100):
+    for _ in range(50):
         flipped = bytearray(raw)
         flipped[rng.randrange(len(raw))] ^= 1 << rng.randrange(8)
         for data in (bytes(flipped), raw[: rng.randrange(len(raw))], rng.randbytes(rng.randrange(60))):

@@ -1,0 +1,168 @@
+"""What the tokens in evidence prove about when its checkpoints existed (docs/spec/evidence.md, step 7).
+
+``verify_times`` verifies every token, from the last checkpoint to the first, because a later one can prove an older one
+that has expired meanwhile. It raises nothing: what is wrong with a token is a finding, and a token with a finding does
+not count. The bounds that the verifier asks for come from the ``k`` authorities that the policy demands, so that fewer
+than k that lie can move none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+from anchoring.evidence import CheckpointEvidence
+from anchoring.policy import Policy
+from anchoring.report import Claim, Finding, failure
+from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken, match_authority, verify_token
+from anchoring.trusted_log import LogView
+from identity.errors import AuditError, TokenUndecided
+from identity.verdict import Status
+from ledger.checkpoint import imprint_message
+from ledger.statement import TimeStatement, log_origin
+
+__all__ = ["CheckpointTimes", "verify_times"]
+
+Tokens = dict[Authority, VerifiedToken]
+
+
+class CheckpointTimes:
+    """The tokens that count, for each checkpoint by its position in the evidence, and what was found about the rest."""
+
+    def __init__(
+        self, tokens: Mapping[int, Tokens], stamped: frozenset[int], findings: Sequence[Finding], k: int
+    ) -> None:
+        """``stamped`` are the positions that carry any token, whether it counts or not."""
+        self._tokens = tokens
+        self._k = k
+        self.stamped = stamped
+        self.findings = tuple(findings)
+
+    def tokens(self, position: int) -> tuple[VerifiedToken, ...]:
+        """The tokens that count on the checkpoint."""
+        return tuple(self._tokens[position].values())
+
+    def authorities(self, position: int) -> int:
+        """How many distinct authorities state a time for the checkpoint."""
+        return len(_by_root(self._tokens[position]))
+
+    def existence_ms(self, position: int) -> int | None:
+        """By when k authorities say that the checkpoint existed: the k-th smallest (genTime + accuracy), if k do."""
+        return _existence_ms(self._tokens[position], self._k)
+
+    def not_before_ms(self, position: int) -> int | None:
+        """When k authorities say that they saw the checkpoint: the k-th largest (genTime - accuracy), if k do.
+
+        What was made with these tokens at hand is later than this.
+        """
+        groups = _by_root(self._tokens[position])
+        times = sorted((max(token.earliest_ms for token in tokens) for tokens in groups), reverse=True)
+        return times[self._k - 1] if len(times) >= self._k else None
+
+    def earliest_ms(self, position: int) -> int | None:
+        """The earliest (genTime - accuracy) on the checkpoint, None without a token."""
+        return min((token.earliest_ms for token in self.tokens(position)), default=None)
+
+
+def verify_times(
+    log: LogView, checkpoints: Sequence[CheckpointEvidence], policy: Policy, at_ms: int
+) -> CheckpointTimes:
+    """Verify every token of the evidence as of ``at_ms``, and that the log's time leaves speak of these tokens."""
+    verifying = _Verification(log, checkpoints, policy, at_ms)
+    for position in reversed(range(len(checkpoints))):
+        verifying.verify_checkpoint(position)
+    verifying.refuse_other_tokens()
+    stamped = frozenset(position for position, checkpoint in enumerate(checkpoints) if checkpoint.timestamps)
+    return CheckpointTimes(verifying.tokens, stamped, verifying.findings, policy.k)
+
+
+class _Verification:
+    """One verification in progress."""
+
+    def __init__(self, log: LogView, checkpoints: Sequence[CheckpointEvidence], policy: Policy, at_ms: int) -> None:
+        self._log = log
+        self._checkpoints = checkpoints
+        self._policy = policy
+        self._at_ms = at_ms
+        self.tokens: dict[int, Tokens] = {}
+        self.findings: list[Finding] = []
+
+    def verify_checkpoint(self, position: int) -> None:
+        checkpoint = self._checkpoints[position]
+        origin = log_origin(self._log.descriptor, self._log.log_id)
+        message = imprint_message(checkpoint.note, origin, self._log.descriptor.key)
+        proven_by_ms = self._renewed_by(position)
+        self.tokens[position] = {}
+        for timestamp in checkpoint.timestamps:
+            self._verify_token(self.tokens[position], timestamp, message, proven_by_ms)
+
+    def _verify_token(
+        self, accepted: Tokens, timestamp: TimestampEvidence, message: bytes, proven_by_ms: int | None
+    ) -> None:
+        try:
+            authority = match_authority(timestamp, self._policy.authorities)
+            if authority is None:
+                detail = "a token is from an authority that the policy does not name"
+                self._find(Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail)
+                return
+            token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
+        except TokenUndecided as exc:
+            self._find(Status.INDETERMINATE, exc.reason, str(exc))
+            return
+        except AuditError as exc:
+            self.findings.append(failure(Claim.TIME, exc))
+            return
+        if authority in accepted:
+            self._find(Status.FAILED, "UNREFERENCED", f"two tokens of {token.authority} on one checkpoint")
+            return
+        accepted[authority] = token
+
+    def _renewed_by(self, position: int) -> int | None:
+        """When the tokens on a checkpoint provably existed: by the tokens on a later one that logs their digests."""
+        size = self._log.checkpoints[position].size
+        timestamps = self._checkpoints[position].timestamps
+        times = [
+            existence
+            for leaf, statement in self._log.statements(TimeStatement)
+            if statement.size == size and leaf.checkpoint > position and _names_all(statement, timestamps)
+            if (existence := _existence_ms(self.tokens[leaf.checkpoint], self._policy.k)) is not None
+        ]
+        return min(times, default=None)
+
+    def refuse_other_tokens(self) -> None:
+        """A time leaf about a checkpoint that is here must name every token that is here with it."""
+        for leaf, statement in self._log.statements(TimeStatement):
+            position = self._log.position(statement.size)
+            if position is not None and not _names_all(statement, self._checkpoints[position].timestamps):
+                detail = f"time leaf {leaf.index} names other tokens for checkpoint {statement.size} than the evidence"
+                self._find(Status.FAILED, "OTHER_TOKENS", detail)
+
+    def _find(self, status: Status, reason: str, detail: str) -> None:
+        self.findings.append(Finding(Claim.TIME, status, reason, detail))
+
+
+def _existence_ms(tokens: Tokens, k: int) -> int | None:
+    times = sorted(min(token.latest_ms for token in group) for group in _by_root(tokens))
+    return times[k - 1] if len(times) >= k else None
+
+
+def _by_root(tokens: Tokens) -> list[list[VerifiedToken]]:
+    """The tokens by their root: whoever holds a root can be every authority under it, so it speaks once."""
+    groups: dict[bytes, list[VerifiedToken]] = {}
+    for authority, token in tokens.items():
+        groups.setdefault(authority.root, []).append(token)
+    return list(groups.values())
+
+
+def _names_all(statement: TimeStatement, timestamps: Sequence[TimestampEvidence]) -> bool:
+    """True when the time leaf names the digest of every token and of everything that came with it."""
+    return all(
+        {sha256(item).digest() for item in items} <= set(digests)
+        for timestamp in timestamps
+        for items, digests in (
+            ((timestamp.response,), statement.responses),
+            (timestamp.certificates, statement.certificates),
+            (timestamp.crls, statement.crls),
+            (timestamp.ocsps, statement.ocsps),
+        )
+    )
