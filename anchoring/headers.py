@@ -96,10 +96,14 @@ def _parse_line(line: bytes, line_number: int) -> TrustedHeader:
     for key in ("hash", "source"):
         if not isinstance(value[key], str):
             raise MalformedError(f"{what}: {key} is not a text")
+    try:
+        block_hash = parse_hex(value["hash"], 32)
+    except MalformedError as exc:
+        raise MalformedError(f"{what}: hash: {exc}") from exc
     return TrustedHeader(
         chain=value["chain"],
         number=value["number"],
-        hash=parse_hex(value["hash"], 32),
+        hash=block_hash,
         source=value["source"],
         seen_ms=value["seen"],
     )

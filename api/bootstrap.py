@@ -108,7 +108,7 @@ class Session:
                 return RollbackCheck(RollbackState.NO_CHAIN, state.size, 0, "the log's descriptor names no chain")
             try:
                 view = self.chain_view()
-            except (TransportError, StorageError) as exc:
+            except (TransportError, StorageError, ConfigurationError) as exc:
                 return RollbackCheck(RollbackState.UNVERIFIED, state.size, 0, f"the chain could not be read: {exc}")
             assert view is not None
             final = newest_final_anchor(tx.connection)

@@ -6,13 +6,16 @@ beside the home's and moved into place as the last step, so that a failure leave
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+from eth_hash.auto import keccak
 
 from anchoring.chain.client import Chain
 from anchoring.chain.deploy import deploy_contract
@@ -48,8 +51,10 @@ __all__ = ["Founded", "Founding", "found_home"]
 class Founding:
     """What a new home is to be. ``chain`` is where the log is anchored, or None for a log that never can be.
 
-    ``fund`` gives the new anchor key's address coins, where somebody can: on the development chain. ``authorities`` are
-    those that its policy trusts. ``settings`` is the text of its ``holdfast.toml``.
+    ``contract`` is one that is deployed already, to be used instead of a new one; ``anchor_key`` a key (secp256k1, 32
+    bytes) that has coins, instead of a new one. ``fund`` gives the anchor key's address coins, where somebody can: on
+    the development chain. ``authorities`` are those that its policy trusts. ``settings`` is the text of its
+    ``holdfast.toml``, ``files`` are what that names, by file name.
     """
 
     label: str
@@ -59,6 +64,9 @@ class Founding:
     fund: Callable[[bytes], None] | None
     authorities: Sequence[Authority]
     settings: str
+    contract: bytes | None = None
+    anchor_key: bytes | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
     kdf: KdfProfile = ARGON2ID_2026
 
 
@@ -74,35 +82,59 @@ class Founded:
     phrase: str
 
 
-def found_home(home: Home, founding: Founding, passphrase: str, *, now_ms: int) -> Founded:
-    """Found a home. Raises ``RefusedError`` when something is there already; then nothing has changed."""
+def found_home(
+    home: Home,
+    founding: Founding,
+    passphrase: str,
+    *,
+    now_ms: int,
+    keep_phrase: Callable[[str], None] | None = None,
+) -> Founded:
+    """Found a home. Raises ``RefusedError`` when something is there already; then nothing has changed.
+
+    ``keep_phrase`` is given the recovery phrase before the home is in its place; when it raises, there is no home: one
+    whose phrase nobody has could never replace its root key.
+    """
     with _in_place_of(home.root) as draft_root:
         draft = Home(draft_root)
         phrase = generate_phrase()
         ring = _new_keys(founding, phrase)
+        events = _first_events(founding, ring, phrase, now_ms)
+        # What a name may be is said by what carries it, before a contract is paid for.
+        log_key = Ed25519Signer(_present(ring.log_seed))
+        unbound = LogDescriptor(name=founding.log_name, key=log_key.public_key)
         create_keystore(draft.keystore, passphrase, ring, profile=founding.kdf)
-        binding = _deploy(founding, ring)
-        with closing(open_sqlite(draft.database, create=True)) as store:
-            log = LogWriter(store, Ed25519Signer(_present(ring.log_seed)))
-            events = _first_events(founding, ring, phrase, now_ms)
-            with store.write() as tx:
-                identity = add_events(tx, event_digest(events[0].event), events).identity
-            descriptor = LogDescriptor(
-                name=founding.log_name, key=Ed25519Signer(_present(ring.log_seed)).public_key, chain=binding
-            )
-            log_id = log.create(descriptor)
-            root = Ed25519Signer(ring.root_seeds[0])
-            bound = sign_event(build_bind_log(fold(events), log=log_id, time_ms=now_ms), [(0, root)])
-            with store.write() as tx:
-                add_events(tx, identity, [bound])
-        draft.headers.touch(mode=0o644)
-        draft.settings.write_text(founding.settings, encoding="utf-8")
-        draft.policy.write_text(
-            policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash),
-            encoding="utf-8",
-        )
+        binding = _bind_chain(founding, ring)
+        identity, log_id = _fill_store(draft, replace(unbound, chain=binding), log_key, ring, events, now_ms)
+        trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash)
+        _write_durably(draft.headers, b"")
+        _write_durably(draft.settings, founding.settings.encode())
+        _write_durably(draft.policy, trusted.encode())
+        for name, content in founding.files.items():
+            _write_durably(draft.root / name, content)
+        if keep_phrase is not None:
+            keep_phrase(phrase)
     devices = {name: Ed25519Signer(seed).public_key for name, seed in ring.devices.items()}
     return Founded(identity, log_id, founding.log_name, devices, binding, phrase)
+
+
+def _fill_store(
+    draft: Home,
+    descriptor: LogDescriptor,
+    log_key: Ed25519Signer,
+    ring: KeyRing,
+    events: Sequence[SignedEvent],
+    now_ms: int,
+) -> tuple[bytes, bytes]:
+    """Make the store with its identity and its log, which the identity binds. Returns the ids of both."""
+    identity = event_digest(events[0].event)
+    with closing(open_sqlite(draft.database, create=True)) as store:
+        log_id = LogWriter(store, log_key).create(descriptor)
+        bind = build_bind_log(fold(events), log=log_id, time_ms=now_ms)
+        bound = sign_event(bind, [(0, Ed25519Signer(ring.root_seeds[0]))])
+        with store.write() as tx:
+            add_events(tx, identity, [*events, bound])
+    return identity, log_id
 
 
 def _new_keys(founding: Founding, phrase: str) -> KeyRing:
@@ -111,7 +143,7 @@ def _new_keys(founding: Founding, phrase: str) -> KeyRing:
         generation=0,
         devices={name: generate_seed() for name in founding.devices},
         log_seed=generate_seed(),
-        anchor_key=None if founding.chain is None else _new_anchor_key(),
+        anchor_key=None if founding.chain is None else founding.anchor_key or _new_anchor_key(),
     )
 
 
@@ -121,13 +153,18 @@ def _new_anchor_key() -> bytes:
     return (secrets.randbelow(order - 1) + 1).to_bytes(32, "big")
 
 
-def _deploy(founding: Founding, ring: KeyRing) -> ChainBinding | None:
+def _bind_chain(founding: Founding, ring: KeyRing) -> ChainBinding | None:
+    """Where the log is going to be anchored: a contract that is there, or one that is deployed now."""
     if founding.chain is None:
         return None
     key = LocalKey(_present(ring.anchor_key))
     if founding.fund is not None:
         founding.fund(key.address)
-    contract = deploy_contract(founding.chain, key)
+    contract = founding.contract
+    if contract is None:
+        contract = deploy_contract(founding.chain, key)
+    elif keccak(founding.chain.code(contract)) != load_contract().code_hash:
+        raise RefusedError(f"what is at 0x{contract.hex()} on that chain is not the anchor contract")
     return ChainBinding(id=founding.chain.chain_id(), contract=contract, owner=key.address)
 
 
@@ -155,12 +192,22 @@ def _present(secret: bytes | None) -> bytes:
     return secret
 
 
+def _write_durably(path: Path, content: bytes) -> None:
+    try:
+        with path.open("xb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as exc:
+        raise StorageError(f"cannot write {path.name}: {exc.strerror}") from exc
+
+
 @contextmanager
 def _in_place_of(root: Path) -> Iterator[Path]:
     """A directory that becomes ``root`` when the block ends well, and nothing when it does not."""
-    if root.exists() and any(root.iterdir()):
-        raise RefusedError(f"{root} is not empty; a home is never overwritten")
     try:
+        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+            raise RefusedError(f"{root} is not an empty directory; a home is never overwritten")
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     except OSError as exc:
@@ -176,5 +223,15 @@ def _move(draft: Path, root: Path) -> None:
     try:
         # Replaces an empty directory, and fails on one that has been filled meanwhile.
         draft.rename(root)
+        _sync(root)
+        _sync(root.parent)
     except OSError as exc:
         raise StorageError(f"cannot put the home in place at {root}: {exc.strerror}") from exc
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

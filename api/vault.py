@@ -9,9 +9,8 @@ What makes and reads evidence is imported by the calls that need it: it would be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Protocol
 
 from identity.errors import MissingEvidenceError, RefusedError
@@ -33,7 +32,7 @@ from identity.keystore import KeyRing
 from identity.recovery import root_seed
 from identity.textforms import to_zbase32
 from ledger.entry import Entry, encode_entry
-from ledger.feed import AppendResult, FeedWriter, check_device, create_feed
+from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
 from ledger.log_writer import LogWriter, Plan
 from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
@@ -245,16 +244,16 @@ class Vault:
     def import_entries(
         self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry], *, batch: int, on_batch: Callable[[int], None]
     ) -> AppendResult | None:
-        """Append a stream of entries, ``batch`` to a signature, in one transaction: all of them or none.
+        """Append a stream of entries, at most ``batch`` to a signature, in one transaction: all of them or none.
 
-        ``on_batch`` is told how many were just added. Returns None for an empty stream. Whatever ``entries`` raises
-        leaves the store as it was.
+        Large entries make smaller batches. ``on_batch`` is told how many were just added. Returns None for an empty
+        stream. Whatever ``entries`` raises leaves the store as it was.
         """
         writer = self.open_writer(ring, key)
         blocks = (encode_entry(entry) for entry in entries)
         start = result = None
         with self.store.write() as tx:
-            while chunk := list(islice(blocks, batch)):
+            for chunk in _chunks(blocks, batch):
                 result = writer.append_in(tx, chunk)
                 start = result.start if start is None else start
                 on_batch(len(chunk))
@@ -318,6 +317,20 @@ class Vault:
             if before_commit is not None:
                 before_commit()
             return grown
+
+
+def _chunks(blocks: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """Blocks in the batches that one append may hold: at most so many, and no more bytes than its limit."""
+    chunk: list[bytes] = []
+    size = 0
+    for block in blocks:
+        size += len(block)
+        if chunk and (len(chunk) == most or size > MAX_BATCH_BYTES):
+            yield chunk
+            chunk, size = [], len(block)
+        chunk.append(block)
+    if chunk:
+        yield chunk
 
 
 def own_history(tx: ReadTransaction) -> KeyHistory:

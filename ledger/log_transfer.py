@@ -7,7 +7,6 @@ events of the identities that the log states. Reading is strict and needs no mor
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,11 +14,12 @@ from types import MappingProxyType
 from typing import BinaryIO, Final, TypeAlias
 
 from identity.encoding import MAX_BYTES, Fields, decode, encode
-from identity.errors import LimitExceeded, MalformedError, MissingEvidenceError, VerificationError
+from identity.errors import MalformedError, MissingEvidenceError, VerificationError
 from identity.event import parse_event
 from identity.history import KeyHistory, SignedEvent, event_digest, fold, parse_signed_event
 from ledger.checkpoint import MAX_NOTE_BYTES, VerifiedCheckpoint
 from ledger.flattree import full_roots
+from ledger.framing import RecordReader, encode_record
 from ledger.merkle import tree_hash
 from ledger.replay import DigestSource, LogReplay, ReplayResult
 from ledger.statement import MAX_STATEMENT_BYTES, IdentityHead, parse_statement
@@ -42,7 +42,6 @@ __all__ = [
 
 MAGIC: Final = b"holdfast/v1 log-export\n"
 
-_HEAD: Final = struct.Struct(">cI")
 _EVENT, _LEAF, _NOTE, _END = b"I", b"L", b"C", b"E"
 _LIMITS: Final = {_EVENT: MAX_BYTES, _LEAF: MAX_STATEMENT_BYTES, _NOTE: MAX_NOTE_BYTES, _END: 64}
 _PAGE: Final = 256
@@ -128,10 +127,10 @@ def export_log(store: Store, out: BinaryIO) -> ExportCounts:
             if position == 0:
                 out.write(MAGIC)
             kind, payload = _encode_record(record)
-            out.write(_HEAD.pack(kind, len(payload)) + payload)
+            out.write(encode_record(kind, payload))
             counts[kind] += 1
     end = encode({"events": counts[_EVENT], "leaves": counts[_LEAF], "checkpoints": counts[_NOTE]})
-    out.write(_HEAD.pack(_END, len(end)) + end)
+    out.write(encode_record(_END, end))
     return ExportCounts(counts[_EVENT], counts[_LEAF], counts[_NOTE])
 
 
@@ -169,12 +168,12 @@ def read_log_export(source: BinaryIO) -> Iterator[LogRecord]:
     The file is known to be whole only when the iterator has ended: a truncated one, a wrong count or bytes after the
     end raise ``MalformedError`` then, as anything else that is not in the format does when it is reached.
     """
-    if _read(source, len(MAGIC)) != MAGIC:
-        raise MalformedError("log export: does not begin with the line 'holdfast/v1 log-export'")
+    reader = RecordReader(source, "log export", _LIMITS)
+    reader.first_line(MAGIC)
     counts = dict.fromkeys(_LIMITS, 0)
     before = _EVENT
     while before != _END:
-        kind, payload = _read_record(source)
+        kind, payload = reader.record()
         if before not in _MAY_FOLLOW[kind]:
             raise MalformedError(f"log export: a record {kind!r} after a record {before!r}")
         counts[kind] += 1
@@ -187,32 +186,11 @@ def read_log_export(source: BinaryIO) -> Iterator[LogRecord]:
             yield NoteRecord(_parse_text(payload))
         else:
             _check_end(payload, ExportCounts(counts[_EVENT], counts[_LEAF], counts[_NOTE]))
-    if source.read(1):
-        raise MalformedError("log export: bytes after the end record")
+    reader.end()
 
 
 _MAY_FOLLOW: Final = {_EVENT: {_EVENT}, _LEAF: {_EVENT, _LEAF, _NOTE}, _NOTE: {_LEAF}, _END: {_NOTE}}
 """Events, then leaves and after each batch its checkpoint, and the end after a checkpoint."""
-
-
-def _read_record(source: BinaryIO) -> tuple[bytes, bytes]:
-    kind, length = _HEAD.unpack(_read(source, _HEAD.size))
-    limit = _LIMITS.get(kind)
-    if limit is None:
-        raise MalformedError(f"log export: unknown record {kind!r}")
-    if length > limit:
-        raise LimitExceeded(f"log export: a record {kind!r} of {length} bytes, at most {limit}")
-    return kind, _read(source, length)
-
-
-def _read(source: BinaryIO, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        part = source.read(size - len(data))
-        if not part:
-            raise MalformedError("log export: the file ends before its end record")
-        data += part
-    return data
 
 
 def _parse_text(payload: bytes) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, pairwise
 from typing import BinaryIO, Final
 
+from identity.encoding import Fields, decode, encode
 from identity.errors import (
     ConflictError,
     DamagedFile,
@@ -26,6 +27,7 @@ from identity.errors import (
 from identity.event import MAX_EVENT_BYTES, SignedEvent, event_digest, parse_event, parse_signed_event
 from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES, MAX_BLOCK_BYTES, feed_state
 from ledger.flattree import full_roots
+from ledger.framing import RecordReader, encode_record
 from ledger.head import FORK, signable, verify_head
 from ledger.identities import add_events
 from ledger.manifest import (
@@ -37,13 +39,15 @@ from ledger.manifest import (
     feed_key,
     parse_manifest,
 )
-from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, TreeBuilder, tree_hash
+from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, TreeBuilder, tree_hash
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction
 
 __all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
 
 FIRST_LINE: Final = b"holdfast/v1 feed-export\n"
 
+MAX_SIGNATURE_BYTES: Final = 512
+"""Ours have 68."""
 MAX_EVENTS: Final = 65_536
 MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
 
@@ -53,10 +57,10 @@ _LIMITS: Final = {
     _MANIFEST: MAX_MANIFEST_BYTES,
     _EVENT: MAX_EVENT_BYTES + 64 * 1024,  # the event and the signatures beside it
     _BLOCK: MAX_BLOCK_BYTES,
-    _HEAD: 8 + HASH_BYTES + 1024,
-    _END: 8 + HASH_BYTES,
+    _HEAD: 1024,
+    _END: 64,
 }
-"""Record tag -> the most bytes that a record of that kind holds."""
+"""Record type -> the most bytes that its payload has."""
 
 
 _Record = tuple[bytes, bytes]
@@ -89,7 +93,7 @@ def export_feed(store: Store, key: FeedKey, out: BinaryIO) -> int:
             raise RefusedError(f"feed {key.hex()} is not a feed of ours: it belongs to no identity")
         try:
             out.write(FIRST_LINE)
-            out.writelines(_encode_record(*record) for record in _records(tx, state, description))
+            out.writelines(encode_record(*record) for record in _records(tx, state, description))
         except OSError as exc:
             raise StorageError(f"cannot write the export: {exc}") from exc
         return state.length
@@ -103,19 +107,11 @@ def _records(tx: ReadTransaction, state: FeedState, description: FeedDescription
     for head in tx.heads(state.key):
         for block in tx.blocks(state.key, start, head.length):
             yield _BLOCK, block
-        yield _HEAD, _encode_position(head.length, head.tree_hash) + head.signature
+        yield _HEAD, _encode_head(head)
         start, newest = head.length, head.tree_hash
     if start != state.length:
         raise DamagedFile(f"feed {state.key.hex()}: no signed head of {state.length} blocks")
-    yield _END, _encode_position(start, newest)
-
-
-def _encode_record(tag: bytes, payload: bytes) -> bytes:
-    return tag + len(payload).to_bytes(4, "little") + payload
-
-
-def _encode_position(length: int, digest: bytes) -> bytes:
-    return length.to_bytes(8, "little") + digest
+    yield _END, _encode_end(start, newest)
 
 
 # --- import ---
@@ -129,10 +125,10 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
     a claim in it is false, ``ForkDetected`` with both signed heads (signable || signature) when what is held
     contradicts it, ``ConflictError`` when only the lengths at which heads were signed differ.
     """
-    reader = _Reader(source)
+    reader = RecordReader(source, "feed export", _LIMITS)
     with store.write() as tx:
-        reader.first_line()
-        records = reader.records()
+        reader.first_line(FIRST_LINE)
+        records = _records_of(reader)
         manifest = _read_manifest(*next(records))
         identity, following = _read_events(tx, manifest, records)
         importing = _Import(tx, manifest)
@@ -257,54 +253,38 @@ class _Import:
     def _take_end(self, payload: bytes) -> None:
         if self._batch:
             raise MalformedError("feed export: blocks that no head covers")
-        if payload != _encode_position(self._tree.length, self._tree.tree_hash()):
+        if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
 
 
-class _Reader:
-    """Reads records; never more of them than their limits allow."""
+def _records_of(reader: RecordReader) -> Iterator[_Record]:
+    """Record after record, until the consumer stops: an export ends with its end record, not with the file."""
+    while True:
+        yield reader.record()
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._source = source
 
-    def first_line(self) -> None:
-        if self._read(len(FIRST_LINE)) != FIRST_LINE:
-            raise MalformedError("feed export: it does not begin with its first line")
-
-    def records(self) -> Iterator[_Record]:
-        """Record after record until the consumer stops: an export ends with its end record, not with the file."""
-        while True:
-            tag = self._read(1)
-            size = int.from_bytes(self._read(4), "little")
-            limit = _LIMITS.get(tag)
-            if limit is None:
-                raise MalformedError(f"feed export: a record of unknown kind {tag!r}")
-            if size > limit:
-                raise LimitExceeded(f"feed export: record {tag!r} of {size} bytes, at most {limit} are allowed")
-            yield tag, self._read(size)
-
-    def end(self) -> None:
-        if self._read_some(1):
-            raise MalformedError("feed export: bytes after the end record")
-
-    def _read(self, size: int) -> bytes:
-        parts, missing = [], size
-        while missing:
-            part = self._read_some(missing)
-            if not part:
-                raise MalformedError("feed export: it ends before its end record")
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
-
-    def _read_some(self, size: int) -> bytes:
-        try:
-            return self._source.read(size)
-        except OSError as exc:
-            raise StorageError(f"cannot read the export: {exc}") from exc
+def _encode_head(head: SignedHead) -> bytes:
+    return encode({"length": head.length, "tree": head.tree_hash, "signature": head.signature})
 
 
 def _parse_head(payload: bytes) -> SignedHead:
-    if len(payload) <= 8 + HASH_BYTES:
-        raise MalformedError("feed export: a head record without a signature")
-    return SignedHead(int.from_bytes(payload[:8], "little"), payload[8 : 8 + HASH_BYTES], payload[8 + HASH_BYTES :])
+    fields = Fields(decode(payload), "feed export: head")
+    length, digest = _read_position(fields)
+    head = SignedHead(length, digest, fields.bytes("signature", max=MAX_SIGNATURE_BYTES))
+    fields.done()
+    return head
+
+
+def _encode_end(length: int, digest: bytes) -> bytes:
+    return encode({"length": length, "tree": digest})
+
+
+def _parse_end(payload: bytes) -> tuple[int, bytes]:
+    fields = Fields(decode(payload), "feed export: end")
+    position = _read_position(fields)
+    fields.done()
+    return position
+
+
+def _read_position(fields: Fields) -> tuple[int, bytes]:
+    return fields.int("length", min=0, max=MAX_LENGTH), fields.bytes("tree", length=HASH_BYTES)

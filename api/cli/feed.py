@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
-from api.cli.files import open_input, open_output, read_input
+from api.cli.files import open_input, open_output, read_input, written
 from api.cli.group import CommandGroup, invocation
-from api.cli.progress import progress
-from api.cli.session import PassphraseFile, opened, unlock
-from api.tabular import ENCODINGS, parse_columns, read_csv, read_json_lines
+from api.cli.progress import Advance, progress
+from api.cli.rows import Rows, read_rows, source_name
+from api.cli.session import Force, OutputFile, PassphraseFile, named_feed, opened, unlock
+from api.tabular import ENCODINGS, read_json_lines
+from identity.errors import RefusedError
 
 if TYPE_CHECKING:
+    from api.bootstrap import Session
     from api.cli.output import Plain
-    from api.tabular import Row
+    from api.vault import FeedInfo
+    from identity.keystore import KeyRing
     from ledger.entry import Entry
+    from ledger.store import FeedKey
 
 __all__ = ["group"]
 
@@ -30,13 +37,16 @@ Feed = Annotated[str, typer.Argument(metavar="FEED", help="The feed's name or ke
 group = CommandGroup("feed", "Feeds: one writer's append-only, signed sequence of entries.")
 
 
-@group.add("create", examples=["holdfast feed create ledger --device main", "holdfast feed create till-3"])
+@group.add("create", examples=["holdfast feed create ledger", "holdfast feed create till-3 --device main"])
 def create(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call the feed; it stays its name for ever.")],
-    device: Annotated[str, typer.Option("--device", metavar="NAME", help="Whose feed it is.")] = "main",
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Whose feed it is; default: the only device.")
+    ] = None,
     continues: Annotated[
-        str | None, typer.Option("--continues", metavar="FEED", help="The older feed that this one goes on from.")
+        str | None,
+        typer.Option("--continues", metavar="FEED", help="The older feed that this one goes on from; it is retired."),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -48,31 +58,51 @@ def create(
     with opened(ctx) as session:
         older = None
         if continues is not None:
-            state = session.vault.find_feed(continues).state
+            state = named_feed(session, continues).state
             older = Continuation(state.key, state.length, tree_hash(state.roots))
         ring = unlock(ctx, session, passphrase_file)
-        key = session.vault.create_feed(ring, device, name, continues=older)
-    invocation(ctx).out.record("feed", {"name": name, "key": to_zbase32(key)})
+        chosen = device or _only_device(session, ring)
+        key = session.vault.create_feed(ring, chosen, name, continues=older)
+    invocation(ctx).out.record("feed", {"name": name, "key": to_zbase32(key), "device": chosen})
+
+
+def _only_device(session: Session, ring: KeyRing) -> str:
+    """The one device of the keystore that is not revoked. Raises ``UsageError`` when there are several, or none."""
+    from identity.keys import Ed25519Signer
+
+    known = session.vault.history().devices
+    keys = {name: Ed25519Signer(seed).public_key for name, seed in ring.devices.items()}
+    names = sorted(name for name, key in keys.items() if key in known and known[key].revocation is None)
+    if len(names) != 1:
+        raise UsageError("whose feed is it to be?", hint=f"--device with one of: {', '.join(names) or 'none'}")
+    return names[0]
 
 
 @group.add("list", examples=["holdfast feed list", "holdfast feed list --json"])
 def list_(ctx: typer.Context) -> None:
-    """Every feed of this store."""
-    from identity.textforms import to_did_key
-
+    """Every feed of this store. A local one is written here; a retired one is continued by another."""
     with opened(ctx, read_only=True) as session:
-        rows = [
-            (
-                info.name,
-                info.key_text,
-                info.state.length,
-                info.state.byte_length,
-                info.state.local,
-                None if info.device is None else to_did_key(info.device),
-            )
-            for info in session.vault.feeds()
-        ]
-    invocation(ctx).out.table("feed", ("name", "key", "length", "bytes", "local", "device"), rows)
+        rows = [_listed(info) for info in session.vault.feeds()]
+    columns = ("name", "key", "length", "bytes", "local", "retired", "device", "identity")
+    invocation(ctx).out.table("feed", columns, rows)
+
+
+def _listed(info: FeedInfo) -> tuple[Plain, ...]:
+    from identity.textforms import to_did_key, to_hex
+
+    return (
+        info.name,
+        info.key_text,
+        info.state.length,
+        info.state.byte_length,
+        info.state.local,
+        info.state.retired,
+        None if info.device is None else to_did_key(info.device),
+        None if info.description is None else to_hex(info.description.identity),
+    )
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 @group.add(
@@ -85,31 +115,48 @@ def list_(ctx: typer.Context) -> None:
 def append(
     ctx: typer.Context,
     feed: Feed,
-    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="JSON Lines, a record a line; - for stdin.")] = Path(
-        "-"
-    ),
+    file: Annotated[
+        Path, typer.Argument(metavar="[FILE]", help="JSON Lines, a record a line; - for stdin.", show_default=False)
+    ] = Path("-"),
     table: Annotated[str, typer.Option("--table", metavar="NAME", help="The table of the records.")] = "records",
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Append records as one signed, durable batch."""
-    from io import BytesIO
-
-    data = read_input(file, MAX_APPEND_BYTES)
-    entries = list(_entries(read_json_lines(BytesIO(data), name=str(file)), table))
+    out = invocation(ctx).out
+    if str(file) == "-" and sys.stdin.isatty():
+        out.note("JSON Lines from the terminal, a record a line; Ctrl-D ends them")
+    entries = _whole_batch(file, table)
     with opened(ctx) as session:
-        key = session.vault.find_feed(feed).state.key
+        key = named_feed(session, feed).state.key
         result = session.vault.append(unlock(ctx, session, passphrase_file), key, entries)
-    invocation(ctx).out.record(
+    out.record(
         "append",
-        {"feed": feed, "first": result.start, "length": result.length, "tree": result.head.tree_hash.hex()},
+        {
+            "feed": feed,
+            "table": table,
+            "entries": result.length - result.start,
+            "first": result.start,
+            "length": result.length,
+            "tree": result.head.tree_hash.hex(),
+        },
     )
+
+
+def _whole_batch(file: Path, table: str) -> list[Entry]:
+    """All records of a JSON Lines file, each of them one that can be stored."""
+    name = source_name(file)
+    source = BytesIO(read_input(file, MAX_APPEND_BYTES))
+    entries = list(Rows(read_json_lines(source, name=name), table, name).checked())
+    if not entries:
+        raise RefusedError(f"{name}: there is no record in it")
+    return entries
 
 
 @group.add(
     "import",
     examples=[
         "holdfast feed import ledger payments.csv --columns 'id:int,booked:date,amount:dec,note:text?'",
-        "holdfast feed import ledger payments.jsonl --table payments --batch 500",
+        "holdfast feed import ledger payments.jsonl --table payments --dry-run",
     ],
 )
 def import_(
@@ -125,11 +172,12 @@ def import_(
     format_: Annotated[
         str | None, typer.Option("--format", metavar="csv|jsonl", help="Whatever the name says.")
     ] = None,
-    delimiter: Annotated[str, typer.Option("--delimiter", metavar="C", help="Between CSV fields.")] = ",",
+    delimiter: Annotated[str, typer.Option("--delimiter", metavar="C", help="Between CSV fields; or: tab.")] = ",",
     encoding: Annotated[str, typer.Option("--encoding", help=f"Of a CSV file: {', '.join(ENCODINGS)}.")] = "utf-8",
     batch: Annotated[
-        int, typer.Option("--batch", min=1, max=65_536, metavar="N", help="Entries to a signature.")
+        int, typer.Option("--batch", min=1, max=65_536, metavar="N", help="Entries to a signature, at most.")
     ] = DEFAULT_BATCH,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every row, and write nothing.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Import a table, whole or not at all: the first row that does not fit ends it, and nothing is written."""
@@ -137,26 +185,48 @@ def import_(
     if kind not in ("csv", "jsonl"):
         raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
     out = invocation(ctx).out
-    name = table or (file.stem if str(file) != "-" else "records")
-    with opened(ctx) as session, open_input(file) as stream, progress(out, f"import {file.name}") as advance:
-        key = session.vault.find_feed(feed).state.key
-        ring = unlock(ctx, session, passphrase_file)
-        rows = _rows(stream, kind, columns, str(file), delimiter, encoding)
-        result = session.vault.import_entries(ring, key, _entries(rows, name), batch=batch, on_batch=advance)
+    name = source_name(file)
+    into = table or ("records" if str(file) == "-" else file.stem)
+    with (
+        opened(ctx, read_only=dry_run) as session,
+        open_input(file) as stream,
+        progress(out, f"import {name}") as advance,
+    ):
+        key = named_feed(session, feed).state.key
+        rows = Rows(read_rows(stream, kind, columns, name, delimiter, encoding), into, name)
+        if dry_run:
+            facts = _count(rows, advance)
+        else:
+            facts = _write(session, unlock(ctx, session, passphrase_file), key, rows, batch, advance)
+    if not facts["rows"]:
+        out.note(f"{name} has no rows; nothing was written")
+    out.record("import", {"feed": feed, "table": into, **facts, "dry_run": dry_run})
+
+
+def _count(rows: Rows, advance: Advance) -> dict[str, Plain]:
+    count = 0
+    for _ in rows.checked():
+        count += 1
+        advance(1)
+    return {"rows": count, "first": None, "length": None, "tree": None}
+
+
+def _write(
+    session: Session, ring: KeyRing, key: FeedKey, rows: Rows, batch: int, advance: Advance
+) -> dict[str, Plain]:
+    with rows.named():
+        result = session.vault.import_entries(ring, key, rows.entries(), batch=batch, on_batch=advance)
     if result is None:
-        out.note(f"{file} has no rows; nothing was written")
-        return
-    out.record(
-        "import",
-        {
-            "feed": feed,
-            "table": name,
-            "rows": result.length - result.start,
-            "first": result.start,
-            "length": result.length,
-            "tree": result.head.tree_hash.hex(),
-        },
-    )
+        return {"rows": 0, "first": None, "length": None, "tree": None}
+    return {
+        "rows": result.length - result.start,
+        "first": result.start,
+        "length": result.length,
+        "tree": result.head.tree_hash.hex(),
+    }
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
 
 
 @group.add("read", examples=["holdfast feed read ledger 41", "holdfast feed read ledger 10:20 --json"])
@@ -165,99 +235,17 @@ def read(
     feed: Feed,
     where: Annotated[str, typer.Argument(metavar="[INDEX|START:STOP]", help="Which entries; all by default.")] = ":",
 ) -> None:
-    """Show entries: index, kind, claimed time, content. The claimed time proves nothing."""
-    with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
-        info = session.vault.find_feed(feed)
-        start, stop = _range(where, info.state.length)
-        rows = _shown(tx.blocks(info.state.key, start, stop), start)
-        invocation(ctx).out.table("entry", ("index", "entry", "claimed", "content"), rows)
+    """Show entries: index, kind, claimed time, content. The claimed time proves nothing.
 
-
-@group.add("heads", examples=["holdfast feed heads ledger", "holdfast feed heads ledger --json"])
-def heads(ctx: typer.Context, feed: Feed) -> None:
-    """Every signed head of a feed: length, tree hash, signature."""
-    with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
-        info = session.vault.find_feed(feed)
-        rows = ((head.length, head.tree_hash.hex(), head.signature.hex()) for head in tx.heads(info.state.key))
-        invocation(ctx).out.table("head", ("length", "tree", "signature"), rows)
-
-
-@group.add("audit", examples=["holdfast feed audit ledger", "holdfast feed audit ledger --json"])
-def audit(ctx: typer.Context, feed: Feed) -> ExitCode:
-    """Re-read every byte of a feed, recompute every hash and verify every signature; name the first bad entry."""
-    from api.cli.audit import audit_one
-
-    with opened(ctx, read_only=True) as session:
-        clean = audit_one(invocation(ctx).out, session, session.vault.find_feed(feed))
-    return ExitCode.OK if clean else ExitCode.FAILED
-
-
-@group.add(
-    "export", examples=["holdfast feed export ledger -o ledger.feed", "holdfast feed export ledger -o - | sha256sum"]
-)
-def export(
-    ctx: typer.Context,
-    feed: Feed,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
-) -> None:
-    """Write a feed with its identity's events and every signed head, for another store to ingest."""
-    from ledger.transfer import export_feed
-
+    Under --json, decimals, dates and times keep their typed forms, such as {"$dec": "12.30"}: 'feed append' and
+    'feed import' read them.
+    """
     out = invocation(ctx).out
-    with opened(ctx, read_only=True) as session:
-        info = session.vault.find_feed(feed)
-        with open_output(out, output, force=force) as stream:
-            export_feed(session.vault.store, info.state.key, stream)
-    out.note(f"{info.state.length} entries of {info.name} are in {output}")
-
-
-@group.add("ingest", examples=["holdfast feed ingest ledger.feed", "holdfast feed ingest ledger.feed --home copy.home"])
-def ingest(
-    ctx: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'feed export' wrote; - for stdin.")],
-) -> None:
-    """Take in another writer's feed. Everything is verified before anything is kept: whole or nothing."""
-    from identity.textforms import to_zbase32
-    from ledger.transfer import ingest_feed
-
-    with opened(ctx) as session, open_input(file) as stream:
-        session.vault.require_writable()
-        result = ingest_feed(session.vault.store, stream)
-    invocation(ctx).out.record(
-        "ingest", {"key": to_zbase32(result.key), "first": result.start, "length": result.length}
-    )
-
-
-def _rows(stream: BinaryIO, kind: str, spec: str, name: str, delimiter: str, encoding: str) -> Iterator[Row]:
-    columns = parse_columns(spec) if spec else ()
-    if kind == "jsonl":
-        return read_json_lines(stream, columns, name=name)
-    return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding)
-
-
-def _entries(rows: Iterator[Row], table: str) -> Iterator[Entry]:
-    from api.bootstrap import now_ms
-    from ledger.entry import Record, record_entry
-
-    claimed_ms = now_ms()
-    for row in rows:
-        yield record_entry(Record(table, row.fields), claimed_ms)
-
-
-def _shown(blocks: Iterator[bytes], start: int) -> Iterator[tuple[Plain, ...]]:
-    from anchoring.report import format_time
-    from identity.errors import MalformedError
-    from ledger.entry import parse_entry
-    from ledger.values import to_plain
-
-    for index, block in enumerate(blocks, start):
-        try:
-            entry = parse_entry(block)
-        except MalformedError:
-            yield index, "opaque", None, block.hex()
-        else:
-            yield index, entry.kind, format_time(entry.claimed_ms), cast("Plain", to_plain(entry.body))
+    with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
+        info = named_feed(session, feed)
+        start, stop = _range(where, info.state.length)
+        rows = _shown(tx.blocks(info.state.key, start, stop), start, typed=out.json)
+        out.table("entry", ("index", "entry", "claimed", "content"), rows)
 
 
 def _range(text: str, length: int) -> tuple[int, int]:
@@ -272,3 +260,92 @@ def _range(text: str, length: int) -> tuple[int, int]:
         return index, index + 1
     start, stop = int(first or 0), min(int(last or length), length)
     return min(start, stop), stop
+
+
+def _shown(blocks: Iterator[bytes], start: int, *, typed: bool) -> Iterator[tuple[Plain, ...]]:
+    from anchoring.report import format_time
+    from identity.errors import MalformedError
+    from ledger.entry import parse_entry
+    from ledger.values import to_plain
+
+    show = _typed if typed else to_plain
+    for index, block in enumerate(blocks, start):
+        try:
+            entry = parse_entry(block)
+        except MalformedError:
+            yield index, "opaque", None, block.hex()
+        else:
+            yield index, entry.kind, format_time(entry.claimed_ms), cast("Plain", show(entry.body))
+
+
+def _typed(value: object) -> object:
+    """As it is stored, with bytes in hex."""
+    match value:
+        case bytes():
+            return value.hex()
+        case list():
+            return [_typed(item) for item in value]
+        case Mapping():
+            return {key: _typed(item) for key, item in value.items()}
+    return value
+
+
+@group.add("heads", examples=["holdfast feed heads ledger", "holdfast feed heads ledger --json"])
+def heads(ctx: typer.Context, feed: Feed) -> None:
+    """Every signed head of a feed: length, tree hash, signature."""
+    with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
+        info = named_feed(session, feed)
+        rows = ((head.length, head.tree_hash.hex(), head.signature.hex()) for head in tx.heads(info.state.key))
+        invocation(ctx).out.table("head", ("length", "tree", "signature"), rows)
+
+
+@group.add("audit", examples=["holdfast feed audit ledger", "holdfast feed audit ledger --json"])
+def audit(ctx: typer.Context, feed: Feed) -> ExitCode:
+    """Re-read every byte of a feed, recompute every hash and verify every signature; name the first bad entry."""
+    from api.cli.audit import audit_one
+
+    with opened(ctx, read_only=True) as session:
+        clean = audit_one(invocation(ctx).out, session, named_feed(session, feed))
+    return ExitCode.OK if clean else ExitCode.FAILED
+
+
+# --- handing over ---------------------------------------------------------------------------------------------------
+
+
+@group.add(
+    "export", examples=["holdfast feed export ledger -o ledger.feed", "holdfast feed export ledger -o - | sha256sum"]
+)
+def export(ctx: typer.Context, feed: Feed, output: OutputFile, force: Force = False) -> None:
+    """Write a feed with its identity's events and every signed head, for another store to ingest."""
+    from ledger.transfer import export_feed
+
+    out = invocation(ctx).out
+    with opened(ctx, read_only=True) as session:
+        info = named_feed(session, feed)
+        with open_output(out, output, force=force) as stream:
+            length = export_feed(session.vault.store, info.state.key, stream)
+    written(out, "feed-export", output, {"feed": info.name, "key": info.key_text, "length": length})
+
+
+@group.add("ingest", examples=["holdfast feed ingest ledger.feed", "holdfast feed ingest ledger.feed --home copy.home"])
+def ingest(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'feed export' wrote; - for stdin.")],
+) -> None:
+    """Take in another writer's feed. Everything is verified before anything is kept: whole or nothing."""
+    from identity.textforms import to_hex, to_zbase32
+    from ledger.transfer import ingest_feed
+
+    with opened(ctx) as session, open_input(file) as stream:
+        session.vault.require_writable()
+        result = ingest_feed(session.vault.store, stream)
+    invocation(ctx).out.record(
+        "ingest",
+        {
+            "key": to_zbase32(result.key),
+            "identity": to_hex(result.identity),
+            "first": result.start,
+            "length": result.length,
+            "new": result.length - result.start,
+        },
+    )

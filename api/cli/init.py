@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from api.cli.exit_codes import UsageError
+from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.passphrase import read_passphrase
 from api.cli.session import PassphraseFile
-from api.settings import default_settings_text, dev_directory, find_home
+from api.settings import (
+    DevAuthoritySettings,
+    DevChainSettings,
+    NoChainSettings,
+    RpcChainSettings,
+    Settings,
+    default_settings_text,
+    find_home,
+    load_settings,
+    new_settings,
+)
+from identity.errors import StorageError
+
+if TYPE_CHECKING:
+    from api.cli.output import Output
+    from api.founding import Founded
+    from api.home import Home
 
 __all__ = ["group"]
+
+_COINS = 10**20
+"""Wei that the development chain gives a new anchor key."""
 
 group = CommandGroup("init", "Found a home: identity, keys, store, log and policy.")
 
@@ -40,60 +62,52 @@ def init(
     no_chain: Annotated[
         bool, typer.Option("--no-chain", help="No anchoring, for ever: a rollback will be noticed by nobody.")
     ] = False,
+    settings_file: Annotated[
+        Path | None,
+        typer.Option("--settings", metavar="FILE", help="The new home's holdfast.toml: another chain and authorities."),
+    ] = None,
+    contract: Annotated[
+        str | None,
+        typer.Option("--contract", metavar="0x...", help="An anchor contract that is there; default: a new one."),
+    ] = None,
+    anchor_key_file: Annotated[
+        Path | None,
+        typer.Option("--anchor-key-file", metavar="FILE", help="A key that has coins, in hex; default: a new one."),
+    ] = None,
     phrase_file: Annotated[
         Path | None,
         typer.Option("--phrase-file", metavar="FILE", help="Write the recovery phrase to FILE, not to stdout."),
     ] = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Found a home, with the embedded development chain and authority, which prove nothing to anybody else.
+    """Found a home, whole or not at all. Without --settings, with the embedded development chain and authority.
 
     Shows the recovery phrase once. It is kept nowhere: write it down. It alone can replace the root key.
     """
-    from anchoring.tsa.dev import DevelopmentAuthority
-    from api.bootstrap import now_ms, open_dev_chain
+    from api.bootstrap import now_ms
     from api.founding import Founding, found_home
     from identity.event import DeviceClass
-    from identity.textforms import to_did_key, to_hex
 
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
     if run.out.json and phrase_file is None:
         raise UsageError("the recovery phrase does not go into JSON", hint="give --phrase-file FILE")
+    devices = device or ["main"]
+    if len(set(devices)) < len(devices):
+        raise UsageError("two devices of one name")
+    text, settings = _settings(home, run.environ, settings_file, no_chain=no_chain)
     passphrase = read_passphrase(passphrase_file, run.environ, ask_twice=True)
-    dev_dir = dev_directory(run.environ)
-    if dev_dir.resolve().is_relative_to(home.root.resolve()):
-        raise UsageError(
-            f"the development directory {dev_dir} must not lie inside the home", hint="set HOLDFAST_DEV_DIR"
-        )
-    with ExitStack() as stack:
-        chain = None if no_chain else stack.enter_context(open_dev_chain(dev_dir))
+    with ExitStack() as opened:
+        keep_phrase = opened.enter_context(_phrase_keeper(run.out, phrase_file))
+        chain, fund = _chain(opened, settings)
         founding = Founding(
             label=label,
-            devices=dict.fromkeys(device or ["main"], DeviceClass.DEVICE),
+            devices=dict.fromkeys(devices, DeviceClass.DEVICE),
             log_name=log_name,
             chain=chain,
-            fund=None if chain is None else lambda address: chain.fund(address, 10**20),
-            authorities=[DevelopmentAuthority(dev_dir / "tsa").authority],
-            settings=default_settings_text({"kind": "none" if no_chain else "dev"}, [{"kind": "dev"}]),
+            fund=fund,
+            authorities=[],
+            settings=text,
         )
-        if phrase_file is not None and phrase_file.exists():
-            raise UsageError(f"{phrase_file} exists; a recovery phrase overwrites nothing")
-        founded = found_home(home, founding, passphrase, now_ms=now_ms())
-    if phrase_file is not None:
-        phrase_file.touch(mode=0o600)
-        phrase_file.write_text(founded.phrase + "\n", encoding="utf-8")
-    run.out.record(
-        "home",
-        {
-            "home": str(home.root),
-            "identity": to_hex(founded.identity),
-            "log": to_hex(founded.log_id),
-            "devices": {name: to_did_key(key) for name, key in founded.devices.items()},
-            "contract": None if founded.binding is None else "0x" + founded.binding.contract.hex(),
-            "policy": str(home.policy),
-        },
-    )
-    if phrase_file is None:
-        run.out.text(f"\nRecovery phrase, shown once and kept nowhere. Write it down:\n\n  {founded.phrase}\n")
-    run.out.note("DEVELOPMENT ONLY: the embedded authority and chain prove nothing to anybody else")
+        founded = found_home(home, founding, passphrase, now_ms=now_ms(), keep_phrase=keep_phrase)
+    _report(run.out, home, settings, founded)

@@ -117,7 +117,8 @@ class Output:
     def text(self, text: str) -> None:
         """Lines for people. Under ``--json`` nothing: the object says it."""
         if not self.json:
-            for line in text.splitlines():
+            # Not splitlines(): a name in the text must not begin a line of its own with a character like U+2028.
+            for line in text.removesuffix("\n").split("\n"):
                 self._line(self._stdout, printable(line))
 
     def raw(self, data: bytes) -> None:

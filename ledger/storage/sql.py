@@ -56,6 +56,13 @@ class Rim:
             raise self.translate(exc) from exc
 
 
+class _Over:
+    """In the place of the driver's connection when a transaction has ended."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise StorageError("the transaction is over")
+
+
 _Parsed = dict[FeedKey, tuple[Sequence[Any], tuple[int, FeedState]]]
 """Feed rows as they were read or written last, with the feed's number and state."""
 
@@ -250,9 +257,13 @@ class SqlReadTransaction:
         return DamagedFile(f"{what} {index} of feed {key.hex()} is missing")
 
     def close(self) -> None:
-        """Close what is still being streamed: an open cursor would hold the snapshot after its transaction."""
+        """Close what is still being streamed: an open cursor would hold the snapshot after its transaction.
+
+        Whoever goes on reading gets a ``StorageError``, and not what another transaction sees.
+        """
         for cursor in tuple(self._streams):
-            self._end(cursor)  # whoever goes on reading gets StorageError
+            self._end(cursor)
+        self._driver = _Over()
 
 
 class SqlWriteTransaction(SqlReadTransaction):
@@ -359,7 +370,7 @@ class Connections:
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction, which is durable when the block was left without an exception."""
         with self._rim.translated():
-            connection = self._idle.pop() if self._idle else self._engine.connect()
+            connection = self._take()
             try:
                 driver: Any = connection.connection.driver_connection
                 driver.execute(self._begin)
@@ -373,6 +384,12 @@ class Connections:
                 connection.close()
             else:
                 self._idle.append(connection)
+
+    def _take(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._engine.connect()
 
     def close(self) -> None:
         """Close what is idle now, and the others when their transactions end."""

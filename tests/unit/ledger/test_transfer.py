@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from identity.encoding import decode, encode
 from identity.errors import (
     AuditError,
     ConflictError,
@@ -67,14 +68,14 @@ def take_apart(data: bytes) -> Records:
     data = data[len(FIRST_LINE) :]
     records = []
     while data:
-        tag, size = data[:1], int.from_bytes(data[1:5], "little")
+        tag, size = data[:1], int.from_bytes(data[1:5], "big")
         records.append((tag, data[5 : 5 + size]))
         data = data[5 + size :]
     return records
 
 
 def put_together(records: Records) -> bytes:
-    return FIRST_LINE + b"".join(tag + struct.pack("<I", len(payload)) + payload for tag, payload in records)
+    return FIRST_LINE + b"".join(tag + struct.pack(">I", len(payload)) + payload for tag, payload in records)
 
 
 @pytest.fixture
@@ -253,6 +254,14 @@ def changed(tag: bytes, number: int, change: Callable[[bytes], bytes]) -> Edit:
     return edit
 
 
+def with_field(name: str, value: Any) -> Callable[[bytes], bytes]:
+    def change(data: bytes) -> bytes:
+        fields: Any = decode(data)
+        return encode({**fields, name: value})
+
+    return change
+
+
 def moved(tag: bytes, number: int, to: int) -> Edit:
     def edit(records: Records) -> Records:
         result, place = list(records), at(tag, number, records)
@@ -295,14 +304,19 @@ def moved(tag: bytes, number: int, to: int) -> Edit:
         (changed(b"I", 0, lambda data: data + b"\0"), MalformedError),
         (changed(b"I", 1, lambda data: data[:-1]), MalformedError),
         (changed(b"B", 2, lambda data: data + b"!"), RootMismatch),
-        (changed(b"H", 1, lambda data: b"\5" + data[1:]), MalformedError),
-        (changed(b"H", 1, lambda data: data[:8] + bytes(32) + data[40:]), RootMismatch),
-        (changed(b"H", 1, lambda data: data[:40]), MalformedError),
-        (changed(b"H", 1, lambda data: data[:39]), MalformedError),
+        (changed(b"H", 1, with_field("length", 5)), MalformedError),
+        (changed(b"H", 1, with_field("length", -4)), MalformedError),
+        (changed(b"H", 1, with_field("tree", bytes(32))), RootMismatch),
+        (changed(b"H", 1, with_field("tree", bytes(31))), MalformedError),
+        (changed(b"H", 1, with_field("signature", b"\1\0" + bytes(66))), SignatureMismatch),
+        (changed(b"H", 1, with_field("signature", b"")), MalformedError),
+        (changed(b"H", 1, with_field("signature", bytes(513))), MalformedError),
+        (changed(b"H", 1, with_field("more", None)), MalformedError),
         (changed(b"H", 1, lambda data: data + b"\0"), MalformedError),
-        (changed(b"H", 1, lambda data: data[:42] + bytes(64) + data[106:]), SignatureMismatch),
-        (changed(b"E", 0, lambda data: b"\6" + data[1:]), MalformedError),
-        (changed(b"E", 0, lambda data: data[:8] + bytes(32)), MalformedError),
+        (changed(b"H", 1, lambda data: b""), MalformedError),
+        (changed(b"E", 0, with_field("length", 6)), MalformedError),
+        (changed(b"E", 0, with_field("tree", bytes(32))), MalformedError),
+        (changed(b"E", 0, with_field("more", None)), MalformedError),
         (changed(b"E", 0, lambda data: b""), MalformedError),
     ],
 )
@@ -322,7 +336,7 @@ def test_another_first_line(export: bytes, target: Store, first: bytes) -> None:
 def test_length_beyond_its_limit_is_refused_before_a_byte_is_read(export: bytes, tag: bytes) -> None:
     records = take_apart(export)
     begun = put_together(records[: at(tag, 0, records)])
-    claimed = begun + tag + struct.pack("<I", transfer._LIMITS[tag] + 1)
+    claimed = begun + tag + struct.pack(">I", transfer._LIMITS[tag] + 1)
 
     class Counting(io.BytesIO):
         def read(self, size: int | None = -1) -> bytes:
@@ -397,9 +411,10 @@ def forged_export(
     for batch in batches:
         tree.append_many(batch)
         records += [(b"B", block) for block in batch]
-        position = struct.pack("<Q", tree.length) + tree.tree_hash()
-        records.append((b"H", position + sign_head(signer, feed_key(manifest), tree.tree_hash(), tree.length)))
-    records.append((b"E", struct.pack("<Q", tree.length) + tree.tree_hash()))
+        signature = sign_head(signer, feed_key(manifest), tree.tree_hash(), tree.length)
+        head = {"length": tree.length, "tree": tree.tree_hash(), "signature": signature}
+        records.append((b"H", encode(head)))
+    records.append((b"E", encode({"length": tree.length, "tree": tree.tree_hash()})))
     return put_together(records)
 
 

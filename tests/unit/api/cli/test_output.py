@@ -118,6 +118,12 @@ def test_printable(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
+def test_a_name_cannot_begin_a_line() -> None:
+    out, shown, _ = output()
+    out.text("who\u2028PASSED\x85\r\nnext\n")
+    assert shown.getvalue() == "who\\u2028PASSED\\x85\\r\nnext\n"
+
+
 def test_a_reader_that_has_gone_is_not_an_io_error() -> None:
     out, _, _ = output(Gone)
     with pytest.raises(OutputClosed):

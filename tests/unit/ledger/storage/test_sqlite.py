@@ -558,6 +558,33 @@ def test_stream_ends_with_its_transaction(filled: Path, key: FeedKey) -> None:
         list(blocks)
 
 
+def test_transaction_is_over_when_it_is_over(filled: Path, key: FeedKey, grow: Any) -> None:
+    store = open_sqlite(filled)
+    with store.read() as reading:
+        assert reading.block(key, 0)
+    with store.write() as writing:
+        state = writing.feed(key)
+    for wrong in (
+        lambda: reading.block(key, 0),
+        lambda: list(reading.blocks(key, 0, 1)),
+        lambda: writing.feed(key),
+        lambda: grow(writing, state, [b"x"]),
+        lambda: writing.create_feed(FeedKey(bytes(32)), MANIFEST, local=True),
+    ):
+        with pytest.raises(StorageError, match="is over"):
+            wrong()
+
+
+@pytest.mark.parametrize("name", ["with space.db", "question?mark#hash%41.db", "ümlaut.db", "-wal", "a:b;c=d&e.db"])
+def test_path_may_hold_anything(tmp_path: Path, name: str, key: FeedKey, grow: Any) -> None:
+    store = open_sqlite(tmp_path / name, create=True)
+    with store.write() as tx:
+        grow(tx, tx.create_feed(key, MANIFEST, local=True), [b"x"])
+    store.close()
+    assert files(tmp_path / name).keys() == {name}
+    assert read_all(open_sqlite(tmp_path / name, read_only=True), key) == [b"x"]
+
+
 def test_state_is_read_from_the_medium_after_a_failure(filled: Path, key: FeedKey, grow: Any) -> None:
     store = open_sqlite(filled)
     with store.read() as tx:
