@@ -55,7 +55,7 @@ bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
 
 docs: $(STAMP)
-	@$(BIN)/python -m api.cli.reference > docs/reference/cli.md
+	@page=$$($(BIN)/python -m api.cli.reference) && printf '%s\n' "$$page" > docs/reference/cli.md
 
 # Hashes of wheels only; no index and no host is written into the files. One after the other: the last two must pick
 # what the first has picked.

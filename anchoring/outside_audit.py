@@ -19,7 +19,7 @@ from anchoring.chain.check import (
     read_anchor_history,
 )
 from anchoring.rollback import RollbackCheck, RollbackState
-from identity.errors import MalformedError, TransportError, VerificationError
+from identity.errors import MalformedError, StorageError, TransportError, VerificationError
 from ledger.checkpoint import VerifiedCheckpoint
 from ledger.log import hash_leaf
 from ledger.log_transfer import LeafRecord, LogAudit, audit_log, read_log_export
@@ -100,7 +100,7 @@ def _check_older_anchors(view: ChainView, log: LogPosition, check: RollbackCheck
                     state=RollbackState.DIVERGED,
                     detail=f"block {record.block} holds another history than this log at size {record.size}",
                 )
-    except (TransportError, MalformedError, VerificationError) as exc:
+    except (TransportError, StorageError, MalformedError, VerificationError) as exc:
         return replace(
             check,
             state=RollbackState.UNVERIFIED,

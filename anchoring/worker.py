@@ -7,14 +7,21 @@ authority or a node that fails stops nothing but its own part; what failed stand
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from anchoring.chain.client import Chain
-from anchoring.chain.outbox import AnchorChange, AnchorTarget, advance, enqueue
+from anchoring.chain.outbox import AnchorChange, AnchorTarget, OutboxPolicy, advance, enqueue
 from anchoring.chain.transactions import TransactionSigner
 from anchoring.storage import StoredTimestamp, add_timestamp, load_anchors, load_timestamps
 from anchoring.tsa.source import AcquiredToken, TimestampSource
-from identity.errors import AuditError, ConflictError, MissingEvidenceError, TransportError, VerificationError
+from identity.errors import (
+    AuditError,
+    ConflictError,
+    MissingEvidenceError,
+    RefusedError,
+    TransportError,
+    VerificationError,
+)
 from ledger.checkpoint import imprint_message
 from ledger.statement import LogDescriptor, log_origin
 from ledger.storage.sql import SqlStore
@@ -25,11 +32,12 @@ __all__ = ["AnchorSender", "Failure", "Round", "run_round"]
 
 @dataclass(frozen=True, slots=True)
 class AnchorSender:
-    """What sending anchors takes: the chain, the key that pays, and where the log is anchored."""
+    """What sending anchors takes: the chain, the key that pays, where the log is anchored, and what it may cost."""
 
     chain: Chain
     signer: TransactionSigner
     target: AnchorTarget
+    policy: OutboxPolicy = field(default_factory=OutboxPolicy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,6 @@ def _anchor(store: SqlStore, sender: AnchorSender, checkpoint: StoredCheckpoint,
         if checkpoint.size not in known:
             with store.write() as tx:
                 enqueue(tx, checkpoint.size, checkpoint.root, now_ms)
-        done.changes.extend(advance(store, sender.chain, sender.signer, sender.target, now_ms))
-    except (TransportError, VerificationError, ConflictError) as exc:
+        done.changes.extend(advance(store, sender.chain, sender.signer, sender.target, now_ms, sender.policy))
+    except (TransportError, VerificationError, ConflictError, RefusedError) as exc:
         done.failures.append(Failure(f"chain {sender.target.chain_id}", exc))

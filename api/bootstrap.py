@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anchoring.chain.client import Chain, ChainReader
     from anchoring.chain.dev import DevChain
     from anchoring.chain.jsonrpc import JsonRpcChain
+    from anchoring.chain.outbox import OutboxPolicy
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
     from api.vault import Vault
@@ -38,6 +39,7 @@ __all__ = [
     "dev_chain_path",
     "is_development",
     "now_ms",
+    "open_chain",
     "open_dev_chain",
     "open_nodes",
     "open_session",
@@ -84,6 +86,10 @@ class Session:
         self._opened = ExitStack()
 
     # The chain.
+
+    def is_development(self) -> bool:
+        """Whether the log is anchored on the embedded development chain."""
+        return is_development(self.vault.log_descriptor()[1])
 
     def chain_view(self) -> ChainView | None:
         """The chain, for reading; None when the log has none. Raises ``TransportError`` when it cannot be opened."""
@@ -140,6 +146,9 @@ class Session:
             return None
         if ring.anchor_key is None:
             raise ConfigurationError("the keystore does not hold the anchor key")
+        chain = open_chain(self._opened, self.settings)
+        if chain is None:
+            raise ConfigurationError("the settings name no chain, and the log is bound to one")
         target = AnchorTarget(
             chain_id=descriptor.chain.id,
             contract=descriptor.chain.contract,
@@ -147,7 +156,7 @@ class Session:
             log_id=log_id,
             code_hash=load_contract().code_hash,
         )
-        return AnchorSender(self._chain(), LocalKey(ring.anchor_key), target)
+        return AnchorSender(chain, LocalKey(ring.anchor_key), target, self._outbox_policy())
 
     def pin_final_anchors(self) -> None:
         """Pin the blocks of final anchors. Only for the development chain: nobody else vouches for that one."""
@@ -216,13 +225,13 @@ class Session:
             return open_nodes(self._opened, DEVELOPMENT_CHAIN_ID, [], self.settings.dev_dir)
         return {url: self._opened.enter_context(_rpc_chain(chain, [url])) for url in chain.urls}
 
-    def _chain(self) -> Chain:
+    def _outbox_policy(self) -> OutboxPolicy:
+        from anchoring.chain.outbox import OutboxPolicy
+
         chain = self.settings.chain
-        if isinstance(chain, NoChainSettings):
-            raise ConfigurationError("the settings name no chain, and the log is bound to one")
-        if isinstance(chain, DevChainSettings):
-            return self._opened.enter_context(open_dev_chain(self.settings.dev_dir))
-        return self._opened.enter_context(_rpc_chain(chain, list(chain.urls)))
+        if isinstance(chain, RpcChainSettings):
+            return OutboxPolicy(max_fee_cap=chain.max_fee_gwei * 10**9)
+        return OutboxPolicy()
 
     def _keep_check(self, check: RollbackCheck) -> None:
         facts = {
@@ -287,6 +296,16 @@ def open_sources(settings: Settings) -> Iterator[TimestampSource]:
             trusted = Authority(_read_certificate(authority.root), authority.policy, authority.subject)
             certificates = [_read_certificate(path) for path in authority.certificates]
             yield HttpSource(authority.url, trusted, certificates=certificates, crl_urls=authority.crl_urls)
+
+
+def open_chain(opened: ExitStack, settings: Settings) -> Chain | None:
+    """The chain of the settings, for sending too; ``opened`` closes it. None when they name none."""
+    chain = settings.chain
+    if isinstance(chain, NoChainSettings):
+        return None
+    if isinstance(chain, DevChainSettings):
+        return opened.enter_context(open_dev_chain(settings.dev_dir))
+    return opened.enter_context(_rpc_chain(chain, list(chain.urls)))
 
 
 def open_nodes(

@@ -194,6 +194,7 @@ def _present(secret: bytes | None) -> bytes:
 
 def _write_durably(path: Path, content: bytes) -> None:
     try:
+        path.parent.mkdir(exist_ok=True)
         with path.open("xb") as stream:
             stream.write(content)
             stream.flush()

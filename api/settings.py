@@ -30,6 +30,8 @@ __all__ = [
     "dev_directory",
     "find_home",
     "load_settings",
+    "parse_settings",
+    "read_settings_file",
 ]
 
 MAX_FILE_BYTES: Final = 65_536
@@ -168,15 +170,45 @@ def load_settings(home: Home, environ: Mapping[str, str]) -> Settings:
 
     Raises ``NewerFormat`` for a home of a newer holdfast, and ``ConfigurationError`` for everything else that is wrong.
     """
-    written = _read(home.settings)
-    _check_format(written, home.settings)
+    try:
+        text = read_settings_file(home.settings)
+    except FileNotFoundError as exc:
+        raise ConfigurationError(f"no home at {home.root}", hint="holdfast init, or --home DIR") from exc
+    return parse_settings(text, home, environ, file=home.settings)
+
+
+def read_settings_file(file: Path) -> bytes:
+    """The bytes of a settings file.
+
+    Raises ``FileNotFoundError`` when there is none, ``ConfigurationError`` when it cannot be read or is too large.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as exc:
+        raise ConfigurationError(f"cannot read {file}: {exc.strerror}") from exc
+    if len(data) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def parse_settings(text: bytes, home: Home, environ: Mapping[str, str], *, file: Path) -> Settings:
+    """The settings of ``home``, which need not exist yet, from the text of its ``holdfast.toml``.
+
+    ``file`` is where the text stands: errors name it, and certificates that it names by a relative path lie beside it.
+    Raises as ``load_settings``.
+    """
+    written = _parse_toml(text, file)
+    _check_format(written, file)
     _check_variables(environ)
     values = {"dev_dir": _default_dev_dir(environ)}
     try:
         settings = Settings(**_merge(values, _merge(written, _Environment(environ)())))
     except (ValidationError, ValueError) as exc:  # ValueError: a variable that should be JSON and is not
-        raise ConfigurationError(f"{home.settings}: {_first_fault(exc)}") from exc
-    return _located(settings, home)
+        raise ConfigurationError(f"{file}: {_first_fault(exc)}") from exc
+    return _located(settings, home, file.parent)
 
 
 def default_settings_text(chain: Mapping[str, Any], authorities: Sequence[Mapping[str, Any]]) -> str:
@@ -188,16 +220,7 @@ def default_settings_text(chain: Mapping[str, Any], authorities: Sequence[Mappin
     return "\n".join(parts)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-    except FileNotFoundError as exc:
-        raise ConfigurationError(f"no home at {file.parent}", hint="holdfast init, or --home DIR") from exc
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read {file}: {exc.strerror}") from exc
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigurationError(f"{file}: larger than {MAX_FILE_BYTES} bytes")
+def _parse_toml(data: bytes, file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as exc:
@@ -230,8 +253,8 @@ def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _located(settings: Settings, home: Home) -> Settings:
-    """With absolute paths; a development directory inside the home is refused."""
+def _located(settings: Settings, home: Home, beside: Path) -> Settings:
+    """With absolute paths, those of certificates in ``beside``; a development directory inside the home is refused."""
     dev_dir = _dev_dir(settings.dev_dir)
     if dev_dir.resolve().is_relative_to(home.root.resolve()):
         raise ConfigurationError(
@@ -243,16 +266,16 @@ def _located(settings: Settings, home: Home) -> Settings:
             "database": home.root / settings.database,
             "keystore": home.root / settings.keystore,
             "dev_dir": dev_dir,
-            "authorities": tuple(_located_authority(authority, home) for authority in settings.authorities),
+            "authorities": tuple(_located_authority(authority, beside) for authority in settings.authorities),
         }
     )
 
 
-def _located_authority(authority: AuthoritySettings, home: Home) -> AuthoritySettings:
+def _located_authority(authority: AuthoritySettings, beside: Path) -> AuthoritySettings:
     if isinstance(authority, DevAuthoritySettings):
         return authority
-    certificates = tuple(home.root / path for path in authority.certificates)
-    return authority.model_copy(update={"root": home.root / authority.root, "certificates": certificates})
+    certificates = tuple(beside / path for path in authority.certificates)
+    return authority.model_copy(update={"root": beside / authority.root, "certificates": certificates})
 
 
 def _user_directory(environ: Mapping[str, str], variable: str, default: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from identity.errors import MissingEvidenceError, RefusedError
+from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.history import (
     DeviceClass,
     KeyHistory,
@@ -31,12 +31,12 @@ from identity.keys import Ed25519Signer
 from identity.keystore import KeyRing
 from identity.recovery import root_seed
 from identity.textforms import to_zbase32
-from ledger.entry import Entry, encode_entry
+from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
 from ledger.log_writer import LogWriter, Plan
 from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
-from ledger.statement import LogDescriptor, parse_statement
+from ledger.statement import FeedHead, LogDescriptor, parse_statement
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
 
@@ -276,6 +276,28 @@ class Vault:
             times, anchors = pending_witnesses(tx)
         return LogWriter(self.store, log_signer(ring)).append_checkpoint(times=times, anchors=anchors, restate=restate)
 
+    def blind_window(self, anchored: int) -> tuple[int, int | None]:
+        """How many entries no anchor of a log size up to ``anchored`` covers, and the oldest time that one claims.
+
+        Only of feeds that the log serves: those of identities that have bound it.
+        """
+        log_id, _ = self.log_descriptor()
+        covered: dict[bytes, int] = {}
+        with self.store.read() as tx:
+            for statement in map(parse_statement, list(tx.log_leaves(0, anchored))):
+                if isinstance(statement, FeedHead):
+                    covered[statement.key] = statement.length
+            served = {one for one in tx.identities() if log_id in key_history(tx, one).logs}
+            count, oldest = 0, None
+            for info in map(_info, tx.feeds()):
+                length = covered.get(info.state.key, 0)
+                if info.description is None or info.description.identity not in served or length >= info.state.length:
+                    continue
+                count += info.state.length - length
+                claimed_ms = _claimed_ms(tx.block(info.state.key, length))
+                oldest = claimed_ms if oldest is None else min(oldest, claimed_ms or oldest)
+        return count, oldest
+
     def evidence(self, key: FeedKey, index: int) -> bytes:
         """The evidence file for one entry. Raises ``MissingEvidenceError`` for what is not sealed yet."""
         from anchoring.evidence import encode_evidence
@@ -366,6 +388,13 @@ def root_signers(ring: KeyRing, history: KeyHistory) -> list[tuple[int, Ed25519S
             hint="holdfast identity rotate-root puts the present one in",
         )
     return [(index, Ed25519Signer(seed)) for index, seed in enumerate(ring.root_seeds)]
+
+
+def _claimed_ms(block: bytes) -> int | None:
+    try:
+        return parse_entry(block).claimed_ms
+    except MalformedError:
+        return None
 
 
 def _info(state: FeedState) -> FeedInfo:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from os import urandom
 from pathlib import Path
@@ -149,7 +150,7 @@ def measure(directory: Path, batch: int, entries: int, rounds: int) -> list[Comp
     ]
     for threads in (1, 2):
         subject = f"audit, {batch} a signature, {threads} thread{'s' * (threads > 1)}"
-        results.append(compare(subject, lambda: audit(threads), floor.audit, rounds=rounds))
+        results.append(compare(subject, partial(audit, threads), floor.audit, rounds=rounds))
     store.close()
     return results
 

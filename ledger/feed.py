@@ -1,9 +1,9 @@
 """Feeds: creating one, appending to it, and proving what is in it.
 
-Implements docs/spec/feed.md sections 3.1 and 3.2. A feed has one writer, the device whose key its manifest names. Every append,
-of one block or many, signs the new head once, and every signed head is kept. The order is: lock, read where the feed
-stands, hash, sign, write, commit. Because the lock is held from reading to committing no index is ever signed twice,
-and because a signature is handed out after the commit only, what others hold is never ahead of what is stored.
+Implements docs/spec/feed.md sections 3.1 and 3.2. A feed has one writer, the device whose key its manifest names. Every
+append, of one block or many, signs the new head once, and every signed head is kept. The order is: lock, read where the
+feed stands, hash, sign, write, commit. Because the lock is held from reading to committing no index is ever signed
+twice, and because a signature is handed out after the commit only, what others hold is never ahead of what is stored.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from anchoring.receipt import (
     slots,
 )
 from anchoring.rollback import ArchivedAnchor, RollbackCheck, RollbackState, compare_with_chain
-from identity.errors import MalformedError, StorageError, TransportError, VerificationError
+from identity.errors import MalformedError, ReceiptMismatch, StorageError, TransportError, VerificationError
 from ledger.statement import ChainBinding
 
 __all__ = [
@@ -118,7 +118,12 @@ def read_anchor_history(
     while record is not None and record.size:
         yield record
         header = fetch_header(view, record.block - 1)
-        older = read_newest_anchor(view, header, log_id, binding)
+        try:
+            older = read_newest_anchor(view, header, log_id, binding)
+        except ReceiptMismatch as exc:
+            if exc.reason != "NO_CONTRACT":
+                raise
+            return  # the contract was deployed in the block of its first anchor
         if older is not None and older.block >= record.block:
             raise TransportError(f"the node shows an anchor of block {older.block} before block {record.block}")
         record = older

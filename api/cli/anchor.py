@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +12,12 @@ from anchoring.report import format_time
 from api.cli.exit_codes import ExitCode
 from api.cli.group import CommandGroup, invocation
 from api.cli.session import PassphraseFile, opened, unlock
+
+if TYPE_CHECKING:
+    from anchoring.storage import StoredAnchor, StoredTimestamp
+    from api.bootstrap import Session
+    from api.cli.output import Plain
+    from identity.keystore import KeyRing
 
 __all__ = ["group"]
 
@@ -29,43 +36,59 @@ def run(
 ) -> ExitCode:
     """Timestamp the newest checkpoint by every authority that has not, and move its anchor on towards final.
 
-    Can be run at any time and as often as you like. Exit code 75 when something has to be tried again.
+    Can be run at any time and as often as you like. Exit code 75 when an authority or the chain has to be tried again.
     """
-    from anchoring.storage import AnchorState, load_anchors
-    from anchoring.worker import run_round
-    from api.bootstrap import is_development, now_ms
-
     out = invocation(ctx).out
     with opened(ctx) as session:
         ring = unlock(ctx, session, passphrase_file)
         session.vault.require_writable()
-        log_id, descriptor = session.vault.log_descriptor()
-        sources, sender = session.sources(), session.sender(ring)
-        deadline = time.monotonic() + wait
-        while True:
-            done = run_round(session.vault.store, log_id, descriptor, sources, sender, now_ms())
-            with session.vault.store.read() as tx:
-                anchors = load_anchors(tx.connection)
-            still_open = [a for a in anchors if a.state not in (AnchorState.FINAL, AnchorState.FAILED)]
-            if not still_open or time.monotonic() >= deadline:
-                break
-            time.sleep(min(_POLL_S, max(0.0, deadline - time.monotonic())))
-        if is_development(descriptor):
+        size, tokens, failures = _run(session, ring, wait)
+        if session.is_development():
             session.pin_final_anchors()
-    newest = next((a for a in anchors if a.size == done.size), None)
+        anchor = _anchor(session, size)
     out.record(
         "anchor-round",
         {
-            "size": done.size,
-            "tokens": {name: format_time(token.verified.gen_time_ms) for name, token in done.tokens.items()},
-            "anchor": None if newest is None else newest.state.value,
-            "block": None if newest is None else newest.block_number,
-            "failures": [f"{failure.what}: {failure.error}" for failure in done.failures],
+            "size": size,
+            "tokens": tokens,
+            "anchor": None if anchor is None else anchor.state.value,
+            "block": None if anchor is None else anchor.block_number,
+            "reason": None if anchor is None else anchor.reason,
+            "failures": failures,
         },
     )
-    for failure in done.failures:
-        out.note(f"{failure.what}: {failure.error}; run it again later")
-    return ExitCode.TRY_AGAIN if done.failures else ExitCode.OK
+    for what, error in failures.items():
+        out.note(f"{what}: {error}; run it again later")
+    return ExitCode.TRY_AGAIN if failures else ExitCode.OK
+
+
+def _run(session: Session, ring: KeyRing, wait: float) -> tuple[int, dict[str, Plain], dict[str, Plain]]:
+    """Rounds until nothing is open or the time is up: the size, its new tokens, and what failed in the last round."""
+    from anchoring.storage import AnchorState, load_anchors
+    from anchoring.worker import run_round
+    from api.bootstrap import now_ms
+
+    log_id, descriptor = session.vault.log_descriptor()
+    sources, sender = session.sources(), session.sender(ring)
+    deadline = time.monotonic() + wait
+    tokens: dict[str, Plain] = {}
+    while True:
+        done = run_round(session.vault.store, log_id, descriptor, sources, sender, now_ms())
+        tokens |= {name: format_time(token.verified.gen_time_ms) for name, token in done.tokens.items()}
+        failures: dict[str, Plain] = {failure.what: str(failure.error) for failure in done.failures}
+        with session.vault.store.read() as tx:
+            states = {anchor.state for anchor in load_anchors(tx.connection)}
+        left_s = deadline - time.monotonic()
+        if left_s <= 0 or (not failures and states <= {AnchorState.FINAL, AnchorState.FAILED}):
+            return done.size, tokens, failures
+        time.sleep(min(_POLL_S, left_s))
+
+
+def _anchor(session: Session, size: int) -> StoredAnchor | None:
+    from anchoring.storage import load_anchors
+
+    with session.vault.store.read() as tx:
+        return next((anchor for anchor in load_anchors(tx.connection) if anchor.size == size), None)
 
 
 @group.add("status", examples=["holdfast anchor status", "holdfast anchor status --json"])
@@ -73,20 +96,17 @@ def status(ctx: typer.Context) -> None:
     """Every anchor with its state, since when, and its tokens. Nothing below final is an anchor."""
     from anchoring.storage import load_anchors, load_timestamps
 
-    rows: list[tuple[Any, ...]] = []
     with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
         anchors = {anchor.size: anchor for anchor in load_anchors(tx.connection)}
-        for checkpoint in tx.checkpoints():
-            anchor = anchors.get(checkpoint.size)
-            tokens = load_timestamps(tx.connection, checkpoint.size)
-            rows.append(
-                (
-                    checkpoint.size,
-                    ", ".join(f"{token.authority} {format_time(token.gen_time_ms)}" for token in tokens) or None,
-                    "none" if anchor is None else anchor.state.value,
-                    None if anchor is None else anchor.block_number,
-                    None if anchor is None else format_time(anchor.changed_ms),
-                    None if anchor is None else anchor.reason,
-                )
-            )
+        rows = [
+            _row(checkpoint.size, load_timestamps(tx.connection, checkpoint.size), anchors.get(checkpoint.size))
+            for checkpoint in tx.checkpoints()
+        ]
     invocation(ctx).out.table("anchor", ("size", "tokens", "anchor", "block", "since", "reason"), rows)
+
+
+def _row(size: int, tokens: Sequence[StoredTimestamp], anchor: StoredAnchor | None) -> tuple[Plain, ...]:
+    times = {token.authority: format_time(token.gen_time_ms) for token in tokens}
+    if anchor is None:
+        return size, times, "none", None, None, None
+    return size, times, anchor.state.value, anchor.block_number, format_time(anchor.changed_ms), anchor.reason

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
+from api.cli.files import open_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import progress
 from api.cli.session import opened
@@ -17,7 +22,7 @@ if TYPE_CHECKING:
     from anchoring.chain.check import ChainView
     from anchoring.rollback import RollbackCheck
     from api.bootstrap import Session
-    from api.cli.output import Output
+    from api.cli.output import Output, Plain
     from api.vault import FeedInfo
     from ledger.completeness import Shortfall
     from ledger.log_transfer import LogAudit
@@ -40,7 +45,9 @@ def audit(
     ctx: typer.Context,
     export: Annotated[
         Path | None,
-        typer.Argument(metavar="[FILE]", help="With --log: somebody's complete log instead of this home's."),
+        typer.Argument(
+            metavar="[FILE]", help="With --log: somebody's complete log instead of this home's; - for stdin."
+        ),
     ] = None,
     log_only: Annotated[bool, typer.Option("--log", help="Only the checkpoint log, not the feeds.")] = False,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="With FILE: what to trust.")] = None,
@@ -55,10 +62,18 @@ def audit(
 
     With FILE, an outsider's audit: the log that was given, a policy, and the chain. Needs no home and no keys.
     """
-    if export is not None:
-        if not log_only or policy is None:
-            raise UsageError("a FILE is audited with --log and --policy FILE")
-        return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+    if export is None:
+        if policy is not None or rpc or dev_chain is not None:
+            raise UsageError("--policy, --rpc and --dev-chain are for the audit of a FILE", hint="holdfast audit --log")
+        return _audit_home(ctx, log_only=log_only)
+    if not log_only or policy is None:
+        raise UsageError("a FILE is audited with --log and --policy FILE")
+    if rpc and dev_chain is not None:
+        raise UsageError("either --rpc or --dev-chain")
+    return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+
+
+def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
         clean = log_only or _audit_feeds(out, session)
@@ -114,16 +129,16 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
     from ledger.completeness import find_shortfalls
     from ledger.log_transfer import audit_log, feeds_at_hand, log_records
 
-    log_id, _ = session.vault.log_descriptor()
+    log_id, descriptor = session.vault.log_descriptor()
+    found, shortfalls = None, []
     with session.vault.store.read() as tx:
-        if next(iter(tx.checkpoints()), None) is None:
-            out.note("there is no checkpoint yet, so there is no log to replay")
-            return ExitCode.OK
-        found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
-        shortfalls = find_shortfalls(tx, found.replay.feeds)
+        if next(tx.checkpoints(), None) is not None:
+            found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
+            shortfalls = find_shortfalls(tx, found.replay.feeds)
     for short in shortfalls:
         _report_shortfall(out, short)
-    code = _report(out, found, session.check_rollback())
+    # Also without any checkpoint here: the chain may know of one.
+    code = _report(out, descriptor, log_id, found, session.check_rollback())
     return ExitCode.FAILED if shortfalls else code
 
 
@@ -150,10 +165,9 @@ def _audit_outside(
     from anchoring.outside_audit import audit_export
     from anchoring.policy_file import load_policy
     from api.bootstrap import now_ms, open_nodes
-    from identity.errors import StorageError
 
     policy = load_policy(policy_path)
-    with ExitStack() as opened_nodes:
+    with ExitStack() as opened_nodes, _reopenable(export) as reopen:
 
         def view_of(descriptor: LogDescriptor) -> ChainView | None:
             trust = None if descriptor.chain is None else policy.chains.get(descriptor.chain.id)
@@ -161,50 +175,64 @@ def _audit_outside(
                 return None
             return ChainView(open_nodes(opened_nodes, trust.id, urls, dev_chain), trust.id, trust.code_hash)
 
-        try:
-            found = audit_export(lambda: export.open("rb"), policy.logs, view_of, now_ms())
-        except OSError as exc:
-            raise StorageError(f"cannot read {export}: {exc.strerror}") from exc
-    return _report(invocation(ctx).out, found.log, found.check)
+        found = audit_export(reopen, policy.logs, view_of, now_ms())
+    replay = found.log.replay
+    return _report(invocation(ctx).out, replay.descriptor, replay.log_id, found.log, found.check)
 
 
-def _report(out: Output, found: LogAudit, check: RollbackCheck) -> ExitCode:
-    from anchoring.rollback import RollbackState
+@contextmanager
+def _reopenable(file: Path) -> Iterator[Callable[[], BinaryIO]]:
+    """What opens the file as often as needed. What comes through a pipe is kept on disk meanwhile."""
+    with open_input(file) as stream, tempfile.NamedTemporaryFile() as copy:
+        if str(file) != "-" and stream.seekable():
+            yield partial(file.open, "rb")
+        else:
+            shutil.copyfileobj(stream, copy)
+            copy.flush()
+            yield partial(Path(copy.name).open, "rb")
+
+
+def _report(
+    out: Output, descriptor: LogDescriptor, log_id: bytes, found: LogAudit | None, check: RollbackCheck
+) -> ExitCode:
+    """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet."""
     from identity.textforms import to_hex
 
-    replay = found.replay
-    duplicitous = [history for history in found.histories.values() if history.duplicity is not None]
-    if duplicitous or check.state in (RollbackState.BEHIND_ANCHOR, RollbackState.DIVERGED, RollbackState.FOREIGN_CHAIN):
-        verdict = "FAILED"
-    elif check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
-        verdict = "PASSED"
-    else:
-        verdict = "INDETERMINATE"
-    out.record(
-        "log-audit",
-        {
-            "verdict": verdict,
-            "log": f"{replay.descriptor.name}/{to_hex(replay.log_id)}",
-            "size": replay.last.size,
-            "checkpoints": replay.checkpoints,
-            "feed_heads_read": replay.feed_heads_read,
-            "feed_heads_chained": replay.feed_heads_chained,
-            "identity_heads_read": replay.identity_heads_read,
-            "identities_duplicitous": [to_hex(history.identity) for history in duplicitous],
-            "state": check.state.value,
-            "anchored_size": check.anchored_size,
-            "detail": check.detail,
-        },
-        text="\n".join(
-            [
-                f"log {replay.descriptor.name}: {verdict}",
-                (
-                    f"  {replay.last.size} leaves under {replay.checkpoints} checkpoints replayed; feed heads: "
-                    f"{replay.feed_heads_read} recomputed, {replay.feed_heads_chained} only chained"
-                ),
-                f"  {check.state.value}: {check.detail}",
-                *(f"  identity {to_hex(history.identity)} is DUPLICITOUS" for history in duplicitous),
-            ]
+    replay = None if found is None else found.replay
+    duplicitous = [] if found is None else [one for one in found.histories.values() if one.duplicity is not None]
+    verdict = "FAILED" if duplicitous else _verdict(check)
+    facts: dict[str, Plain] = {
+        "verdict": verdict,
+        "log": f"{descriptor.name}/{to_hex(log_id)}",
+        "size": check.local_size if replay is None else replay.last.size,
+        "checkpoints": 0 if replay is None else replay.checkpoints,
+        "feed_heads_read": 0 if replay is None else replay.feed_heads_read,
+        "feed_heads_chained": 0 if replay is None else replay.feed_heads_chained,
+        "identity_heads_read": 0 if replay is None else replay.identity_heads_read,
+        "identities_duplicitous": [to_hex(one.identity) for one in duplicitous],
+        "state": check.state.value,
+        "anchored_size": check.anchored_size,
+        "detail": check.detail,
+    }
+    text = [
+        f"log {descriptor.name}: {verdict}",
+        (
+            f"  {facts['size']} leaves under {facts['checkpoints']} checkpoints replayed; feed heads: "
+            f"{facts['feed_heads_read']} recomputed, {facts['feed_heads_chained']} only chained"
         ),
-    )
+        f"  {check.state.value}: {check.detail}",
+        *(f"  identity {to_hex(one.identity)} is DUPLICITOUS" for one in duplicitous),
+    ]
+    out.record("log-audit", facts, text="\n".join(text))
     return {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}[verdict]
+
+
+def _verdict(check: RollbackCheck) -> str:
+    from anchoring.rollback import RollbackState
+
+    match check.state:
+        case RollbackState.BEHIND_ANCHOR | RollbackState.DIVERGED | RollbackState.FOREIGN_CHAIN:
+            return "FAILED"
+        case RollbackState.CONSISTENT | RollbackState.CLOSED:
+            return "PASSED"
+    return "INDETERMINATE"

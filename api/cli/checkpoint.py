@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.files import open_output
+from api.cli.exit_codes import UsageError
+from api.cli.files import open_output, written
 from api.cli.group import CommandGroup, invocation
-from api.cli.session import PassphraseFile, opened, unlock
+from api.cli.session import Force, OutputFile, PassphraseFile, opened, unlock
 
 __all__ = ["group"]
 
@@ -30,11 +30,13 @@ def create(
     out = invocation(ctx).out
     with opened(ctx) as session:
         ring = unlock(ctx, session, passphrase_file)
+        session.vault.require_writable()
         withheld = session.vault.pending_checkpoint(ring).withheld
         checkpoint = session.vault.checkpoint(ring, restate=restate)
-    for feed in withheld:
-        out.note(f"feed {to_zbase32(feed.key)} of length {feed.length} is not logged: {feed.reason.value}")
-    out.record("checkpoint", {"size": checkpoint.size, "root": checkpoint.root.hex()})
+    left_out = {to_zbase32(feed.key): feed.reason.value for feed in withheld}
+    out.record("checkpoint", {"size": checkpoint.size, "root": checkpoint.root.hex(), "withheld": left_out})
+    for key, reason in left_out.items():
+        out.note(f"feed {key} is not logged as it stands: {reason}")
 
 
 @group.add("list", examples=["holdfast checkpoint list", "holdfast checkpoint list --json"])
@@ -56,13 +58,11 @@ def show(
     ctx: typer.Context, size: Annotated[int, typer.Argument(metavar="SIZE", help="The checkpoint's size.")]
 ) -> None:
     """Print a checkpoint's signed note, as other tools read it."""
-    from identity.errors import MissingEvidenceError
-
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
         found = tx.checkpoint(size)
     if found is None:
-        raise MissingEvidenceError(f"there is no checkpoint of size {size}", hint="see 'holdfast checkpoint list'")
+        raise UsageError(f"there is no checkpoint of size {size}", hint="see 'holdfast checkpoint list'")
     out.record("checkpoint", {"size": found.size, "root": found.root.hex(), "note": found.note}, text=found.note)
 
 
@@ -70,15 +70,12 @@ def show(
     "export",
     examples=["holdfast checkpoint export -o complete.log", "holdfast checkpoint export -o complete.log --force"],
 )
-def export(
-    ctx: typer.Context,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
-) -> None:
+def export(ctx: typer.Context, output: OutputFile, force: Force = False) -> None:
     """Write the complete log, for an outsider to audit with 'holdfast audit --log'."""
     from ledger.log_transfer import export_log
 
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session, open_output(out, output, force=force) as stream:
-        export_log(session.vault.store, stream)
-    out.note(f"the complete log is in {output}")
+        counts = export_log(session.vault.store, stream)
+    facts = {"checkpoints": counts.checkpoints, "leaves": counts.leaves, "events": counts.events}
+    written(out, "log-export", output, facts)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from api.cli.files import open_output
+from api.cli.exit_codes import UsageError
+from api.cli.files import open_output, written
 from api.cli.group import CommandGroup, invocation
-from api.cli.session import opened
+from api.cli.session import Force, OutputFile, named_feed, opened
 
 __all__ = ["group"]
 
@@ -27,14 +27,19 @@ def export(
     ctx: typer.Context,
     feed: Annotated[str, typer.Argument(metavar="FEED", help="The feed's name or key.")],
     index: Annotated[int, typer.Argument(metavar="INDEX", min=0, help="The entry's index in the feed.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.")],
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE.")] = False,
+    output: OutputFile,
+    force: Force = False,
 ) -> None:
-    """Write the evidence of one entry: the entry, its author's key history, its place in the log, tokens and anchor."""
+    """Write the evidence of one entry: the entry, its author's key history, its place in the log, tokens and anchor.
+
+    Exit code 2 when the entry is not under a timestamped checkpoint yet.
+    """
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        data = session.vault.evidence(session.vault.find_feed(feed).state.key, index)
+        info = named_feed(session, feed)
+        if index >= info.state.length:
+            raise UsageError(f"there is no entry {index}", hint=f"the feed has {info.state.length} entries, from 0")
+        data = session.vault.evidence(info.state.key, index)
     with open_output(out, output, force=force) as stream:
         stream.write(data)
-    if str(output) != "-":
-        out.record("evidence", {"file": str(output), "bytes": len(data)})
+    written(out, "evidence", output, {"feed": info.name, "key": info.key_text, "index": index, "bytes": len(data)})

@@ -211,9 +211,7 @@ def _count(rows: Rows, advance: Advance) -> dict[str, Plain]:
     return {"rows": count, "first": None, "length": None, "tree": None}
 
 
-def _write(
-    session: Session, ring: KeyRing, key: FeedKey, rows: Rows, batch: int, advance: Advance
-) -> dict[str, Plain]:
+def _write(session: Session, ring: KeyRing, key: FeedKey, rows: Rows, batch: int, advance: Advance) -> dict[str, Plain]:
     with rows.named():
         result = session.vault.import_entries(ring, key, rows.entries(), batch=batch, on_batch=advance)
     if result is None:

@@ -27,7 +27,10 @@ def fetch(
     This is trust in those nodes, not proof; the file names them as the source.
     """
     out = invocation(ctx).out
-    with opened(ctx) as session:
+    with opened(ctx, read_only=True) as session:
         pinned = session.fetch_headers(number)
+        file = session.home.headers
+    if not pinned:
+        out.note(f"nothing new: {file} has them, or no anchor is final yet")
     rows = [(header.chain, header.number, header.hash.hex(), header.source) for header in pinned]
     out.table("header", ("chain", "number", "hash", "source"), rows)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -18,23 +18,29 @@ from api.cli.session import PassphraseFile
 from api.settings import (
     DevAuthoritySettings,
     DevChainSettings,
+    HttpAuthoritySettings,
     NoChainSettings,
     RpcChainSettings,
     Settings,
     default_settings_text,
     find_home,
-    load_settings,
-    new_settings,
+    parse_settings,
+    read_settings_file,
 )
-from identity.errors import StorageError
+from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
+from identity.textforms import parse_hex, to_did_key, to_hex
 
 if TYPE_CHECKING:
+    from anchoring.chain.client import Chain
+    from anchoring.chain.dev import DevChain
     from api.cli.output import Output
     from api.founding import Founded
     from api.home import Home
+    from identity.event import DeviceClass
 
 __all__ = ["group"]
 
+_MAX_CERTIFICATE_BYTES = 65_536
 _COINS = 10**20
 """Wei that the development chain gives a new anchor key."""
 
@@ -84,30 +90,152 @@ def init(
 
     Shows the recovery phrase once. It is kept nowhere: write it down. It alone can replace the root key.
     """
-    from api.bootstrap import now_ms
+    from api.bootstrap import now_ms, open_chain, open_sources
     from api.founding import Founding, found_home
-    from identity.event import DeviceClass
 
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
     if run.out.json and phrase_file is None:
         raise UsageError("the recovery phrase does not go into JSON", hint="give --phrase-file FILE")
-    devices = device or ["main"]
-    if len(set(devices)) < len(devices):
-        raise UsageError("two devices of one name")
-    text, settings = _settings(home, run.environ, settings_file, no_chain=no_chain)
+    text, settings, files = _new_settings(home, run.environ, settings_file, no_chain=no_chain)
+    devices = _devices(device)
+    own_contract, own_key = _funding(settings, contract, anchor_key_file)
     passphrase = read_passphrase(passphrase_file, run.environ, ask_twice=True)
-    with ExitStack() as opened:
-        keep_phrase = opened.enter_context(_phrase_keeper(run.out, phrase_file))
-        chain, fund = _chain(opened, settings)
+    with _phrase_keeper(run.out, phrase_file) as keep_phrase, ExitStack() as opened:
+        chain = open_chain(opened, settings)
         founding = Founding(
             label=label,
-            devices=dict.fromkeys(devices, DeviceClass.DEVICE),
+            devices=devices,
             log_name=log_name,
             chain=chain,
-            fund=fund,
-            authorities=[],
+            fund=_faucet(chain, settings),
+            authorities=[source.authority for source in open_sources(settings)],
             settings=text,
+            contract=own_contract,
+            anchor_key=own_key,
+            files=files,
         )
         founded = found_home(home, founding, passphrase, now_ms=now_ms(), keep_phrase=keep_phrase)
     _report(run.out, home, settings, founded)
+
+
+def _new_settings(
+    home: Home, environ: Mapping[str, str], file: Path | None, *, no_chain: bool
+) -> tuple[str, Settings, dict[str, bytes]]:
+    """The text of the new home's settings, what it says, and the certificates that it names, by their path there."""
+    if file is None:
+        text = default_settings_text({"kind": "none" if no_chain else "dev"}, [{"kind": "dev"}])
+        return text, parse_settings(text.encode(), home, environ, file=home.settings), {}
+    if no_chain:
+        raise UsageError("--no-chain and --settings", hint='write [chain] kind = "none" into the settings')
+    try:
+        data = read_settings_file(file)
+    except FileNotFoundError as exc:
+        raise ConfigurationError(f"there is no {file}") from exc
+    settings = parse_settings(data, home, environ, file=file)
+    if (settings.database, settings.keystore) != (home.database, home.keystore):
+        raise ConfigurationError(f"{file}: a new home has its store and its keystore inside, under the usual names")
+    return data.decode(), settings, _certificates(settings, file.parent)
+
+
+def _certificates(settings: Settings, beside: Path) -> dict[str, bytes]:
+    """The certificates whose paths are relative, which have to lie in the home later."""
+    http = [one for one in settings.authorities if isinstance(one, HttpAuthoritySettings)]
+    paths = {path for one in http for path in (one.root, *one.certificates)}
+    files = {}
+    for path in sorted(path for path in paths if path.is_relative_to(beside)):
+        name = path.relative_to(beside)
+        if ".." in name.parts:
+            raise ConfigurationError(f"{name}: a certificate of a home lies inside it, or has an absolute path")
+        files[str(name)] = read_input(path, _MAX_CERTIFICATE_BYTES)
+    return files
+
+
+def _devices(names: list[str] | None) -> dict[str, DeviceClass]:
+    from identity.event import DeviceClass
+
+    names = names or ["main"]
+    if len(set(names)) < len(names):
+        raise UsageError("two devices of one name")
+    return dict.fromkeys(names, DeviceClass.DEVICE)
+
+
+def _funding(settings: Settings, contract: str | None, key_file: Path | None) -> tuple[bytes | None, bytes | None]:
+    """The contract and the anchor key that were given. Raises ``UsageError`` when a contract could not be paid for."""
+    if isinstance(settings.chain, NoChainSettings) and (contract or key_file):
+        raise UsageError("--contract and --anchor-key-file are for a home with a chain")
+    if isinstance(settings.chain, RpcChainSettings) and not (contract or key_file):
+        raise UsageError(
+            "a new key has no coins to deploy a contract with", hint="give --anchor-key-file FILE, or --contract 0x..."
+        )
+    try:
+        address = None if contract is None else parse_hex(contract.removeprefix("0x").lower(), 20)
+    except MalformedError as exc:
+        raise UsageError(f"{contract!r} is not an address") from exc
+    if key_file is None:
+        return address, None
+    try:
+        return address, parse_hex(read_input(key_file, 100).decode("ascii").strip().removeprefix("0x"), 32)
+    except (MalformedError, UnicodeDecodeError) as exc:
+        raise MalformedError(f"{key_file} does not hold 64 hexadecimal digits") from exc
+
+
+def _faucet(chain: Chain | None, settings: Settings) -> Callable[[bytes], None] | None:
+    """What gives a new key coins: on the development chain only."""
+    if not isinstance(settings.chain, DevChainSettings):
+        return None
+    development = cast("DevChain", chain)
+    return lambda address: development.fund(address, _COINS)
+
+
+@contextmanager
+def _phrase_keeper(out: Output, file: Path | None) -> Iterator[Callable[[str], None]]:
+    """What takes the recovery phrase: a new file, which is gone again if the block fails, or stdout."""
+    if file is None:
+        yield lambda phrase: _show_phrase(out, phrase)
+        return
+    try:
+        stream = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii")
+    except FileExistsError as exc:
+        raise RefusedError(f"{file} exists; a recovery phrase overwrites nothing") from exc
+    except OSError as exc:
+        raise StorageError(f"cannot write {file}: {exc.strerror}") from exc
+
+    def keep(phrase: str) -> None:
+        stream.write(phrase + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+    try:
+        with stream:
+            yield keep
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+
+
+def _show_phrase(out: Output, phrase: str) -> None:
+    out.text(f"Recovery phrase, shown once and kept nowhere. Write it down:\n\n  {phrase}\n")
+    out.flush()
+
+
+def _report(out: Output, home: Home, settings: Settings, founded: Founded) -> None:
+    binding = founded.binding
+    out.record(
+        "home",
+        {
+            "home": str(home.root),
+            "identity": to_hex(founded.identity),
+            "log": to_hex(founded.log_id),
+            "devices": {name: to_did_key(key) for name, key in founded.devices.items()},
+            "chain": None if binding is None else binding.id,
+            "contract": None if binding is None else f"0x{binding.contract.hex()}",
+            "anchor_account": None if binding is None else f"0x{binding.owner.hex()}",
+            "policy": str(home.policy),
+        },
+    )
+    parts = (settings.chain, *settings.authorities)
+    if any(isinstance(part, DevChainSettings | DevAuthoritySettings) for part in parts):
+        out.note("DEVELOPMENT ONLY: the embedded authority and chain prove nothing to anybody else")
+    if isinstance(settings.chain, RpcChainSettings):
+        out.note("the anchor account pays for anchors: see that it has coins")

@@ -2,89 +2,125 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anchoring.report import format_time
-from api.cli.exit_codes import ExitCode
+from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.group import CommandGroup, invocation
 from api.cli.session import opened
+
+if TYPE_CHECKING:
+    from anchoring.rollback import RollbackState
+    from api.bootstrap import Session
+    from api.cli.output import Plain
 
 __all__ = ["group"]
 
 group = CommandGroup("status", "Where the store stands: feeds, checkpoints, tokens, anchors, rollback.")
 
 
-@group.add("status", examples=["holdfast status", "holdfast status --offline --json"])
+@group.add(
+    "status", examples=["holdfast status", "holdfast status --offline --json", "holdfast status --max-blind 24h"]
+)
 def status(
     ctx: typer.Context,
     offline: Annotated[
         bool, typer.Option("--offline", help="Do not ask the chain; repeat what the last check said, with its age.")
     ] = False,
+    max_blind: Annotated[
+        str | None,
+        typer.Option("--max-blind", metavar="AGE", help="Exit code 1 when an entry waits longer for an anchor: 90m."),
+    ] = None,
 ) -> ExitCode:
     """Show where the store stands. Compares the log with the chain, as every start does.
 
     Exit code 77 for a read-only state, 75 when the chain could not be asked.
     """
-    from anchoring.rollback import RollbackState
-    from anchoring.storage import AnchorState, load_anchors, load_timestamps
-    from api.bootstrap import is_development, now_ms
-    from identity.textforms import to_hex
+    from api.bootstrap import now_ms
 
+    longest = None if max_blind is None else _duration(max_blind)
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        vault = session.vault
-        history = vault.history()
-        log_id, descriptor = vault.log_descriptor()
-        feeds = vault.feeds()
-        with vault.store.read() as tx:
-            checkpoints = list(tx.checkpoints())
-            newest = checkpoints[-1] if checkpoints else None
-            tokens = [] if newest is None else load_timestamps(tx.connection, newest.size)
-            anchors = load_anchors(tx.connection)
-        check: dict[str, Any] | None
-        if offline:
-            check = session.last_check()
-        else:
-            found = session.check_rollback()
-            check = {"state": found.state.value, "detail": found.detail, "checked": now_ms()}
-        final = [anchor for anchor in anchors if anchor.state is AnchorState.FINAL]
-        rollback = "never checked" if check is None else check["state"]
-        facts: dict[str, Any] = {
-            "identity": to_hex(history.identity),
-            "label": history.label,
-            "log": f"{descriptor.name}/{to_hex(log_id)}",
-            "feeds": len(feeds),
-            "entries": sum(info.state.length for info in feeds),
-            "checkpoint": None if newest is None else newest.size,
-            "tokens on it": len(tokens),
-            "anchored size": final[-1].size if final else None,
-            "blind since": _blind_since(vault, final[-1].size if final else 0),
-            "anchors open": len([a for a in anchors if a.state not in (AnchorState.FINAL, AnchorState.FAILED)]),
-            "rollback check": rollback,
-            "detail": None if check is None else check.get("detail"),
-            "checked": None if check is None else format_time(int(check["checked"])),
-            "development chain": is_development(descriptor),
-        }
-        out.record("status", facts)
-    if offline or check is None:
-        return ExitCode.OK
-    state = RollbackState(rollback)
+        facts, blind_since_ms = _stored_facts(session)
+        code, check = _last_check(session) if offline else _check(session)
+    out.record("status", {**facts, **check})
+    if longest is not None and blind_since_ms is not None and now_ms() - blind_since_ms > longest:
+        out.note(f"entries wait for an anchor longer than {max_blind}")
+        return code or ExitCode.FAILED
+    return code
+
+
+def _check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
+    """The state of the log against its chain, asked now."""
+    from api.bootstrap import now_ms
+
+    found = session.check_rollback()
+    return _judge(found.state, found.detail, now_ms())
+
+
+def _last_check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
+    """The state that the last check found; no state when there was none, or none that can be read."""
+    from anchoring.rollback import RollbackState
+    from ledger.entry import MAX_CLAIMED_MS
+
+    match session.last_check():
+        case {"state": str(name), "detail": str(detail), "checked": int(checked_ms)}:
+            if name in set(RollbackState) and 0 <= checked_ms <= MAX_CLAIMED_MS:
+                return _judge(RollbackState(name), detail, checked_ms)
+    return ExitCode.OK, {"state": None, "detail": None, "checked": None}
+
+
+def _judge(state: RollbackState, detail: str, checked_ms: int) -> tuple[ExitCode, dict[str, Plain]]:
+    from anchoring.report import format_time
+    from anchoring.rollback import RollbackState
+
+    code = ExitCode.OK if state.writable else ExitCode.REFUSED
     if state is RollbackState.UNVERIFIED:
-        return ExitCode.TRY_AGAIN
-    return ExitCode.OK if state.writable else ExitCode.REFUSED
+        code = ExitCode.TRY_AGAIN
+    return code, {"state": state.value, "detail": detail, "checked": format_time(checked_ms)}
 
 
-def _blind_since(vault: Any, anchored: int) -> str:
-    """How many entries no final anchor covers: the blind window, in entries."""
-    from ledger.statement import FeedHead, parse_statement
+def _duration(text: str) -> int:
+    from anchoring.policy import parse_duration
+    from identity.errors import MalformedError
 
+    try:
+        return parse_duration(text)
+    except MalformedError as exc:
+        raise UsageError(str(exc)) from exc
+
+
+def _stored_facts(session: Session) -> tuple[dict[str, Plain], int | None]:
+    """What the store says about itself, and since when its oldest entry without a final anchor waits for one."""
+    from anchoring.report import format_time
+    from anchoring.storage import AnchorState, load_anchors, load_timestamps
+    from api.bootstrap import is_development
+    from identity.textforms import to_hex
+
+    vault = session.vault
+    history = vault.history()
+    log_id, descriptor = vault.log_descriptor()
+    feeds = vault.feeds()
     with vault.store.read() as tx:
-        covered: dict[bytes, int] = {}
-        for leaf in tx.log_leaves(0, anchored):
-            statement = parse_statement(leaf)
-            if isinstance(statement, FeedHead):
-                covered[statement.key] = statement.length
-        open_entries = sum(state.length - covered.get(state.key, 0) for state in tx.feeds())
-    return f"{open_entries} entries are covered by no final anchor"
+        newest = max((checkpoint.size for checkpoint in tx.checkpoints()), default=None)
+        tokens = 0 if newest is None else len(load_timestamps(tx.connection, newest))
+        anchors = load_anchors(tx.connection)
+    anchored = max((anchor.size for anchor in anchors if anchor.state is AnchorState.FINAL), default=None)
+    blind, since_ms = vault.blind_window(anchored or 0)
+    states = [anchor.state for anchor in anchors]
+    return {
+        "identity": to_hex(history.identity),
+        "label": history.label,
+        "log": f"{descriptor.name}/{to_hex(log_id)}",
+        "development": is_development(descriptor),
+        "feeds": len(feeds),
+        "entries": sum(info.state.length for info in feeds),
+        "checkpoint": newest,
+        "tokens": tokens,
+        "anchored": anchored,
+        "anchors_open": sum(state not in (AnchorState.FINAL, AnchorState.FAILED) for state in states),
+        "anchors_failed": states.count(AnchorState.FAILED),
+        "blind_entries": blind,
+        "blind_since": None if since_ms is None else format_time(since_ms),
+    }, since_ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,8 @@ from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 
 __all__ = ["group", "parse_time"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 group = CommandGroup("verify", "Verify an evidence file offline, under a policy.")
 
@@ -40,7 +42,7 @@ def verify(
 
     Needs no home, no network and no keys. The exit code is the verdict.
     """
-    at_ms = int(time.time() * 1000) if at is None else parse_time(at)
+    at_ms = time.time_ns() // 1_000_000 if at is None else parse_time(at)
     report = verify_evidence(read_input(file, MAX_EVIDENCE_BYTES), load_policy(policy), at_ms)
     fields = {key: value for key, value in report.to_json().items() if key not in ("v", "kind")}
     invocation(ctx).out.record("verification-report", fields, text=report.to_text())
@@ -55,4 +57,4 @@ def parse_time(text: str) -> int:
         raise UsageError(f"{text!r} is not a time", hint="write it as 2026-12-31T23:59:59Z") from exc
     if moment.tzinfo is None:
         raise UsageError(f"{text!r} has no time zone", hint="append Z for UTC")
-    return int(moment.timestamp() * 1000)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)

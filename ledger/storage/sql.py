@@ -17,17 +17,10 @@ from typing import Any
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, StorageError
+from identity.errors import AuditError, ConflictError, DamagedFile, MissingEvidenceError, StorageError
 from ledger.flattree import depth, right_leaf
 from ledger.merkle import HASH_BYTES, Node
-from ledger.noderow import (
-    NODE_BYTES,
-    pack_hashes,
-    pack_nodes,
-    unpack_hashes,
-    unpack_node,
-    unpack_roots,
-)
+from ledger.noderow import NODE_BYTES, pack_hashes, pack_nodes, unpack_hashes, unpack_node, unpack_roots
 from ledger.storage.lock import WriteLock
 from ledger.storage.moves import log_rows, moved_feed
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
@@ -77,6 +70,8 @@ class SqlReadTransaction:
         self._rim = rim
         self._streams: set[Any] = set()
         self._parsed = parsed
+        self.failed = False
+        """True once a statement failed: the engine may have undone what came before it, so nothing is committed."""
 
     # -- feeds ---------------------------------------------------------------------------------------------------
 
@@ -182,7 +177,7 @@ class SqlReadTransaction:
         try:
             return self._driver.execute(sql, parameters).fetchone()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
-            raise self._rim.translate(exc) from exc
+            raise self._failure(exc) from exc
 
     def _stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
         for rows in self._fetch(sql, parameters):
@@ -199,9 +194,13 @@ class SqlReadTransaction:
                 yield rows
                 size = min(4 * size, _FETCH)
         except self._rim.driver_error as exc:
-            raise self._rim.translate(exc) from exc
+            raise self._failure(exc) from exc
         finally:
             self._end(cursor)
+
+    def _failure(self, exc: Exception) -> StorageError:
+        self.failed = True
+        return self._rim.translate(exc)
 
     def _end(self, cursor: Any) -> None:
         """Close a cursor, once: a generator may be collected long after its connection is gone."""
@@ -269,9 +268,6 @@ class SqlReadTransaction:
 class SqlWriteTransaction(SqlReadTransaction):
     """The one writer. ``connection`` lets the layers above write their own tables in the same transaction."""
 
-    failed = False
-    """True once a statement failed: the transaction may hold half of an operation, and is not committed."""
-
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         if self._lookup(key) is not None:
             raise ConflictError(f"feed {key.hex()} exists")
@@ -279,6 +275,7 @@ class SqlWriteTransaction(SqlReadTransaction):
         if last >= MAX_FEEDS:
             raise StorageError(f"a store holds at most {MAX_FEEDS} feeds")
         self._execute(self._sql.create_feed, (last + 1, key, manifest, int(local), b""))
+        self._parsed.pop(key, None)  # it may have had another number in a transaction that was rolled back
         return FeedState(key, manifest, 0, 0, (), local)
 
     def retire_feed(self, key: FeedKey) -> None:
@@ -301,7 +298,7 @@ class SqlWriteTransaction(SqlReadTransaction):
         number, state = found
         moved = moved_feed(state, blocks, nodes, head, roots)
         to = (moved.length, moved.byte_length, pack_nodes(moved.roots))
-        if self._execute(self._sql.move_feed, (*to, state.key, state.length, pack_nodes(state.roots))) != 1:
+        if self._execute(self._sql.move_feed, (*to, number, state.key, state.length, pack_nodes(state.roots))) != 1:
             raise ConflictError(f"feed {state.key.hex()} no longer stands at {state.length}")
         base = number << POSITION_BITS
         first = base + state.length
@@ -339,15 +336,13 @@ class SqlWriteTransaction(SqlReadTransaction):
         try:
             return self._driver.execute(sql, parameters).rowcount  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
-            self.failed = True
-            raise self._rim.translate(exc) from exc
+            raise self._failure(exc) from exc
 
     def _execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         try:
             self._driver.cursor().executemany(sql, rows)
         except self._rim.driver_error as exc:
-            self.failed = True
-            raise self._rim.translate(exc) from exc
+            raise self._failure(exc) from exc
 
 
 class Connections:
@@ -370,26 +365,33 @@ class Connections:
     def transaction(self) -> Iterator[Connection]:
         """A connection in a transaction, which is durable when the block was left without an exception."""
         with self._rim.translated():
-            connection = self._take()
+            connection, sound = self._take(), False
+            driver: Any = connection.connection.driver_connection
             try:
-                driver: Any = connection.connection.driver_connection
                 driver.execute(self._begin)
                 yield connection
                 (connection if connection.in_transaction() else driver).commit()
-            except BaseException:
-                connection.invalidate()
-                connection.close()
+                sound = True
+            except AuditError as exc:
+                if not isinstance(exc, StorageError):  # the caller refused something: nothing is wrong here
+                    (connection if connection.in_transaction() else driver).rollback()
+                    sound = True
                 raise
-            if self._closed:
-                connection.close()
-            else:
-                self._idle.append(connection)
+            finally:
+                self._put_back(connection, sound)
 
     def _take(self) -> Connection:
         try:
             return self._idle.pop()
         except IndexError:
             return self._engine.connect()
+
+    def _put_back(self, connection: Connection, sound: bool) -> None:
+        if sound and not self._closed:
+            self._idle.append(connection)
+        else:
+            connection.invalidate()
+            connection.close()
 
     def close(self) -> None:
         """Close what is idle now, and the others when their transactions end."""

@@ -95,13 +95,7 @@ def _open(file: Path, busy_timeout_ms: int) -> SqlStore:
     writing = _connections(uri, "BEGIN IMMEDIATE", (*_PRAGMAS, *_SYNC), busy_timeout_ms)
     if _revision(reading) != REVISIONS[-1]:
         _upgrade(writing)
-    return SqlStore(
-        reading,
-        writing,
-        rim=_RIM,
-        guard=_unguarded,
-        busy_timeout_s=busy_timeout_ms / 1000,
-    )
+    return SqlStore(reading, writing, rim=_RIM, guard=_unguarded, busy_timeout_s=busy_timeout_ms / 1000)
 
 
 def _open_read_only(file: Path, busy_timeout_ms: int) -> SqlStore:
@@ -117,6 +111,7 @@ def _open_read_only(file: Path, busy_timeout_ms: int) -> SqlStore:
     reading = _connections(uri, "BEGIN", (*_PRAGMAS, _QUERY_ONLY), busy_timeout_ms)
     revision = _revision(reading)
     if revision != REVISIONS[-1]:
+        reading.close()
         raise ConfigurationError(
             f"the store is of version {revision}, older than {REVISIONS[-1]}", hint="open it for writing once"
         )
@@ -177,10 +172,14 @@ def _decode_text(data: bytes) -> str:
 
 
 def _revision(connections: Connections) -> str:
-    with connections.transaction() as connection:
-        revision = current_revision(connection)
-    if revision is None:
-        raise DamagedFile("the store has no tables")
+    try:
+        with connections.transaction() as connection:
+            revision = current_revision(connection)
+        if revision is None:
+            raise DamagedFile("the store has no tables")
+    except BaseException:
+        connections.close()
+        raise
     return revision
 
 

@@ -45,7 +45,7 @@ class Statements:
     last_feed: str
     """()"""
     move_feed: str
-    """(length, byte_length, roots, key, expected length, expected roots)"""
+    """(length, byte_length, roots, id, key, expected length, expected roots)"""
     retire_feed: str
     """(key)"""
     add_block: str
@@ -171,8 +171,13 @@ def _feed_specs() -> dict[str, _Spec]:
         "move_feed": (
             update(feed)
             .values(length=p("to_length"), byte_length=p("to_byte_length"), roots=p("to_roots"))
-            .where(feed.c.key == p("at"), feed.c.length == p("from_length"), feed.c.roots == p("from_roots")),
-            ("to_length", "to_byte_length", "to_roots", "at", "from_length", "from_roots"),
+            .where(
+                feed.c.id == p("at"),
+                feed.c.key == p("of"),
+                feed.c.length == p("from_length"),
+                feed.c.roots == p("from_roots"),
+            ),
+            ("to_length", "to_byte_length", "to_roots", "at", "of", "from_length", "from_roots"),
         ),
         "retire_feed": (
             update(feed)

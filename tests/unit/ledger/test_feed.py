@@ -25,7 +25,15 @@ from ledger import feed
 from ledger.feed import FeedWriter, append, block_proof, check_tail, create_feed, head_covering
 from ledger.head import verify_head
 from ledger.identities import add_events
-from ledger.manifest import Continuation, FeedDescription, describe, device_manifest, encode_manifest, parse_manifest
+from ledger.manifest import (
+    Continuation,
+    FeedDescription,
+    describe,
+    device_manifest,
+    encode_manifest,
+    feed_key,
+    parse_manifest,
+)
 from ledger.merkle import EMPTY_TREE_HASH, TreeBuilder
 from ledger.noderow import pack_nodes
 from ledger.proof import parse_evidence_proof, verify_proof
@@ -183,7 +191,7 @@ def test_only_the_feeds_own_key_signs(known: Store, member: Any, fill_feed: Any)
 
 def test_feed_that_is_not_written_here(known: Store, member: Any) -> None:
     manifest = device_manifest(member.device.public_key, FeedDescription(member.identity, "elsewhere"))
-    key = feed.feed_key(manifest)
+    key = feed_key(manifest)
     with known.write() as tx:
         tx.create_feed(key, encode_manifest(manifest), local=False)
     with pytest.raises(RefusedError, match="is not written here"):

@@ -211,6 +211,26 @@ def test_retired_feed_says_so_and_still_grows(store: Store, key: FeedKey, grow: 
         assert grow(tx, state, [b"held by others"]).retired
 
 
+def test_feed_that_was_rolled_back_and_came_again(store: Store, key: FeedKey, grow: Any) -> None:
+    """What was learnt of it in the transaction that was lost must not be used: its place went to another feed."""
+
+    def create_and_fail() -> None:
+        with store.write() as tx:
+            tx.create_feed(key, MANIFEST, local=True)
+            assert tx.feed(key) is not None
+            raise ConflictError("lost")
+
+    with pytest.raises(ConflictError):
+        create_and_fail()
+    with_feed(store, OTHER, grow, [b"other"])
+    with store.write() as tx:
+        grow(tx, tx.create_feed(key, MANIFEST, local=True), [b"mine"])
+    with store.read() as reading:
+        assert list(reading.blocks(key, 0, 1)) == [b"mine"]
+        assert list(reading.blocks(OTHER, 0, 1)) == [b"other"]
+        assert reading.node(key, 0) == leaf_node(0, b"mine")
+
+
 # --- transactions ---
 
 
@@ -230,17 +250,17 @@ def test_exception_rolls_everything_back(store: Store, key: FeedKey, grow: Any, 
 
     with pytest.raises(KeyboardInterrupt):
         write_and_fail()
-    with store.read() as tx:
-        assert tx.feeds() == [state]
-        assert list(tx.blocks(key, 0, 1)) == [b"kept"]
-        assert [head.length for head in tx.heads(key)] == [1]
-        assert tx.log() == log
-        assert list(tx.checkpoints()) == []
-        assert tx.identities() == []
+    with store.read() as reading:
+        assert reading.feeds() == [state]
+        assert list(reading.blocks(key, 0, 1)) == [b"kept"]
+        assert [head.length for head in reading.heads(key)] == [1]
+        assert reading.log() == log
+        assert list(reading.checkpoints()) == []
+        assert reading.identities() == []
     with store.write() as tx:
         grow(tx, state, [b"after"])
-    with store.read() as tx:
-        assert tx.block(key, 1) == b"after"
+    with store.read() as reading:
+        assert reading.block(key, 1) == b"after"
 
 
 def test_writer_sees_what_it_wrote(store: Store, key: FeedKey, grow: Any, grow_log: Any) -> None:

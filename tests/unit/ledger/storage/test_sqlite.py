@@ -534,13 +534,13 @@ def test_other_tables_share_the_transaction(filled: Path, key: FeedKey, grow: An
 
     with pytest.raises(ConflictError):
         write_and_lose()
-    with store.read() as tx:
-        assert tx.connection.execute(text("SELECT count(*) FROM pending")).scalar() == 0
+    with store.read() as reading:
+        assert reading.connection.execute(text("SELECT count(*) FROM pending")).scalar() == 0
     with store.write() as tx:
         state = grow(tx, tx.feed(key), [b"kept"])
         tx.connection.execute(text("INSERT INTO pending VALUES (:k, :n)"), {"k": key, "n": state.length})
-    with store.read() as tx:
-        assert tx.connection.execute(text("SELECT length FROM pending")).scalar() == 2001
+    with store.read() as reading:
+        assert reading.connection.execute(text("SELECT length FROM pending")).scalar() == 2001
 
 
 def test_statement_of_another_layer_that_fails(filled: Path) -> None:
