@@ -57,9 +57,9 @@ bench: $(STAMP)
 docs: $(STAMP)
 	@page=$$($(BIN)/python -m api.cli.reference) && printf '%s\n' "$$page" > docs/reference/cli.md
 
-# Hashes of wheels only; no index and no host is written into the files. One after the other: the last two must pick
-# what the first has picked.
-LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --generate-hashes --strip-extras \
+# What is pinned stays pinned; make lock UPGRADE=--upgrade takes the newest of everything. Hashes of wheels only; no
+# index and no host is written into the files. One after the other: the last two must pick what the first has picked.
+LOCK := CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet $(UPGRADE) --generate-hashes --strip-extras \
 	--allow-unsafe --no-emit-index-url --no-emit-trusted-host --no-emit-find-links --pip-args '--only-binary=:all:'
 
 lock: $(STAMP)

@@ -8,7 +8,7 @@ not exactly in the format is refused. What the bytes claim is for ``anchoring.ve
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -43,7 +43,7 @@ _MAX_TIMESTAMPS = 16
 _MAX_MATERIAL = 16
 _MAX_TRIE_NODES = 66
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def _items(
     if len(value) < least:
         raise MalformedError(f"evidence: {name} has {len(value)} items, at least {least} are needed")
     items = tuple(read(item, f"{name}[{position}]") for position, item in enumerate(value))
-    if distinct and len(set(map(repr, value))) != len(value):
+    if distinct and len(set(items)) != len(items):
         raise MalformedError(f"evidence: {name} holds one item twice")
     return items
 

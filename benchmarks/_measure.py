@@ -59,10 +59,11 @@ def _rate(work: Work) -> float:
 
 
 def arguments(description: str) -> argparse.Namespace:
-    """The options that every benchmark has: ``--rounds`` and ``--json``."""
+    """The options that every benchmark has: ``--rounds``, ``--json`` and ``--directory``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the figures are their medians")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--directory", type=Path, help="where files go; a disk, since in memory a flush costs nothing")
     return parser.parse_args()
 
 

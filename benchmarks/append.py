@@ -118,7 +118,7 @@ def device_of_new_identity(store: Store) -> tuple[Ed25519Signer, bytes]:
 def main() -> None:
     options = arguments(__doc__ or "")
     rows: list[Comparison] = []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
+    with tempfile.TemporaryDirectory(dir=options.directory) as name:
         for batch, entries in ENTRIES_A_ROUND.items():
             rows += measure(Path(name), batch, entries, options.rounds)
     rows.sort(key=lambda row: row.subject.startswith("audit"))

@@ -31,7 +31,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
 }
 """The names at the top level, in the order in which somebody new meets them."""
 
-_LIBRARIES: Final = ("cryptography", "pynacl", "libipld", "pyhanko", "sqlalchemy", "alembic", "web3", "py-evm")
+_LIBRARIES: Final = ("cryptography", "pynacl", "libipld", "pyhanko", "sqlalchemy", "alembic", "eth-account", "py-evm")
 
 _HELP: Final = """An audited data vault: each write is signed, timestamped by outside authorities, anchored on a chain.
 

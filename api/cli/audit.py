@@ -185,11 +185,15 @@ def _reopenable(file: Path) -> Iterator[Callable[[], BinaryIO]]:
     """What opens the file as often as needed. What comes through a pipe is kept on disk meanwhile."""
     with open_input(file) as stream, tempfile.NamedTemporaryFile() as copy:
         if str(file) != "-" and stream.seekable():
-            yield partial(file.open, "rb")
+            yield partial(_open, file)
         else:
             shutil.copyfileobj(stream, copy)
             copy.flush()
-            yield partial(Path(copy.name).open, "rb")
+            yield partial(_open, Path(copy.name))
+
+
+def _open(file: Path) -> BinaryIO:
+    return file.open("rb")
 
 
 def _report(
@@ -215,7 +219,7 @@ def _report(
         "detail": check.detail,
     }
     text = [
-        f"log {descriptor.name}: {verdict}",
+        f"log {facts['log']}: {verdict}",
         (
             f"  {facts['size']} leaves under {facts['checkpoints']} checkpoints replayed; feed heads: "
             f"{facts['feed_heads_read']} recomputed, {facts['feed_heads_chained']} only chained"

@@ -117,3 +117,28 @@ def test_two_processes_take_turns(tmp_path: Path) -> None:
     acknowledged = run_children(path, key, [100, 200, 300], 15, lambda pid: None)
     assert len(acknowledged) == 45
     assert check(path, key, acknowledged) == max(acknowledged)
+
+
+def test_write_ahead_log_torn_at_any_byte(tmp_path: Path) -> None:
+    """The last appends are gone, as after a rollback; what is left is a state that once was, and it holds."""
+    path, chance = tmp_path / "store.db", random.Random(5)
+    key = new_feed(path)
+    store = open_sqlite(path)
+    writer = FeedWriter(store, key, DEVICE)
+    appended = [writer.append([chance.randbytes(300)] * chance.randrange(1, 9)) for _ in range(30)]
+    database, log = path.read_bytes(), path.with_name("store.db-wal").read_bytes()
+    store.close()
+    heads = {result.length: result.head.signature.hex() for result in appended}
+    seen = set()
+    for number, cut in enumerate([len(log), *chance.sample(range(len(log)), 25)]):
+        torn = tmp_path / f"torn-{number}.db"
+        torn.write_bytes(database)
+        torn.with_name(f"{torn.name}-wal").write_bytes(log[:cut])
+        length = check(torn, key, {})
+        with open_sqlite(torn).read() as tx:
+            stored = {head.length: head.signature.hex() for head in tx.heads(key)}
+        assert stored == {at: signature for at, signature in heads.items() if at <= length}
+        assert length == max(stored, default=0)
+        seen.add(length)
+    assert max(heads) in seen
+    assert len(seen) > 10

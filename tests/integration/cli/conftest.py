@@ -1,0 +1,180 @@
+"""A home made once through the command line, and a shell that runs ``holdfast`` in this process.
+
+The home has a cheap key derivation, which only ``api.founding`` can be asked for; all else in it was made by commands.
+Each test gets a copy of it, with its chain and authority, and may do to it what it likes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from anchoring.tsa.dev import DevelopmentAuthority
+from api.bootstrap import now_ms, open_dev_chain
+from api.cli.__main__ import main
+from api.founding import Founding, found_home
+from api.home import Home
+from api.settings import default_settings_text
+from identity.event import DeviceClass
+from identity.keystore import ONLY_FOR_TESTING
+
+PASSPHRASE = "correct horse battery staple"
+COLUMNS = "id:int,booked:date,amount:dec,note:text?"
+CSV = "id,booked,amount,note\n" + "".join(f"{n},2026-11-{n % 28 + 1:02},{n}.50,{'' if n % 3 else 'x'}\n" for n in range(42))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended, and what it printed."""
+
+    code: int
+    stdout: bytes
+    err: str
+
+    @property
+    def out(self) -> str:
+        return self.stdout.decode()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def json(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The JSON error on stderr; notes and progress stand before it."""
+        return json.loads(self.err.splitlines()[-1])
+
+    def field(self, name: str) -> str:
+        """The value of a line ``name<TAB>value``."""
+        return dict(line.split("\t", 1) for line in self.lines)[name]
+
+
+@dataclass(frozen=True)
+class Shell:
+    """A directory with homes, a chain and files, and the command line run in it."""
+
+    directory: Path
+    home: str = "home"
+    environ: Mapping[str, str] = field(default_factory=dict)
+
+    def __call__(self, *arguments: str | Path, stdin: bytes | str = b"", code: int | None = 0) -> Ran:
+        """Run ``holdfast`` with these arguments. ``code`` is the exit code it must end with, None for any."""
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        given = stdin.encode() if isinstance(stdin, str) else stdin
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, self.environment(), clear=True))
+            stack.enter_context(contextlib.chdir(self.directory))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            stack.enter_context(mock.patch("sys.stdin", io.TextIOWrapper(io.BytesIO(given), encoding="utf-8")))
+            ended = main([str(argument) for argument in arguments])
+        ran = Ran(ended, out.buffer.getvalue(), err.buffer.getvalue().decode())
+        if code is not None:
+            assert ended == code, f"{arguments} ended with {ended}\n{ran.out}\n{ran.err}"
+        assert "Traceback" not in ran.err
+        return ran
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "XDG_"))}
+        return {
+            **kept,
+            "HOLDFAST_HOME": str(self.directory / self.home),
+            "HOLDFAST_DEV_DIR": str(self.directory / "dev"),
+            "HOLDFAST_PASSPHRASE_FILE": str(self.directory / "pass.txt"),
+            **self.environ,
+        }
+
+    def at(self, home: str, **environ: str) -> Shell:
+        """The same, in another home or with other variables."""
+        return Shell(self.directory, home, {**self.environ, **environ})
+
+    def path(self, name: str) -> Path:
+        return self.directory / name
+
+    def write(self, name: str, content: str | bytes) -> Path:
+        path = self.path(name)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    def kept(self) -> dict[str, bytes]:
+        """Every file of the home that is more than a memory of the last check, with its bytes."""
+        root = self.directory / self.home
+        return {
+            str(file.relative_to(root)): file.read_bytes()
+            for file in sorted(root.rglob("*"))
+            if file.is_file() and not file.name.startswith("last-check.")
+        }
+
+
+def found(directory: Path, name: str, devices: list[str], *, chain: bool) -> str:
+    """Found a home with a cheap keystore; returns its recovery phrase."""
+    dev = directory / "dev"
+    with open_dev_chain(dev) if chain else contextlib.nullcontext() as opened:
+        founding = Founding(
+            label=f"{name} of a test",
+            devices=dict.fromkeys(devices, DeviceClass.DEVICE),
+            log_name=f"{name}.example",
+            chain=opened,
+            fund=None if opened is None else lambda address: opened.fund(address, 10**20),
+            authorities=[DevelopmentAuthority(dev / "tsa").authority],
+            settings=default_settings_text({"kind": "dev" if chain else "none"}, [{"kind": "dev"}]),
+            kdf=ONLY_FOR_TESTING,
+        )
+        return found_home(Home(directory / name), founding, PASSPHRASE, now_ms=now_ms()).phrase
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory that every test gets a copy of: two homes, and what commands have made of the first."""
+    directory = tmp_path_factory.mktemp("cli")
+    shell = Shell(directory)
+    shell.write("pass.txt", PASSPHRASE + "\n")
+    shell.write("phrase.txt", found(directory, "home", ["laptop", "phone"], chain=True) + "\n")
+    shell.write("other-phrase.txt", found(directory, "other", ["main"], chain=False) + "\n")
+    shell.write("payments.csv", CSV)
+    shell.write("notes.jsonl", '{"text": "one"}\n{"text": "two", "amount": 12.30}\n')
+    shell("feed", "create", "ledger", "--device", "laptop")
+    shell("feed", "import", "ledger", "payments.csv", "--columns", COLUMNS, "--batch", "20")
+    shell("feed", "create", "notes", "--device", "phone")
+    shell("feed", "append", "notes", "notes.jsonl")
+    shell("checkpoint", "create")
+    shell("anchor", "run")
+    shell("checkpoint", "create", "--restate")
+    shell("evidence", "export", "ledger", "41", "-o", "evidence.json")
+    shell("feed", "export", "ledger", "-o", "ledger.feed")
+    shell("checkpoint", "export", "-o", "complete.log")
+    shell("identity", "export", "-o", "home.events")
+    return directory
+
+
+@pytest.fixture
+def fresh(original: Path, tmp_path: Path) -> Callable[[], Shell]:
+    """Makes copies of the directory, each untouched."""
+    count = 0
+
+    def copy() -> Shell:
+        nonlocal count
+        count += 1
+        return Shell(shutil.copytree(original, tmp_path / f"copy{count}"))
+
+    return copy
+
+
+@pytest.fixture
+def shell(fresh: Callable[[], Shell]) -> Shell:
+    """``holdfast`` in a copy of the directory."""
+    return fresh()
