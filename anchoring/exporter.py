@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from anchoring.evidence import CheckpointEvidence, DescriptorEvidence, Evidence, LeafEvidence
 from anchoring.receipt import AnchorReceipt
@@ -53,6 +54,7 @@ class _Choice:
     shown: set[int]
     timestamped: set[int]
     anchored: int | None = None
+    time: TimeStatement | None = None
 
     def show(self, leaf: int, sizes: list[int]) -> set[int]:
         """Show the leaf under the first of those checkpoints, if there is one; return that one's size."""
@@ -159,6 +161,7 @@ def _choose(
             choice.show(position, [size for size in later if size > position])
             choice.shown.add(statement.size)
             choice.timestamped.add(statement.size)
+            choice.time = statement
             break
     return choice
 
@@ -188,12 +191,22 @@ def _checkpoint_members(
                 note=checkpoint.note,
                 consistency=tuple(consistency_proof(tx.log_node, previous, size)) if previous else (),
                 leaves=tuple(_leaf(tx, leaf, size) for leaf in under),
-                timestamps=tuple(archive.timestamps(size)) if size in choice.timestamped else (),
+                timestamps=_tokens(archive, choice, size),
                 anchor=archive.receipt(size) if size == choice.anchored else None,
             )
         )
         previous = size
     return tuple(members)
+
+
+def _tokens(archive: Archive, choice: _Choice, size: int) -> tuple[TimestampEvidence, ...]:
+    """The checkpoint's tokens. Where the log is shown to name them, one that came too late to be named stays out."""
+    if size not in choice.timestamped:
+        return ()
+    tokens = archive.timestamps(size)
+    if choice.time is None or choice.time.size != size:
+        return tuple(tokens)
+    return tuple(token for token in tokens if sha256(token.response).digest() in choice.time.responses)
 
 
 def _leaf(tx: ReadTransaction, index: int, size: int) -> LeafEvidence:

@@ -16,6 +16,7 @@ from typing import Any
 from anchoring.headers import TrustedHeaders
 from anchoring.report import Claim
 from anchoring.timestamp import Authority
+from anchoring.timestamp.certificates import load_certificate
 from identity.errors import ConfigurationError, MalformedError
 from identity.textforms import parse_base64, parse_hex
 
@@ -26,6 +27,7 @@ MAX_POLICY_BYTES = 1 << 20
 _MAX_DOTS = 32
 _DURATION = re.compile(r"([1-9][0-9]{0,6})(s|m|h|d)")
 _PEM_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
+_OID = re.compile(r"[0-2](\.(0|[1-9][0-9]{0,38})){1,31}")
 _UNIT_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
@@ -138,7 +140,7 @@ def _read_authority(item: Any) -> Authority:
     _only(table, "tsa.authorities.", required={"root", "policy", "subject"}, optional={"revoked"})
     return Authority(
         root=_certificate(_text(table["root"], "tsa.authorities.root")),
-        policy_oid=_text(table["policy"], "tsa.authorities.policy"),
+        policy_oid=_oid(_text(table["policy"], "tsa.authorities.policy")),
         subject=_text(table["subject"], "tsa.authorities.subject"),
         revoked_ms=_moment(table["revoked"], "tsa.authorities.revoked") if "revoked" in table else None,
     )
@@ -149,7 +151,15 @@ def _certificate(pem: str) -> bytes:
     match = _PEM_CERTIFICATE.fullmatch(pem.strip())
     if match is None:
         raise MalformedError("tsa.authorities.root is not one PEM certificate")
-    return parse_base64("".join(match[1].split()))
+    der = parse_base64("".join(match[1].split()))
+    load_certificate(der)
+    return der
+
+
+def _oid(text: str) -> str:
+    if _OID.fullmatch(text) is None:
+        raise MalformedError(f"tsa.authorities.policy: {text!r} is not an object identifier such as 1.2.3.4")
+    return text
 
 
 def _read_chains(items: list[Any]) -> tuple[dict[int, ChainTrust], dict[int, str]]:

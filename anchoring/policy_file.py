@@ -31,8 +31,9 @@ def read_bounded(path: Path, most: int) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(most + 1)
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read {path}: {exc.strerror}") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a name with a NUL in it
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise ConfigurationError(f"cannot read {str(path)!r}: {reason}") from exc
     if len(data) > most:
         raise ConfigurationError(f"{path}: longer than {most} bytes")
     return data

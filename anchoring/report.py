@@ -6,6 +6,7 @@ docs/spec/report.md lists every reason.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ from identity.errors import (
 from identity.verdict import Status
 
 __all__ = ["Claim", "Finding", "Report", "failure", "format_time"]
+
+_LONGEST_SHOWN = 2000
+"""Characters of one value in the text for people."""
 
 
 class Claim(StrEnum):
@@ -141,8 +145,8 @@ class Report:
         }
 
     def to_text(self) -> str:
-        """The report for people: a line for each claim, then what is not proven."""
-        lines = [f"{self.overall.value}   as of {format_time(self.at_ms)}", ""]
+        """The report for people: what it is about, a line for each claim, then what is not proven."""
+        lines = [f"{self.overall.value}   as of {format_time(self.at_ms)}", *self._subject(), ""]
         for claim in Claim:
             status = self.status(claim)
             demanded = "" if claim in self.required else "   (not demanded by the policy)"
@@ -160,6 +164,31 @@ class Report:
             "The audit of the complete log shows the latter.",
         ]
         return "\n".join(lines) + "\n"
+
+    def _subject(self) -> list[str]:
+        """What was established about the entry, as far as it was."""
+        facts = self.facts
+        shown: dict[str, str] = {}
+        if "entry" in facts:
+            entry = facts["entry"]
+            shown["entry"] = f"{facts['index']} of feed {_named(facts['feed_name'], facts['feed'])}"
+            shown["claimed"] = format_time(entry["claimed"]) + ", by its author"
+            shown["content"] = f"{entry['kind']} {_text(entry['body'])}"
+        if "device" in facts:
+            shown["device"] = _named(facts.get("device_name"), facts["device"])
+        if "identity" in facts:
+            shown["identity"] = _named(facts["identity_label"], facts["identity"])
+        return ["", *(f"  {name:<12}{text}" for name, text in shown.items())] if shown else []
+
+
+def _named(name: object, key: object) -> str:
+    """A name, quoted because anybody may have chosen it, and the key that nobody can choose."""
+    return f"{_text(name)} {key}"
+
+
+def _text(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _LONGEST_SHOWN else f"({len(text)} characters; --json shows them)"
 
 
 def format_time(milliseconds: int) -> str:

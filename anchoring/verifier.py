@@ -11,8 +11,10 @@ it becomes a finding. The steps are numbered as in the specification:
 6. the anchors: headers that the policy trusts, account and storage proofs;
 7. the tokens, newest checkpoint first, since a later one can prove an older one that has expired;
 8. the identity head: complete, and fresh enough at ``at``;
-9. the verdict on the entry, from T and R (DESIGN 3.2 and 3.6);
+9. the verdict on the entry, from T and R (docs/spec/identity.md, section "Verdict");
 10. nothing in the file that no step has used.
+
+Steps 2, 6, 7 and 10 have modules of their own (``trusted_log``, ``anchors``, ``times``, ``usage``); here they meet.
 """
 
 from __future__ import annotations
@@ -21,20 +23,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anchoring.anchors import CheckpointAnchors, verify_anchors
 from anchoring.evidence import CheckpointEvidence, Evidence, parse_evidence
 from anchoring.policy import Policy
-from anchoring.receipt import DEVELOPMENT_CHAIN_ID, VerifiedAnchor, parse_header, receipt_digest, verify_receipt
+from anchoring.receipt import VerifiedAnchor
 from anchoring.report import Claim, Finding, Report, failure, format_time
 from anchoring.times import CheckpointTimes, verify_times
 from anchoring.trusted_log import LogView, VerifiedLeaf, verify_log
-from identity.errors import AuditError, MalformedError, MissingEvidenceError, ReceiptMismatch, RootMismatch
+from anchoring.usage import Usage, find_unused_trees
+from identity.errors import AuditError, MalformedError
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.textforms import to_did_key, to_hex, to_zbase32
 from identity.verdict import Status, judge_entry
 from ledger.entry import Entry, parse_entry
 from ledger.manifest import FeedDescription, describe, device_key, parse_manifest
 from ledger.proof import VerifiedProof, parse_evidence_proof, verify_proof
-from ledger.statement import AnchorStatement, FeedHead, IdentityHead, TimeStatement, log_origin
+from ledger.statement import FeedHead, IdentityHead, TimeStatement, log_origin
 from ledger.values import to_plain
 
 __all__ = ["verify_evidence"]
@@ -63,12 +67,7 @@ class _Verification:
         self._findings: list[Finding] = []
         self._facts: dict[str, Any] = {}
         self._development: list[str] = []
-        self._identity_leaf = 0
-        self._used_leaves: set[int] = set()
-        # Positions of checkpoints whose tokens serve a finding; those on the first one always do.
-        self._used_tokens: set[int] = {0}
-        # By position of the checkpoint.
-        self._anchors: dict[int, VerifiedAnchor] = {}
+        self._usage = Usage()
 
     def run(self, data: bytes) -> Report:
         try:
@@ -82,15 +81,14 @@ class _Verification:
         if log is not None:
             self._judge_log(log, history)
             head = self._verify_place(log, feed)
-            self._verify_anchors(log, evidence.checkpoints, head)
+            anchors = self._verify_anchors(log, evidence.checkpoints, head)
             times = self._verify_times(log, evidence.checkpoints)
+            self._refuse_contradictions(log, times, anchors)
             self._judge_time(times, head)
             self._verify_identity_head(log, times, history)
             if feed is not None and history is not None:
                 self._judge_origin(log, times, feed, history, head)
-                self._refuse_unused(log, times, evidence.checkpoints)
-                if head is not None:
-                    self._refuse_unused_trees(feed, history, head)
+                self._refuse_unused(log, times, evidence, feed, history, head)
         return self._report()
 
     def _report(self) -> Report:
@@ -170,7 +168,7 @@ class _Verification:
         for leaf, head in log.statements(FeedHead):
             shown = feed.proof.trees.get(head.length)
             if leaf.checkpoint == 0 and head.key == feed.proof.head.feed_key and shown is not None:
-                self._used_leaves.add(leaf.index)
+                self._usage.use_leaf(leaf.index)
                 if shown != head.tree_hash:
                     self._find(
                         Claim.LOG,
@@ -189,46 +187,15 @@ class _Verification:
 
     def _verify_anchors(
         self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...], head: VerifiedLeaf | None
-    ) -> None:
-        chain = log.descriptor.chain
-        offered = [position for position, checkpoint in enumerate(checkpoints) if checkpoint.anchor is not None]
-        if chain is None:
-            self._open(Claim.ANCHOR, "NO_CHAIN", "the log's descriptor names no chain")
-            if offered:
-                self._find(Claim.ANCHOR, Status.FAILED, "UNREFERENCED", "a receipt, and the log has no chain")
-            return
-        trust = self._policy.chains.get(chain.id)
-        if trust is None:
-            self._open(Claim.ANCHOR, "UNKNOWN_CHAIN", f"the policy does not name chain {chain.id}")
-            return
-        if chain.id == DEVELOPMENT_CHAIN_ID:
-            self._development.append(f"chain {chain.id}: the embedded development chain")
-        if not offered:
-            self._open(Claim.ANCHOR, "NOT_ANCHORED", "no checkpoint in the evidence carries a final anchor")
-        for position in offered:
-            receipt = checkpoints[position].anchor
-            assert receipt is not None
-            try:
-                header = parse_header(receipt.header)
-                pinned = trust.headers.find(chain.id, header.number)
-                if pinned is None:
-                    raise MissingEvidenceError(f"no trusted header of block {header.number} on chain {chain.id}")
-                anchor = verify_receipt(
-                    receipt,
-                    contract=chain.contract,
-                    owner=chain.owner,
-                    log_id=log.log_id,
-                    block_hash=pinned.hash,
-                    code_hash=trust.code_hash,
-                )
-                _match_anchor(anchor, log, position)
-            except MissingEvidenceError as exc:
-                self._open(Claim.ANCHOR, "HEADER_NOT_TRUSTED", str(exc))
-            except AuditError as exc:
-                self._fail(Claim.ANCHOR, exc)
-            else:
-                self._anchors[position] = anchor
-                self._accept_anchor(anchor, log.checkpoints[position].size, head, pinned.source)
+    ) -> CheckpointAnchors:
+        anchors = verify_anchors(log, checkpoints, self._policy)
+        self._findings += anchors.findings
+        self._development += anchors.development
+        for leaf, _ in anchors.stated:
+            self._usage.use_leaf(leaf.index)
+        for position, trusted in anchors.by_position.items():
+            self._accept_anchor(trusted.anchor, log.checkpoints[position].size, head, trusted.source)
+        return anchors
 
     def _accept_anchor(self, anchor: VerifiedAnchor, size: int, head: VerifiedLeaf | None, source: str) -> None:
         if head is None:
@@ -250,29 +217,12 @@ class _Verification:
         self._findings += times.findings
         tokens = [token for position in range(len(checkpoints)) for token in times.tokens(position)]
         self._development += [f"timestamps: {token.authority}" for token in tokens if token.development]
-        self._refuse_contradictions(log, checkpoints, times)
         return times
 
-    def _refuse_contradictions(
-        self, log: LogView, checkpoints: tuple[CheckpointEvidence, ...], times: CheckpointTimes
-    ) -> None:
-        """A token cannot be older than a block whose anchor stands in the log that it covers (DESIGN 3.6)."""
-        for leaf, statement in log.statements(AnchorStatement):
-            position = log.position(statement.size)
-            receipt = None if position is None else checkpoints[position].anchor
-            if position is None or receipt is None or receipt_digest(receipt) != statement.receipt:
-                continue
-            self._used_leaves.add(leaf.index)
-            anchor = self._anchors.get(position)
+    def _refuse_contradictions(self, log: LogView, times: CheckpointTimes, anchors: CheckpointAnchors) -> None:
+        """A token cannot be older than a block whose anchor stands in the log that it covers."""
+        for leaf, anchor in anchors.stated:
             if anchor is None:
-                continue
-            if (anchor.header.hash, anchor.header.number) != (statement.block, statement.number):
-                self._find(
-                    Claim.ANCHOR,
-                    Status.FAILED,
-                    "OTHER_BLOCK",
-                    f"anchor leaf {leaf.index} names another block than the receipt whose digest it holds",
-                )
                 continue
             block_ms = anchor.header.timestamp_s * 1000
             covering = [number for number, checkpoint in enumerate(log.checkpoints) if checkpoint.size > leaf.index]
@@ -333,8 +283,7 @@ class _Verification:
                 return
             newest = head.seq
         if shown:
-            self._identity_leaf = shown[-1][0].index
-            self._used_leaves.add(self._identity_leaf)
+            self._usage.use_identity_leaf(shown[-1][0].index)
         if newest < history.seq:
             self._open(Claim.ORIGIN, "NO_FRESH_IDENTITY", "the log does not show the newest of the identity's events")
             return
@@ -400,56 +349,33 @@ class _Verification:
             return None, False
         for leaf, head in log.statements(IdentityHead):
             if head.identity == history.identity and head.seq >= device.revocation.seq:
-                self._used_leaves.add(leaf.index)
+                self._usage.use_leaf(leaf.index)
                 logged_before = log.checkpoints[0].size <= leaf.index
                 position = min((number for number in times.stamped if number >= leaf.checkpoint), default=None)
                 if position is None:
                     return None, logged_before
-                self._used_tokens.add(position)
+                self._usage.use_tokens(position)
                 return times.earliest_ms(position), logged_before
         return None, False
 
-    # Step 10. Whether something serves a finding depends on the file alone: not on the policy, nor on the verdict.
+    # Step 10.
 
-    def _refuse_unused(self, log: LogView, times: CheckpointTimes, checkpoints: tuple[CheckpointEvidence, ...]) -> None:
+    def _refuse_unused(
+        self,
+        log: LogView,
+        times: CheckpointTimes,
+        evidence: Evidence,
+        feed: _Feed,
+        history: KeyHistory,
+        head: VerifiedLeaf | None,
+    ) -> None:
         if any(finding.status is Status.FAILED for finding in self._findings):
             return  # what is left over may belong to what failed, and there is nothing to add
-        self._use_time_leaves(log, times)
-        for leaf in log.leaves:
-            if leaf.index not in self._used_leaves:
-                self._find(Claim.LOG, Status.FAILED, "UNREFERENCED", f"no finding needs log leaf {leaf.index}")
-        for position in sorted(times.stamped - self._used_tokens):
-            self._find(
-                Claim.TIME, Status.FAILED, "UNREFERENCED", f"no finding needs the tokens on checkpoint {position}"
-            )
-        for position, checkpoint in enumerate(checkpoints):
-            if position and not (checkpoint.leaves or checkpoint.timestamps or checkpoint.anchor):
-                self._find(Claim.LOG, Status.FAILED, "UNREFERENCED", f"no finding needs checkpoint {position}")
-
-    def _use_time_leaves(self, log: LogView, times: CheckpointTimes) -> None:
-        """A time leaf serves the identity head after it, and the tokens that it names when others cover it."""
-        for leaf, statement in log.statements(TimeStatement):
-            position = log.position(statement.size)
-            if position is None or position not in times.stamped:
-                continue
-            if leaf.index < self._identity_leaf:
-                self._used_leaves.add(leaf.index)
-                self._used_tokens.add(position)
-            if position in self._used_tokens and position < leaf.checkpoint and leaf.checkpoint in times.stamped:
-                self._used_leaves.add(leaf.index)
-                self._used_tokens.add(leaf.checkpoint)
-
-    def _refuse_unused_trees(self, feed: _Feed, history: KeyHistory, head: VerifiedLeaf) -> None:
-        """The proof shows the feed at the logged length and, if there is one that holds the entry, at the last good."""
-        assert isinstance(head.statement, FeedHead)
-        needed = {head.statement.length}
-        device = history.devices.get(feed.device)
-        if device is not None and device.revocation is not None:
-            last_good = device.revocation.last_good.get(feed.proof.head.feed_key)
-            if last_good is not None and last_good.length > feed.proof.index:
-                needed.add(last_good.length)
-        for length in sorted(feed.proof.trees.keys() - needed):
-            self._find(Claim.INTEGRITY, Status.FAILED, "UNREFERENCED", f"no finding needs the tree of {length} entries")
+        self._findings += self._usage.find_unused(log, times, evidence.checkpoints)
+        if head is not None:
+            assert isinstance(head.statement, FeedHead)
+            device = history.devices.get(feed.device)
+            self._findings += find_unused_trees(feed.proof, head.statement.length, device)
 
     # Findings.
 
@@ -476,14 +402,6 @@ def _fresh_since_ms(log: LogView, times: CheckpointTimes, identity_leaf: Verifie
         and (time_ms := times.not_before_ms(position)) is not None
     ]
     return max(found, default=None)
-
-
-def _match_anchor(anchor: VerifiedAnchor, log: LogView, position: int) -> None:
-    checkpoint = log.checkpoints[position]
-    if anchor.record.size != checkpoint.size:
-        raise ReceiptMismatch("OTHER_SIZE", f"the chain holds size {anchor.record.size}, not {checkpoint.size}")
-    if anchor.record.root != checkpoint.root:
-        raise RootMismatch("anchored root", expected=checkpoint.root, computed=anchor.record.root)
 
 
 def _entry_facts(entry: Entry) -> Mapping[str, Any]:

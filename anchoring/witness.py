@@ -1,7 +1,8 @@
 """From what anchoring has archived to what the log states about it, and to what evidence shows of it.
 
-Tokens and final anchors are stated by the next checkpoint after they came (DESIGN 3.5: ``time`` and ``anchor``). What
-is older than the newest one stated is not stated any more: it would only say later what is known better.
+Tokens and final anchors are stated by the next checkpoint after they came (docs/spec/checkpoint-log.md: ``time`` and
+``anchor``). What is older than the newest one stated is not stated any more: it would only say later what is known
+better.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,7 +19,8 @@ from anchoring.receipt import DEVELOPMENT_CHAIN_ID
 from anchoring.rollback import RollbackCheck, RollbackState
 from api.home import Home
 from api.settings import DevAuthoritySettings, DevChainSettings, NoChainSettings, RpcChainSettings, Settings
-from identity.errors import ConfigurationError, ReadOnlyState, StorageError, TransportError
+from identity.errors import ConfigurationError, MalformedError, ReadOnlyState, StorageError, TransportError
+from identity.jsontext import parse_json
 from ledger.log import root_at
 from ledger.statement import LogDescriptor
 
@@ -45,6 +46,8 @@ __all__ = [
     "open_session",
     "open_sources",
 ]
+
+_MAX_CHECK_BYTES = 65_536
 
 _WAYS_OUT = {
     RollbackState.BEHIND_ANCHOR: "put back the newest copy, or fetch what is missing from a backup that has it",
@@ -101,11 +104,15 @@ class Session:
             return None
         return ChainView(self._readers(), descriptor.chain.id, load_contract().code_hash)
 
-    def check_rollback(self) -> RollbackCheck:
-        """Compare the log with its chain now, and keep the result for ``last_check``."""
+    def check_rollback(self, at_ms: int | None = None) -> RollbackCheck:
+        """Compare the log with its chain; keep the result for ``last_check`` unless the chain could not tell.
+
+        ``at_ms`` is the time of the check, by default now.
+        """
         from anchoring.chain.check import LogPosition, check_rollback
         from anchoring.storage import newest_final_anchor
 
+        at_ms = now_ms() if at_ms is None else at_ms
         log_id, descriptor = self.vault.log_descriptor()
         with self.vault.store.read() as tx:
             state = tx.log()
@@ -122,15 +129,19 @@ class Session:
             if final is not None and final.block_number is not None and final.block_hash is not None:
                 archived = final.size, final.block_number, final.block_hash
             log = LogPosition(log_id, descriptor.chain, state.size, lambda size: root_at(tx.log_node, size))
-            check = check_rollback(view, log, archived, now_ms())
-        self._keep_check(check)
+            check = check_rollback(view, log, archived, at_ms)
+        if check.state is not RollbackState.UNVERIFIED:
+            self._keep_check(check, at_ms)
         return check
 
     def last_check(self) -> dict[str, Any] | None:
         """The newest result of ``check_rollback`` and when it was made, or None. Nothing may rely on it."""
+        from anchoring.policy_file import read_bounded
+
         try:
-            found = json.loads(self.home.last_check.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            data = read_bounded(self.home.last_check, _MAX_CHECK_BYTES)
+            found = parse_json(data, what="last check", max_bytes=_MAX_CHECK_BYTES)
+        except (ConfigurationError, MalformedError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -178,7 +189,10 @@ class Session:
             with self.vault.store.read() as tx:
                 final = load_anchors(tx.connection, AnchorState.FINAL)
             numbers = [anchor.block_number for anchor in final if anchor.block_number is not None]
-        known = parse_headers(read_bounded(self.home.headers, MAX_HEADERS_BYTES))
+        try:
+            known = parse_headers(read_bounded(self.home.headers, MAX_HEADERS_BYTES))
+        except MalformedError as exc:
+            raise ConfigurationError(f"{self.home.headers}: {exc}") from exc
         source = ", ".join(view.nodes)
         fresh = []
         for number in sorted(set(numbers)):
@@ -233,13 +247,13 @@ class Session:
             return OutboxPolicy(max_fee_cap=chain.max_fee_gwei * 10**9)
         return OutboxPolicy()
 
-    def _keep_check(self, check: RollbackCheck) -> None:
+    def _keep_check(self, check: RollbackCheck, at_ms: int) -> None:
         facts = {
             "state": check.state.value,
             "local_size": check.local_size,
             "anchored_size": check.anchored_size,
             "detail": check.detail,
-            "checked": now_ms(),
+            "checked": at_ms,
         }
         draft = self.home.last_check.with_suffix(".new")
         try:
@@ -247,7 +261,8 @@ class Session:
             draft.replace(self.home.last_check)
         except OSError:
             # A home on a read-only medium can still be checked; it just cannot remember that it was.
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
 
 class _StartUpGuard:

@@ -118,7 +118,7 @@ def _check_column(column: Column) -> None:
     try:
         known = _SAMPLE.strftime(column.form)
         datetime.strptime(known, column.form)  # noqa: DTZ007  (only whether it can be read)
-    except ValueError as exc:
+    except (ValueError, re.error) as exc:  # re.error: a directive that stands twice
         raise MalformedError(f"columns: {column.name}: {column.form!r} is not a form: {exc}") from exc
     if known == column.form:
         raise MalformedError(f"columns: {column.name}: {column.form!r} is not a form such as %Y-%m-%d")
@@ -152,13 +152,19 @@ def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str) -> Itera
     if header is None:
         raise RowError(name, 1, "", "no header line")
     _check_header(header, columns, name)
-    positions = [(header.index(column.name), column) for column in columns]
+    # Cells are text as they come, so only what is to be something else is looked at.
+    typed = [column for column in columns if column.type != "text" or column.nullable]
+    readers = [(header.index(column.name), column, _PARSERS[column.type]) for column in typed]
     while (cells := _next_row(rows, lines)) is not None:
         if len(cells) != len(header):
             raise RowError(name, lines.row, "", f"{len(cells)} fields, the header has {len(header)}")
         fields: dict[str, Value] = dict(zip(header, cells, strict=True))
-        for position, column in positions:
-            fields[column.name] = _from_text(column, cells[position], name, lines.row)
+        for position, column, parse in readers:
+            text = cells[position]
+            try:
+                fields[column.name] = parse(text, column.form) if text or not column.nullable else None
+            except (MalformedError, ValueError) as exc:
+                raise _misfit(column, text, name, lines.row) from exc
         yield Row(lines.row, fields)
 
 
@@ -284,7 +290,8 @@ def _parse_object(text: str, name: str, line: int) -> dict[str, object]:
 def _depth(text: str) -> int:
     """How deep brackets nest outside strings, in one pass and without recursion."""
     deepest = depth = 0
-    for bracket in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+    # A string that never ends is taken too: looking again from each quote in it would take for ever.
+    for bracket in re.findall(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]', text):
         if bracket in "[{":
             depth += 1
             deepest = max(deepest, depth)
@@ -358,8 +365,12 @@ def _from_text(column: Column, text: str, name: str, line: int) -> Value:
     try:
         return _PARSERS[column.type](text, column.form)
     except (MalformedError, ValueError) as exc:
-        form = f" of the form {column.form}" if column.form else ""
-        raise RowError(name, line, column.name, f"{_shown(text)} is not {_ARTICLE[column.type]}{form}") from exc
+        raise _misfit(column, text, name, line) from exc
+
+
+def _misfit(column: Column, text: str, name: str, line: int) -> RowError:
+    form = f" of the form {column.form}" if column.form else ""
+    return RowError(name, line, column.name, f"{_shown(text)} is not {_ARTICLE[column.type]}{form}")
 
 
 def _shown(text: str) -> str:
@@ -371,9 +382,9 @@ def _text(text: str, _: str) -> Value:
 
 
 def _int(text: str, _: str) -> Value:
-    if not _INT.fullmatch(text) or not MIN_INT <= int(text) <= MAX_INT:
+    if not _INT.fullmatch(text) or not MIN_INT <= (number := int(text)) <= MAX_INT:
         raise MalformedError("not a whole number of 64 bits")
-    return int(text)
+    return number
 
 
 def _dec(text: str, _: str) -> Value:
@@ -392,7 +403,7 @@ def _date(text: str, form: str) -> Value:
         if value != {"$date": text}:
             raise MalformedError("not written YYYY-MM-DD")
         return value
-    return date_value(_by_form(text, form).date())
+    return {**_day_by_form(text, form)}
 
 
 def _ts(text: str, form: str) -> Value:
@@ -409,6 +420,13 @@ def _ts(text: str, form: str) -> Value:
 
 
 @lru_cache(maxsize=4096)  # a column of days holds few different ones, and strptime is slow
+def _day_by_form(text: str, form: str) -> dict[str, Value]:
+    value = date_value(_by_form(text, form).date())
+    assert isinstance(value, dict)
+    return value
+
+
+@lru_cache(maxsize=4096)
 def _by_form(text: str, form: str) -> datetime:
     """Read by a strptime format, and only what the format would have written: strptime itself is lenient."""
     moment = datetime.strptime(text, form)  # noqa: DTZ007  (a date has no zone; a time without one is UTC)

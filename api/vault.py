@@ -229,6 +229,8 @@ class Vault:
             state = tx.feed(key)
             if state is None:
                 raise MissingEvidenceError("this store does not know the feed")
+            if not state.local:
+                raise RefusedError("the feed is another writer's: it is not written here")
             wanted = device_key(parse_manifest(state.manifest))
             check_device(own_history(tx), wanted)
         for seed in ring.devices.values():

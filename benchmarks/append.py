@@ -31,6 +31,7 @@ from ledger.storage.sqlite import open_sqlite
 from ledger.store import Store
 
 ENTRY_BYTES: Final = 200
+DEVICE_SEED: Final = bytes([3]) * 32
 ENTRIES_A_ROUND: Final = {1: 400, 100: 10_000, 1000: 20_000}
 """Entries per append -> entries per round, so that a round takes a fraction of a second."""
 
@@ -53,16 +54,20 @@ class Floor:
         self.length = 0
 
     def append(self, blocks: list[bytes]) -> None:
+        self.db.execute("BEGIN IMMEDIATE")
+        self.write(blocks)
+        self.db.execute("COMMIT")
+
+    def write(self, blocks: list[bytes]) -> None:
+        """Sign and store within a transaction of the caller's."""
         first, nodes = self.length, self.hash_blocks(blocks)
         digest = self.tree_hash()
         signature = crypto_sign(signable(self.key, digest, self.length), self.secret_key)[:64]
         roots = b"".join(node + size.to_bytes(8, "little") for _, size, node in self.roots)
-        self.db.execute("BEGIN IMMEDIATE")
         self.db.executemany("INSERT INTO block VALUES (?, ?)", enumerate(blocks, first))
         self.db.executemany("INSERT INTO tree VALUES (?, ?)", enumerate(nodes, first))
         self.db.execute("INSERT INTO head VALUES (?, ?, ?)", (self.length, digest, signature))
         self.db.execute("UPDATE feed SET length = ?, roots = ? WHERE id = 1", (self.length, roots))
-        self.db.execute("COMMIT")
 
     def audit(self) -> int:
         stored = self.length
@@ -103,7 +108,7 @@ class Floor:
 
 def device_of_new_identity(store: Store) -> tuple[Ed25519Signer, bytes]:
     """A device that may write in ``store``, and the identity it belongs to."""
-    root, following, device = (Ed25519Signer(bytes([number]) * 32) for number in (1, 2, 3))
+    root, following, device = (Ed25519Signer(seed) for seed in (bytes([1]) * 32, bytes([2]) * 32, DEVICE_SEED))
     inception = build_inception(
         label="benchmark", root_keys=[root.public_key], next_digests=[key_commitment(following.public_key)], time_ms=0
     )

@@ -13,7 +13,6 @@ bytes back.
 from __future__ import annotations
 
 import builtins
-import re
 import struct
 from math import isfinite
 from typing import Final, TypeAlias, Union
@@ -48,8 +47,10 @@ _SCAN_FROM: Final = 4096
 """Longer values are scanned before anything is allocated for them; shorter ones can't hold MAX_ITEMS anyway."""
 
 _NOT_CONTAINER_HEADS: Final = bytes(byte for byte in range(256) if not 0x80 <= byte <= 0xBF)
-_WIDE_INTS: Final = re.compile(rb"[\x1b\x3b][\x80-\xff]")
-_WIDE_INTS_OR_FLOATS: Final = re.compile(rb"[\x1b\x3b][\x80-\xff]|\xfb")
+_UINT64_HEAD: Final = b"\x1b"
+_NINT64_HEAD: Final = b"\x3b"
+_FLOAT_HEAD: Final = b"\xfb"
+_SCALARS: Final = frozenset({str, int, type(None), bool, bytes, float})
 
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _LIST, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLE_VALUES: Final[dict[int, bool | None]] = {20: False, 21: True, 22: None}
@@ -69,7 +70,7 @@ def encode(value: object, *, floats: bool = False) -> bytes:
         data = libipld.encode_dag_cbor(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return _encode_pure(value, floats)
-    if _TAG_42 in data or _FLOAT_ZERO in data:
+    if _holds(data, _TAG_42) or _holds(data, _FLOAT_ZERO):
         return _encode_pure(value, floats)
     _check_size(data)
     if _may_break_limits(data, floats):
@@ -84,7 +85,7 @@ def _check_depth(container: dict[object, object] | list[object], depth: int) -> 
     if depth > MAX_DEPTH:
         raise LimitExceeded(f"CBOR: nested deeper than {MAX_DEPTH}")
     for item in container.values() if isinstance(container, dict) else container:
-        if isinstance(item, (dict, list)):
+        if type(item) not in _SCALARS and isinstance(item, (dict, list)):
             _check_depth(item, depth + 1)
 
 
@@ -95,7 +96,7 @@ def decode(data: bytes, *, floats: bool = False) -> Value:
     above. What can be larger than a few KiB is scanned before it is decoded, so hostile input allocates nothing.
     """
     _check_size(data)
-    if _TAG_42 in data:
+    if _holds(data, _TAG_42):
         return _decode_pure(data, floats)
     if _may_break_limits(data, floats):
         _scan(data, floats)
@@ -123,7 +124,24 @@ def _may_break_limits(data: bytes, floats: bool) -> bool:
     """
     if len(data) > _SCAN_FROM or len(data.translate(None, _NOT_CONTAINER_HEADS)) > MAX_DEPTH:
         return True
-    return (_WIDE_INTS if floats else _WIDE_INTS_OR_FLOATS).search(data) is not None
+    if not floats and _FLOAT_HEAD in data:
+        return True
+    return _has_wide_int(data, _UINT64_HEAD) or _has_wide_int(data, _NINT64_HEAD)
+
+
+def _holds(data: bytes, part: bytes) -> bool:
+    """``part in data``; one byte is found many times faster than several, and most data lacks even that."""
+    return part[:1] in data and part in data
+
+
+def _has_wide_int(data: bytes, head: bytes) -> bool:
+    """Whether a byte with the high bit follows ``head`` somewhere."""
+    position = data.find(head)
+    while 0 <= position < len(data) - 1:
+        if data[position + 1] >= 0x80:
+            return True
+        position = data.find(head, position + 1)
+    return False
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------

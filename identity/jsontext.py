@@ -8,7 +8,7 @@ or an exponent come out as ``decimal.Decimal``, never as a float (RFC 8259 secti
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 
 from identity.errors import LimitExceeded, MalformedError
@@ -42,7 +42,10 @@ def parse_json(data: bytes, *, what: str, max_bytes: int, max_depth: int = MAX_J
 
     def read_decimal(digits: str) -> Decimal:
         _check_number(digits, what)
-        return Decimal(digits)
+        try:
+            return Decimal(digits)
+        except InvalidOperation as exc:  # an exponent that no Decimal has
+            raise LimitExceeded(f"{what}: the number {digits} is out of bounds") from exc
 
     def read_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Final
 
 from identity.errors import LimitExceeded, MalformedError
@@ -28,6 +29,8 @@ __all__ = [
 
 MAX_NAME: Final = 200
 """Characters (code points) in a name or label."""
+
+_NOT_IN_NAMES: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 _HEX_DIGITS: Final = frozenset("0123456789abcdef")
 _ZBASE32: Final = "ybndrfg8ejkmcpqxot1uwisza345h769"
@@ -145,10 +148,9 @@ def check_name(text: str, what: str) -> str:
         raise MalformedError(f"{what}: empty")
     if len(text) > MAX_NAME:
         raise LimitExceeded(f"{what}: {len(text)} characters, at most {MAX_NAME}")
-    for character in text:
-        code = ord(character)
-        if code < 0x20 or 0x7F <= code <= 0x9F or code in (0x2028, 0x2029) or 0xD800 <= code <= 0xDFFF:
-            raise MalformedError(f"{what}: the character U+{code:04X} is not allowed")
+    refused = _NOT_IN_NAMES.search(text)
+    if refused is not None:
+        raise MalformedError(f"{what}: the character U+{ord(refused[0]):04X} is not allowed")
     return text
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from identity.encoding import Fields, Value, decode, encode
@@ -68,10 +69,15 @@ class Record:
     def __post_init__(self) -> None:
         check_name(self.table, "record: the table")
         for name, value in self.fields.items():
-            check_name(name, "record: a field")
-            if name.startswith("$"):
-                raise MalformedError(f"record: the field name {name!r} is reserved")
+            _check_field_name(name)
             check_value(value)
+
+
+@lru_cache(maxsize=1024)  # the rows of a table have the same few names
+def _check_field_name(name: str) -> None:
+    check_name(name, "record: a field")
+    if name.startswith("$"):
+        raise MalformedError(f"record: the field name {name!r} is reserved")
 
 
 def encode_entry(entry: Entry) -> bytes:

@@ -17,6 +17,7 @@ from identity.history import KeyHistory
 from identity.keys import Ed25519Signer, Signer
 from ledger.head import FORK, sign_head, verify_head
 from ledger.identities import key_history
+from ledger.lineage import find_rival
 from ledger.manifest import (
     Continuation,
     FeedDescription,
@@ -72,15 +73,17 @@ def create_feed(
     """A new feed of the device ``signer`` of ``identity``, empty; with ``continues``, the one that goes on from it.
 
     The feed that is continued is retired in the same transaction. Raises ``RefusedError`` when the device may not
-    write for the identity, when the store does not hold what is continued exactly as it says, or when another feed
-    continues it already (that would be a fork); ``ConflictError`` when the feed exists.
+    write for the identity, when the store does not hold what is continued exactly as it says, or when it would be a
+    fork with a feed that is here (another that continues the same one, say); ``ConflictError`` when the feed exists.
     """
     manifest = device_manifest(signer.public_key, FeedDescription(identity, name, continues))
     key = feed_key(manifest)
     with store.write() as tx:
         check_device(key_history(tx, identity), signer.public_key)
+        if (rival := find_rival(tx, manifest)) is not None:
+            raise RefusedError(f"feed {rival.key.hex()} begins or continues what this one would: they would be a fork")
         if continues is not None:
-            _check_continuation(tx, identity, continues, key)
+            _check_continuation(tx, identity, continues)
             tx.retire_feed(continues.key)
         tx.create_feed(key, encode_manifest(manifest), local=True)
     return key
@@ -97,7 +100,7 @@ def check_device(history: KeyHistory, device: bytes) -> None:
         raise RefusedError(f"identity {history.identity.hex()} is closed")
 
 
-def _check_continuation(tx: ReadTransaction, identity: bytes, older: Continuation, newer: FeedKey) -> None:
+def _check_continuation(tx: ReadTransaction, identity: bytes, older: Continuation) -> None:
     state = feed_state(tx, older.key)
     description = describe(parse_manifest(state.manifest))
     if description is None or description.identity != identity:
@@ -106,10 +109,6 @@ def _check_continuation(tx: ReadTransaction, identity: bytes, older: Continuatio
     held = EMPTY_TREE_HASH if older.length == 0 else head and head.tree_hash
     if held != older.tree_hash:
         raise RefusedError(f"feed {older.key.hex()} has no signed head of {older.length} blocks with that tree")
-    for feed in tx.feeds():
-        other = describe(parse_manifest(feed.manifest))
-        if feed.key != newer and other is not None and other.continues and other.continues.key == older.key:
-            raise RefusedError(f"feed {feed.key.hex()} continues {older.key.hex()} already")
 
 
 # --- appending ---

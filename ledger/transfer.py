@@ -30,6 +30,7 @@ from ledger.flattree import full_roots
 from ledger.framing import RecordReader, encode_record
 from ledger.head import FORK, signable, verify_head
 from ledger.identities import add_events
+from ledger.lineage import check_lineage
 from ledger.manifest import (
     MAX_MANIFEST_BYTES,
     FeedDescription,
@@ -122,8 +123,9 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
 
     A feed that is held already is taken in when the export holds exactly the heads that are held, and perhaps more;
     one that ends earlier adds nothing. Raises ``MalformedError`` for what is not an export, ``VerificationError`` when
-    a claim in it is false, ``ForkDetected`` with both signed heads (signable || signature) when what is held
-    contradicts it, ``ConflictError`` when only the lengths at which heads were signed differ.
+    a claim in it is false, ``ForkDetected`` with two signed heads (signable || signature) when what is held of this
+    feed, or of another where the device may have one, contradicts it, ``ConflictError`` when only the lengths at which
+    heads were signed differ.
     """
     reader = RecordReader(source, "feed export", _LIMITS)
     with store.write() as tx:
@@ -255,6 +257,7 @@ class _Import:
             raise MalformedError("feed export: blocks that no head covers")
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
+        check_lineage(self._tx, self._state, self._manifest)
 
 
 def _records_of(reader: RecordReader) -> Iterator[_Record]:

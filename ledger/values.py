@@ -12,10 +12,11 @@ map with a key that begins with ``$`` is one of four typed forms or an error:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 from identity.encoding import MAX_DEPTH, MAX_INT, MIN_INT, Value
@@ -84,7 +85,7 @@ def parse_reference(value: Value) -> Reference:
 
 def decimal_value(text: str) -> Value:
     """The stored decimal for a canonical text such as ``-12.30``. Raises ``MalformedError`` for any other spelling."""
-    _parse_decimal(text)
+    _check_decimal(text)
     return {_DEC: text}
 
 
@@ -106,7 +107,19 @@ def reference_value(reference: Reference) -> Value:
 
 def check_value(value: Value) -> None:
     """Return only when ``value`` is a stored value. Raises ``MalformedError``, ``LimitExceeded`` beyond the limits."""
-    to_python(value)
+    # Most values are scalars, and this is run for each that is written: what is plainly good takes the short way.
+    if type(value) is str:
+        if value.isascii():
+            return
+    elif value is None or (type(value) is int and MIN_INT <= value <= MAX_INT):
+        return
+    elif type(value) is dict and len(value) == 1:
+        ((form, content),) = value.items()
+        parse = _OF_TEXT.get(form)
+        if parse is not None and type(content) is str:
+            parse(content)
+            return
+    _to_python(value, 0)
 
 
 # --- Python's form --------------------------------------------------------------------------------------------------
@@ -189,14 +202,18 @@ def _parse_typed(value: dict[str, Value]) -> object:
     raise MalformedError(f"value: {form!r} is not a typed form, or not with that content")
 
 
-def _parse_decimal(text: str) -> Decimal:
+def _check_decimal(text: str) -> None:
     # Sign, point and digits: what is longer cannot be canonical, and is not looked at.
     if len(text) > MAX_DECIMAL_DIGITS + 2 or not _DECIMAL.fullmatch(text):
         raise MalformedError("value: not a canonical decimal such as -12.30")
-    if len(text) - text.count("-") - text.count(".") > MAX_DECIMAL_DIGITS:
+    if len(text) > MAX_DECIMAL_DIGITS and len(text) - text.count("-") - text.count(".") > MAX_DECIMAL_DIGITS:
         raise LimitExceeded(f"value: a decimal of more than {MAX_DECIMAL_DIGITS} digits")
-    if _NEGATIVE_ZERO.fullmatch(text):
+    if text[0] == "-" and _NEGATIVE_ZERO.fullmatch(text):
         raise MalformedError("value: a decimal zero has no sign")
+
+
+def _parse_decimal(text: str) -> Decimal:
+    _check_decimal(text)
     return Decimal(text)
 
 
@@ -213,6 +230,7 @@ def _parse_timestamp(micros: int) -> datetime:
     return _EPOCH + micros * _MICROSECOND
 
 
+@lru_cache(maxsize=4096)  # there are few days, and each is read when it comes in and when its entry is made
 def _parse_date(text: str) -> date:
     if not _DATE_FORM.fullmatch(text):
         raise MalformedError("value: a date is written YYYY-MM-DD")
@@ -220,6 +238,9 @@ def _parse_date(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError as exc:
         raise MalformedError(f"value: there is no day {text}") from exc
+
+
+_OF_TEXT: Final[Mapping[str, Callable[[str], object]]] = {_DEC: _check_decimal, _DATE: _parse_date}
 
 
 def _check_depth(value: object, depth: int) -> None:
@@ -273,6 +294,8 @@ def _plain_map(value: Mapping[str, Value]) -> object:
     except MalformedError:
         return {key: to_plain(item) for key, item in value.items()}
     match typed:
+        case Decimal():
+            return f"{typed:f}"  # as it is stored; str() would write a small amount with an exponent
         case datetime():
             return typed.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
         case Reference(feed, index, leaf_hash):

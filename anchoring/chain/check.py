@@ -141,10 +141,26 @@ def check_rollback(
         known = None if archived is None else _locate(view, header, archived)
         # Another chain may not even have the contract, so there is nothing to read from it.
         is_foreign = known is not None and known.block_on_chain is False
-        record = None if is_foreign else read_newest_anchor(view, header, log.log_id, log.binding)
+        record = None if is_foreign else _read_final_anchor(view, header, log)
     except (TransportError, StorageError, MalformedError, VerificationError) as exc:
         return RollbackCheck(RollbackState.UNVERIFIED, log.size, 0, f"the chain could not be read: {exc}")
     return compare_with_chain(log.size, log.root_at, record, known)
+
+
+def _read_final_anchor(view: ChainView, header: BlockHeader, log: LogPosition) -> AnchorRecord | None:
+    """The log's record in the final state, None when there provably is none.
+
+    A contract that was deployed a moment ago is in a block that is not final yet; then nothing is anchored in one that
+    is. A chain that does not have it in its newest block either is not the log's chain.
+    """
+    try:
+        return read_newest_anchor(view, header, log.log_id, log.binding)
+    except ReceiptMismatch as exc:
+        if exc.reason != "NO_CONTRACT":
+            raise
+    newest = fetch_header(view, min(node.head_number() for node in view.nodes.values()))
+    read_newest_anchor(view, newest, log.log_id, log.binding)
+    return None
 
 
 def _locate(view: ChainView, final: BlockHeader, archived: tuple[int, int, bytes]) -> ArchivedAnchor:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
-from api.cli.files import open_input, open_output, read_input, written
+from api.cli.files import open_input, open_output, read_input, source_name, written
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import Advance, progress
-from api.cli.rows import Rows, read_rows, source_name
-from api.cli.session import Force, OutputFile, PassphraseFile, named_feed, opened, unlock
+from api.cli.rows import Rows, read_rows
+from api.cli.session import Force, OutputFile, PassphraseFile, check_names, named_feed, opened, unlock
 from api.tabular import ENCODINGS, read_json_lines
 from identity.errors import RefusedError
 
@@ -51,6 +51,7 @@ def create(
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Begin a feed of one of your devices."""
+    check_names(feed=name)
     from identity.textforms import to_zbase32
     from ledger.manifest import Continuation
     from ledger.merkle import tree_hash
@@ -125,6 +126,7 @@ def append(
     out = invocation(ctx).out
     if str(file) == "-" and sys.stdin.isatty():
         out.note("JSON Lines from the terminal, a record a line; Ctrl-D ends them")
+    check_names(table=table)
     entries = _whole_batch(file, table)
     with opened(ctx) as session:
         key = named_feed(session, feed).state.key
@@ -186,7 +188,8 @@ def import_(
         raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
     out = invocation(ctx).out
     name = source_name(file)
-    into = table or ("records" if str(file) == "-" else file.stem)
+    into = ("records" if str(file) == "-" else file.stem) if table is None else table
+    check_names(table=into)
     with (
         opened(ctx, read_only=dry_run) as session,
         open_input(file) as stream,

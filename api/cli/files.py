@@ -13,9 +13,14 @@ from typing import BinaryIO
 from api.cli.output import Output, OutputClosed, Plain
 from identity.errors import LimitExceeded, RefusedError, StorageError
 
-__all__ = ["open_input", "open_output", "read_input", "written"]
+__all__ = ["open_input", "open_output", "read_input", "source_name", "written"]
 
 _STANDARD = Path("-")
+
+
+def source_name(path: Path) -> str:
+    """What errors call an input."""
+    return "stdin" if path == _STANDARD else str(path)
 
 
 @contextmanager
@@ -38,9 +43,9 @@ def read_input(path: Path, most: int) -> bytes:
         try:
             data = stream.read(most + 1)
         except OSError as exc:
-            raise StorageError(f"cannot read {path}: {exc.strerror}") from exc
+            raise StorageError(f"cannot read {source_name(path)}: {exc.strerror}") from exc
     if len(data) > most:
-        raise LimitExceeded(f"{path}: more than {most} bytes")
+        raise LimitExceeded(f"{source_name(path)}: more than {most} bytes")
     return data
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar, cast
 
@@ -65,10 +66,11 @@ def _common(
     """The options that every command has. ``Output.for_process`` reads the last three."""
 
 
-def _common_parameters() -> list[Any]:
+@cache
+def _common_parameters() -> tuple[Any, ...]:
     carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
     carrier.command()(_common)
-    return typer.main.get_command(carrier).params
+    return tuple(typer.main.get_command(carrier).params)
 
 
 class _House:

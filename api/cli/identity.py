@@ -15,9 +15,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
-from api.cli.files import open_output, read_input, written
+from api.cli.files import open_output, read_input, source_name, written
 from api.cli.group import CommandGroup, invocation
-from api.cli.session import Force, OutputFile, PassphraseFile, named_feed, opened, passphrase, unlock
+from api.cli.session import (
+    Force,
+    OutputFile,
+    PassphraseFile,
+    check_names,
+    named_feed,
+    opened,
+    passphrase,
+    unlock,
+)
 from api.cli.verify import parse_time
 
 if TYPE_CHECKING:
@@ -132,6 +141,7 @@ def add_device(
     from identity.keystore import open_keystore
     from identity.textforms import to_did_key
 
+    check_names(device=name)
     device_class = _device_class(class_)
     with opened(ctx) as session:
         secret = passphrase(ctx, passphrase_file)
@@ -353,7 +363,7 @@ def import_(
     """
     from identity.textforms import to_hex
 
-    signed = _parse_export(read_input(file, MAX_EVENTS_BYTES), str(file))
+    signed = _parse_export(read_input(file, MAX_EVENTS_BYTES), source_name(file))
     out = invocation(ctx).out
     with opened(ctx) as session:
         history = session.vault.import_events(signed)
@@ -369,6 +379,7 @@ def import_(
 
 def _parse_export(data: bytes, name: str) -> list[SignedEvent]:
     from identity.errors import MalformedError
+    from identity.event import parse_event
     from identity.history import parse_signed_event
     from identity.textforms import parse_base64
 
@@ -376,12 +387,20 @@ def _parse_export(data: bytes, name: str) -> list[SignedEvent]:
         raise MalformedError(f"{name}: not an export of identity events")
     if not data.endswith(b"\n") or len(data) == len(_MAGIC):
         raise MalformedError(f"{name}: cut short")
-    events = []
-    for number, line in enumerate(data[len(_MAGIC) : -1].split(b"\n"), start=2):
+    lines = data[len(_MAGIC) : -1].split(b"\n")
+    if len(set(lines)) < len(lines):
+        raise MalformedError(f"{name}: an event stands in it twice")
+    events, newest = [], 0
+    for number, line in enumerate(lines, start=2):
         try:
-            events.append(parse_signed_event(parse_base64(line.decode("ascii"))))
+            signed = parse_signed_event(parse_base64(line.decode("ascii")))
+            seq = parse_event(signed.event).seq
         except (MalformedError, UnicodeDecodeError) as exc:
             raise MalformedError(f"{name}:{number}: {exc}") from exc
+        if seq < newest:
+            raise MalformedError(f"{name}:{number}: event {seq} after event {newest}")
+        events.append(signed)
+        newest = seq
     return events
 
 

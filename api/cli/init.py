@@ -14,7 +14,7 @@ from api.cli.exit_codes import UsageError
 from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.passphrase import read_passphrase
-from api.cli.session import PassphraseFile
+from api.cli.session import PassphraseFile, as_usage, check_names
 from api.settings import (
     DevAuthoritySettings,
     DevChainSettings,
@@ -29,6 +29,7 @@ from api.settings import (
 )
 from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
 from identity.textforms import parse_hex, to_did_key, to_hex
+from ledger.statement import LogDescriptor
 
 if TYPE_CHECKING:
     from anchoring.chain.client import Chain
@@ -99,6 +100,9 @@ def init(
         raise UsageError("the recovery phrase does not go into JSON", hint="give --phrase-file FILE")
     text, settings, files = _new_settings(home, run.environ, settings_file, no_chain=no_chain)
     devices = _devices(device)
+    check_names(label=label)
+    with as_usage():
+        LogDescriptor(name=log_name, key=bytes(32))
     own_contract, own_key = _funding(settings, contract, anchor_key_file)
     passphrase = read_passphrase(passphrase_file, run.environ, ask_twice=True)
     with _phrase_keeper(run.out, phrase_file) as keep_phrase, ExitStack() as opened:
@@ -157,6 +161,8 @@ def _devices(names: list[str] | None) -> dict[str, DeviceClass]:
     names = names or ["main"]
     if len(set(names)) < len(names):
         raise UsageError("two devices of one name")
+    for name in names:
+        check_names(device=name)
     return dict.fromkeys(names, DeviceClass.DEVICE)
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import BinaryIO
 
 from api.bootstrap import now_ms
+from api.cli.session import as_usage
 from api.tabular import Row, RowError, parse_columns, read_csv, read_json_lines
 from identity.errors import MalformedError
 from ledger.entry import Entry, Record, encode_entry, record_entry
 
-__all__ = ["Rows", "read_rows", "source_name"]
+__all__ = ["Rows", "read_rows"]
 
 _TABS = ("tab", "\\t")
 """What is typed for a tab, which a shell makes hard to type."""
@@ -54,14 +54,14 @@ class Rows:
             raise RowError(self._name, self._line, "", str(exc)) from exc
 
 
-def source_name(file: Path) -> str:
-    """What errors call the file."""
-    return "stdin" if str(file) == "-" else str(file)
-
-
 def read_rows(stream: BinaryIO, kind: str, spec: str, name: str, delimiter: str, encoding: str) -> Iterator[Row]:
-    """The rows of a ``csv`` or ``jsonl`` stream, with the columns of ``spec``. Raises ``MalformedError``."""
-    columns = parse_columns(spec) if spec else ()
-    if kind == "jsonl":
-        return read_json_lines(stream, columns, name=name)
-    return read_csv(stream, columns, name=name, delimiter="\t" if delimiter in _TABS else delimiter, encoding=encoding)
+    """The rows of a ``csv`` or ``jsonl`` stream, with the columns of ``spec``.
+
+    Raises ``UsageError`` at once for a spec, a delimiter or an encoding that cannot be, ``RowError`` while reading.
+    """
+    with as_usage():
+        columns = parse_columns(spec) if spec else ()
+        if kind == "jsonl":
+            return read_json_lines(stream, columns, name=name)
+        delimiter = "\t" if delimiter in _TABS else delimiter
+        return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding)

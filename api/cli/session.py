@@ -14,13 +14,24 @@ from api.cli.exit_codes import UsageError
 from api.cli.group import invocation
 from api.cli.passphrase import read_passphrase
 from api.settings import find_home, load_settings
-from identity.errors import MissingEvidenceError
+from identity.errors import MalformedError, MissingEvidenceError
+from identity.textforms import check_name
 
 if TYPE_CHECKING:
     from api.vault import FeedInfo
     from identity.keystore import KeyRing
 
-__all__ = ["Force", "OutputFile", "PassphraseFile", "named_feed", "opened", "passphrase", "unlock"]
+__all__ = [
+    "Force",
+    "OutputFile",
+    "PassphraseFile",
+    "as_usage",
+    "check_names",
+    "named_feed",
+    "opened",
+    "passphrase",
+    "unlock",
+]
 
 PassphraseFile = Annotated[
     Path | None,
@@ -59,3 +70,19 @@ def named_feed(session: Session, name_or_key: str) -> FeedInfo:
         return session.vault.find_feed(name_or_key)
     except MissingEvidenceError as exc:
         raise UsageError(str(exc), hint=exc.hint) from exc
+
+
+@contextmanager
+def as_usage() -> Iterator[None]:
+    """Around the reading of something that stands on the command line: what is malformed there is wrong usage."""
+    try:
+        yield
+    except MalformedError as exc:
+        raise UsageError(str(exc)) from exc
+
+
+def check_names(**names: str) -> None:
+    """Check names that are to be given to things, each by what it is to name. Raises ``UsageError``."""
+    with as_usage():
+        for what, name in names.items():
+            check_name(name, what)

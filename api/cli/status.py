@@ -55,8 +55,9 @@ def _check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
     """The state of the log against its chain, asked now."""
     from api.bootstrap import now_ms
 
-    found = session.check_rollback()
-    return _judge(found.state, found.detail, now_ms())
+    at_ms = now_ms()
+    found = session.check_rollback(at_ms)
+    return _judge(found.state, found.detail, at_ms)
 
 
 def _last_check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:

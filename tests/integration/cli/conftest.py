@@ -30,7 +30,9 @@ from identity.keystore import ONLY_FOR_TESTING
 
 PASSPHRASE = "correct horse battery staple"
 COLUMNS = "id:int,booked:date,amount:dec,note:text?"
-CSV = "id,booked,amount,note\n" + "".join(f"{n},2026-11-{n % 28 + 1:02},{n}.50,{'' if n % 3 else 'x'}\n" for n in range(42))
+CSV = "id,booked,amount,note\n" + "".join(
+    f"{n},2026-11-{n % 28 + 1:02},{n}.50,{'' if n % 3 else 'x'}\n" for n in range(42)
+)
 
 
 @dataclass(frozen=True)
@@ -139,12 +141,16 @@ def found(directory: Path, name: str, devices: list[str], *, chain: bool) -> str
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory that every test gets a copy of: two homes, and what commands have made of the first."""
+    """The directory that every test gets a copy of: three homes, and what commands have made of the first.
+
+    ``other`` has no chain; ``young`` has one, and holds nothing yet.
+    """
     directory = tmp_path_factory.mktemp("cli")
     shell = Shell(directory)
     shell.write("pass.txt", PASSPHRASE + "\n")
     shell.write("phrase.txt", found(directory, "home", ["laptop", "phone"], chain=True) + "\n")
     shell.write("other-phrase.txt", found(directory, "other", ["main"], chain=False) + "\n")
+    found(directory, "young", ["main"], chain=True)
     shell.write("payments.csv", CSV)
     shell.write("notes.jsonl", '{"text": "one"}\n{"text": "two", "amount": 12.30}\n')
     shell("feed", "create", "ledger", "--device", "laptop")

@@ -58,6 +58,7 @@ def test_columns() -> None:
         "a:int(%d)",
         "a:dec(2)",
         "a:date(day)",
+        "a:date(%d%d)",
         "a:date(%)",
         "a:date(%Q)",
         "a:date()",
@@ -373,3 +374,11 @@ def test_every_bit_flip_is_read_or_refused() -> None:
     for data in mutated(b'{"a": 12.30, "b": ["x", null]}\n'):
         with suppress(RowError):
             json_rows(data)
+
+
+def test_a_string_that_never_ends_is_refused_at_once() -> None:
+    # It took hours for one line: time by the square of its quotes.
+    line = '{"a": "' + '\\"' * 400_000 + "[" * (MAX_DEPTH + 1)
+    assert len(line) < MAX_ROW_BYTES
+    with pytest.raises(RowError, match="not JSON"):
+        json_rows(line)

@@ -40,6 +40,8 @@ def test_numbers_with_a_point_are_decimals_never_floats() -> None:
         b'{"a":' * 5000 + b"1",
         b"9" * 101,
         b"1." + b"9" * 101,
+        b"1e99999999999999999999",
+        b"-1.5E-99999999999999999999",
     ],
 )
 def test_refused(text: bytes) -> None:

@@ -1,0 +1,81 @@
+"""Feeds that continue others: which of them tell one history, and which are forks.
+
+Implements docs/spec/feed.md section 3.2. A fork within one feed shows in its heads; a writer can also tell two
+histories by beginning two feeds where one belongs. Manifests alone prove nothing of that, since anybody can make one;
+heads that the device signed under them do.
+"""
+
+from __future__ import annotations
+
+from identity.errors import ForkDetected, RootMismatch
+from ledger.flattree import full_roots
+from ledger.head import signable
+from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
+from ledger.merkle import tree_hash
+from ledger.store import FeedKey, FeedState, ReadTransaction
+
+__all__ = ["check_lineage", "find_rival"]
+
+
+def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
+    """A feed of the store that is a fork with the feed of ``manifest``, or None.
+
+    It has the same device, name and continued feed, or continues the same feed.
+    """
+    description, key = describe(manifest), feed_key(manifest)
+    if description is None:
+        return None
+    older = description.continues
+    for feed in tx.feeds():
+        other = parse_manifest(feed.manifest)
+        told = describe(other)
+        if feed.key == key or told is None or _key(told.continues) != _key(older):
+            continue
+        if older is not None or (other.signers, told.name) == (manifest.signers, description.name):
+            return feed
+    return None
+
+
+def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> None:
+    """Return only when the feed and those it continues, or that continue it, tell one history as far as they are here.
+
+    ``state`` is where the feed stands in ``tx``; feeds without a signed head claim nothing yet. Raises
+    ``ForkDetected`` with a signed head of each of two rivals (signable || signature), ``RootMismatch`` when a feed
+    takes over another tree than the older feed has at that length.
+    """
+    if not state.length:
+        return
+    rival = find_rival(tx, manifest)
+    if rival is not None and rival.length:
+        raise ForkDetected(
+            f"feeds {rival.key.hex()} and {state.key.hex()} are two where the device may have one",
+            first=_newest_statement(tx, rival),
+            second=_newest_statement(tx, state),
+        )
+    description = describe(manifest)
+    if description is not None and description.continues is not None:
+        _check_taken_over(tx, description.continues)
+    for feed in tx.feeds():
+        told = describe(parse_manifest(feed.manifest)) if feed.length else None
+        if told is not None and told.continues is not None and told.continues.key == state.key:
+            _check_taken_over(tx, told.continues)
+
+
+def _key(older: Continuation | None) -> FeedKey | None:
+    return None if older is None else older.key
+
+
+def _check_taken_over(tx: ReadTransaction, older: Continuation) -> None:
+    """Hold what is taken over against the older feed, where that is here and long enough."""
+    held = tx.feed(older.key)
+    if held is None or held.length < older.length:
+        return
+    found = tree_hash(tx.node(older.key, index) for index in full_roots(older.length))
+    if found != older.tree_hash:
+        what = f"feed {older.key.hex()}, continued from {older.length} blocks"
+        raise RootMismatch(what, expected=older.tree_hash, computed=found)
+
+
+def _newest_statement(tx: ReadTransaction, feed: FeedState) -> bytes:
+    head = next(iter(tx.heads(feed.key, feed.length - 1)))
+    return signable(feed.key, head.tree_hash, head.length) + head.signature

@@ -1,0 +1,158 @@
+"""Feeds by command line: writing, reading back, handing over."""
+
+from __future__ import annotations
+
+import io
+import json
+import sqlite3
+from typing import Any
+from unittest import mock
+
+import pytest
+
+COLUMNS = "id:int,booked:date,amount:dec,note:text?"
+
+
+def contents(shell: Any, feed: str, where: str = ":") -> list[Any]:
+    return [entry["content"]["fields"] for entry in shell("feed", "read", feed, where, "--json").json]
+
+
+def test_an_import_keeps_every_value(shell: Any) -> None:
+    assert contents(shell, "ledger", "2:4") == [
+        {"id": 2, "booked": {"$date": "2026-11-03"}, "amount": {"$dec": "2.50"}, "note": None},
+        {"id": 3, "booked": {"$date": "2026-11-04"}, "amount": {"$dec": "3.50"}, "note": "x"},
+    ]
+    (line,) = shell("feed", "read", "ledger", "3").lines
+    index, kind, _, content = line.split("\t")
+    assert (index, kind) == ("3", "record")
+    assert content == (
+        '{"table": "payments", "fields": {"id": 3, "note": "x", "amount": "3.50", "booked": "2026-11-04"}}'
+    )
+
+
+def test_what_is_read_as_json_can_be_appended(shell: Any) -> None:
+    read = contents(shell, "ledger", "0:5") + contents(shell, "notes")
+    shell("feed", "append", "notes", stdin="\n".join(map(json.dumps, read)))
+    assert contents(shell, "notes", "2:") == read
+
+
+def test_an_import_is_signed_in_batches(shell: Any) -> None:
+    assert [head["length"] for head in shell("feed", "heads", "ledger", "--json").json] == [20, 40, 42]
+    (answer,) = shell("feed", "import", "ledger", "payments.csv", "--table", "again", "--json").json
+    assert (answer["rows"], answer["first"], answer["length"]) == (42, 42, 84)
+
+
+def test_json_lines_and_tabs_and_stdin(shell: Any) -> None:
+    shell.write("t.tsv", "a\tb\n1\t2\n")
+    shell("feed", "import", "notes", "t.tsv", "--delimiter", "tab", "--columns", "a:int")
+    shell("feed", "import", "notes", "notes.jsonl")
+    shell("feed", "import", "notes", "-", "--format", "jsonl", stdin='{"z": 1.0}\n')
+    assert contents(shell, "notes", "2:") == [
+        {"a": 1, "b": "2"},
+        {"text": "one"},
+        {"text": "two", "amount": {"$dec": "12.30"}},
+        {"z": {"$dec": "1.0"}},
+    ]
+    tables = [entry["content"]["table"] for entry in shell("feed", "read", "notes", "2:", "--json").json]
+    assert tables == ["t", "notes", "notes", "records"]
+
+
+def test_a_dry_run_needs_no_passphrase_and_writes_nothing(shell: Any) -> None:
+    before = shell.kept()
+    shell.path("pass.txt").unlink()
+    (answer,) = shell("feed", "import", "ledger", "payments.csv", "--columns", COLUMNS, "--dry-run", "--json").json
+    assert (answer["rows"], answer["dry_run"], answer["length"]) == (42, True, None)
+    assert (
+        "payments.csv:2: note"
+        in shell("feed", "import", "ledger", "payments.csv", "--columns", "note:int", "--dry-run", code=77).err
+    )
+    assert shell.kept() == before
+
+
+def test_a_table_without_rows_is_said_to_be_empty(shell: Any) -> None:
+    shell.write("empty.csv", "a,b\n")
+    ran = shell("feed", "import", "ledger", "empty.csv", "--json")
+    assert ran.json[0]["rows"] == 0
+    assert "nothing was written" in ran.err
+    assert len(contents(shell, "ledger")) == 42
+
+
+def test_records_typed_at_a_terminal(shell: Any) -> None:
+    """stdin is a terminal: what is waited for is said, and Ctrl-D ends it."""
+
+    class Terminal(io.TextIOWrapper):
+        def isatty(self) -> bool:
+            return True
+
+    with mock.patch("io.TextIOWrapper", Terminal):
+        ran = shell("feed", "append", "notes", stdin='{"a": 1}\n')
+    assert "Ctrl-D" in ran.err
+    assert contents(shell, "notes", "2") == [{"a": 1}]
+
+
+def test_whose_feed_it_is(shell: Any) -> None:
+    ran = shell("feed", "create", "third", code=64)
+    assert "laptop, phone" in ran.err
+    assert shell.at("other")("feed", "create", "third").field("device") == "main"
+    assert "devices in it: laptop, phone" in shell("feed", "create", "third", "--device", "tablet", code=77).err
+
+
+def test_a_name_must_mean_one_feed(shell: Any) -> None:
+    assert "no feed is called 'leger'" in shell("feed", "read", "leger", code=64).err
+    shell("feed", "create", "ledger", "--device", "phone")
+    assert "2 feeds are called 'ledger'" in shell("feed", "read", "ledger", code=64).err
+    keys = [feed["key"] for feed in shell("feed", "list", "--json").json if feed["name"] == "ledger"]
+    assert [len(contents(shell, key)) for key in keys] == [42, 0]
+
+
+@pytest.mark.parametrize("where", ["42", "-", "x", "1:x", "99999999999999999999", "4.0"])
+def test_an_entry_that_is_not_there(shell: Any, where: str) -> None:
+    shell("feed", "read", "ledger", where, code=64)
+
+
+@pytest.mark.parametrize(("where", "count"), [("40:", 2), (":3", 3), ("41", 1), ("30:99", 12), ("9:3", 0), (":", 42)])
+def test_a_range_ends_where_the_feed_ends(shell: Any, where: str, count: int) -> None:
+    assert len(contents(shell, "ledger", where)) == count
+
+
+def test_a_feed_goes_on_in_another(shell: Any) -> None:
+    shell("feed", "create", "ledger-2", "--device", "laptop", "--continues", "ledger")
+    assert "retired" in shell("feed", "append", "ledger", "notes.jsonl", code=77).err
+    shell("feed", "append", "ledger-2", "notes.jsonl")
+    assert [feed["retired"] for feed in shell("feed", "list", "--json").json] == [True, False, False]
+
+
+def test_hand_over_and_hand_on(shell: Any) -> None:
+    """An export that was taken in is exported again with the same bytes, and taking it in twice adds nothing."""
+    other = shell.at("other")
+    assert other("feed", "ingest", "ledger.feed").field("new") == "42"
+    assert other("feed", "ingest", "-", stdin=shell.path("ledger.feed").read_bytes()).field("new") == "0"
+    assert other("feed", "export", "ledger", "-o", "-").stdout == shell.path("ledger.feed").read_bytes()
+    assert other("feed", "audit", "ledger").code == 0
+    assert "not written here" in other("feed", "append", "ledger", "notes.jsonl", code=77).err
+    assert [row["local"] for row in other("feed", "list", "--json").json] == [False]
+    assert [row["label"] for row in other("identity", "list", "--json").json] == ["other of a test", "home of a test"]
+
+
+def test_a_feed_that_has_grown_is_taken_in_from_where_it_was(shell: Any) -> None:
+    other = shell.at("other")
+    other("feed", "ingest", "ledger.feed")
+    shell("feed", "append", "ledger", "notes.jsonl")
+    shell("feed", "export", "ledger", "-o", "longer.feed")
+    ran = other("feed", "ingest", "longer.feed")
+    assert (ran.field("first"), ran.field("new")) == ("42", "2")
+    other("feed", "ingest", "ledger.feed")
+    assert len(contents(other, "ledger")) == 44
+
+
+def test_an_audit_names_the_first_bad_entry(shell: Any) -> None:
+    with sqlite3.connect(shell.path("home/vault.db")) as database:
+        for (trigger,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            database.execute(f'DROP TRIGGER "{trigger}"')
+        position, block = next(row for row in database.execute("SELECT pos, data FROM block") if b"3.50" in row[1])
+        database.execute("UPDATE block SET data = ? WHERE pos = ?", (block.replace(b"3.50", b"9.50"), position))
+    ran = shell("feed", "audit", "ledger", "--json", code=1)
+    assert (ran.json[0]["verdict"], ran.json[0]["first_bad"]) == ("FAILED", 3)
+    ran = shell("audit", code=1)
+    assert "feed ledger: FAILED: entry 3: " in ran.out
+    assert "feed notes: PASSED: " in ran.out, "the others are audited all the same"

@@ -1,0 +1,427 @@
+"""The vault as a program uses it, without a chain. What a real home's guard says: tests/faults/test_rollback.py."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from anchoring.evidence import parse_evidence
+from anchoring.storage import StoredTimestamp, add_timestamp
+from api.founding import Founded, Founding, found_home
+from api.home import Home
+from api.vault import Vault, device_signer, log_signer, root_signers
+from identity.errors import (
+    AuditError,
+    ConflictError,
+    HistoryError,
+    MalformedError,
+    MissingEvidenceError,
+    ReadOnlyState,
+    RefusedError,
+)
+from identity.event import DeviceClass, RevocationReason
+from identity.history import build_inception, build_rotate_root, fold, key_commitment, parse_signed_event, sign_event
+from identity.keys import Ed25519Signer, generate_seed
+from identity.keystore import ONLY_FOR_TESTING, KeyRing, open_keystore
+from identity.recovery import generate_phrase, root_seed
+from identity.textforms import to_zbase32
+from ledger.entry import Entry, Record, record_entry
+from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
+from ledger.merkle import tree_hash
+from ledger.storage.sqlite import open_sqlite
+from ledger.store import FeedKey
+
+NOW: Final = 1_767_225_600_000
+PASSPHRASE: Final = "a passphrase"
+
+
+class Guard:
+    """Says no when a test tells it to, and counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error: AuditError | None = None
+
+    def require_writable(self, vault: Vault) -> None:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Founded]:
+    """A new home, of which each test has a copy."""
+    home = Home(tmp_path_factory.mktemp("template") / "home")
+    founding = Founding(
+        label="bank",
+        devices={"laptop": DeviceClass.DEVICE, "phone": DeviceClass.DEVICE},
+        log_name="bank.example",
+        chain=None,
+        fund=None,
+        authorities=[],
+        settings="",
+        kdf=ONLY_FOR_TESTING,
+    )
+    return home, found_home(home, founding, PASSPHRASE, now_ms=NOW)
+
+
+@pytest.fixture
+def home(template: tuple[Home, Founded], tmp_path: Path) -> Home:
+    return Home(shutil.copytree(template[0].root, tmp_path / "home"))
+
+
+@pytest.fixture
+def founded(template: tuple[Home, Founded]) -> Founded:
+    return template[1]
+
+
+@pytest.fixture
+def ring(home: Home, founded: Founded) -> KeyRing:
+    return open_keystore(home.keystore, PASSPHRASE)
+
+
+@pytest.fixture
+def guard() -> Guard:
+    return Guard()
+
+
+@pytest.fixture
+def vault(home: Home, founded: Founded, guard: Guard) -> Iterator[Vault]:
+    with closing(Vault(open_sqlite(home.database), guard)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ledger(vault: Vault, ring: KeyRing) -> FeedKey:
+    return vault.create_feed(ring, "laptop", "ledger")
+
+
+def entry(number: int = 0) -> Entry:
+    return record_entry(Record("notes", {"n": number}), NOW)
+
+
+# --- whose store it is ----------------------------------------------------------------------------------------------
+
+
+def test_a_new_store_is_its_founders(vault: Vault, founded: Founded) -> None:
+    log_id, descriptor = vault.log_descriptor()
+    assert (log_id, descriptor.name, descriptor.chain) == (founded.log_id, "bank.example", None)
+    history = vault.history()
+    assert (history.identity, history.label, history.logs) == (founded.identity, "bank", (founded.log_id,))
+    assert vault.identities() == [founded.identity]
+    assert [event.seq for event in vault.events()] == [0, 1, 2, 3]
+
+
+def test_a_store_without_log_and_identity(tmp_path: Path, guard: Guard) -> None:
+    with closing(Vault(open_sqlite(tmp_path / "empty.db", create=True), guard)) as vault:
+        for look in (vault.log_descriptor, vault.history, vault.events):
+            with pytest.raises(MissingEvidenceError):
+                look()
+        assert vault.feeds() == []
+
+
+def test_another_identitys_events_do_not_change_whose_store_it_is(vault: Vault, founded: Founded) -> None:
+    root = Ed25519Signer(bytes(32))
+    inception = build_inception(
+        label="another", root_keys=[root.public_key], next_digests=[key_commitment(bytes(32))], time_ms=0
+    )
+    theirs = vault.import_events([sign_event(inception, [(0, root)])])
+    assert theirs.label == "another"
+    assert vault.history(theirs.identity) == theirs
+    assert vault.history().identity == founded.identity
+    with pytest.raises(MissingEvidenceError):
+        vault.history(bytes(32))
+
+
+def test_events_that_do_not_fold_are_not_kept(vault: Vault) -> None:
+    before = vault.events()
+    events = [parse_signed_event(event.signed_event) for event in before]
+    root = Ed25519Signer(bytes(32))
+    stranger = build_rotate_root(
+        fold(events), root_keys=[root.public_key], next_digests=[key_commitment(bytes(32))], time_ms=0
+    )
+    with pytest.raises(HistoryError):
+        vault.import_events([*events, sign_event(stranger, [(0, root)])])
+    assert vault.events() == before
+
+
+def test_an_event_that_is_here_already_is_left_as_it_is(vault: Vault) -> None:
+    before = vault.events()
+    events = [parse_signed_event(event.signed_event) for event in before]
+    forged = replace(events[-1], signatures=((0, bytes(64)),))
+    vault.import_events([*events[:-1], forged])
+    assert vault.events() == before
+
+
+# --- feeds ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_feed_is_found_by_its_name_or_its_key(vault: Vault, ledger: FeedKey) -> None:
+    info = vault.find_feed("ledger")
+    assert (info.state.key, info.name, info.key_text) == (ledger, "ledger", to_zbase32(ledger))
+    assert vault.find_feed(to_zbase32(ledger)) == info
+    for unknown in ("Ledger", "", to_zbase32(bytes(32))):
+        with pytest.raises(MissingEvidenceError) as missing:
+            vault.find_feed(unknown)
+        assert missing.value.hint
+
+
+def test_two_feeds_of_one_name_are_told_apart_by_key(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    other = vault.create_feed(ring, "phone", "ledger")
+    with pytest.raises(MissingEvidenceError, match="2 feeds"):
+        vault.find_feed("ledger")
+    assert vault.find_feed(to_zbase32(other)).state.key == other
+
+
+def test_a_feed_is_made_once(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    with pytest.raises(ConflictError):
+        vault.create_feed(ring, "laptop", "ledger")
+
+
+def test_a_feed_that_continues_another_retires_it(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry()])
+    state = vault.find_feed("ledger").state
+    older = Continuation(ledger, state.length, tree_hash(state.roots))
+    newer = vault.create_feed(ring, "laptop", "ledger", continues=older)
+    with pytest.raises(RefusedError, match="retired"):
+        vault.append(ring, ledger, [entry()])
+    assert vault.append(ring, newer, [entry()]).length == 1
+
+
+def test_entries_are_appended_under_one_signature(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    assert vault.append(ring, ledger, [entry(0)]).start == 0
+    result = vault.append(ring, ledger, [entry(1), entry(2)])
+    assert (result.start, result.length) == (1, 3)
+    with vault.store.read() as tx:
+        assert [head.length for head in tx.heads(ledger)] == [1, 3]
+
+
+def test_a_stream_is_appended_in_batches_and_counted(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    counted: list[int] = []
+    vault.append(ring, ledger, [entry()])
+    result = vault.import_entries(ring, ledger, map(entry, range(7)), batch=3, on_batch=counted.append)
+    assert result is not None
+    assert (result.start, result.length, counted) == (1, 8, [3, 3, 1])
+    with vault.store.read() as tx:
+        assert [head.length for head in tx.heads(ledger)] == [1, 4, 7, 8]
+
+
+def test_an_empty_stream_appends_nothing(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    assert vault.import_entries(ring, ledger, iter(()), batch=3, on_batch=lambda _: None) is None
+    assert vault.find_feed("ledger").state.length == 0
+
+
+@pytest.mark.parametrize("error", [MalformedError("row 6, column 'amount': not a number"), KeyboardInterrupt()])
+def test_a_stream_that_breaks_off_appends_nothing(
+    vault: Vault, ring: KeyRing, ledger: FeedKey, error: BaseException
+) -> None:
+    def rows() -> Iterator[Entry]:
+        yield from map(entry, range(5))
+        raise error
+
+    with pytest.raises(type(error)):
+        vault.import_entries(ring, ledger, rows(), batch=2, on_batch=lambda _: None)
+    assert vault.find_feed("ledger").state.length == 0
+    assert vault.append(ring, ledger, [entry()]).length == 1
+
+
+def test_who_may_not_write(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    with pytest.raises(MissingEvidenceError):
+        vault.append(ring, FeedKey(bytes(32)), [entry()])
+    without = replace(ring, devices={"phone": ring.devices["phone"]})
+    with pytest.raises(RefusedError, match="keystore does not hold"):
+        vault.append(without, ledger, [entry()])
+    with pytest.raises(RefusedError, match="no device 'tablet'"):
+        vault.create_feed(ring, "tablet", "x")
+    manifest = device_manifest(bytes(32), FeedDescription(vault.history().identity, "foreign"))
+    with vault.store.write() as tx:
+        tx.create_feed(feed_key(manifest), encode_manifest(manifest), local=False)
+    with pytest.raises(RefusedError):
+        vault.append(ring, feed_key(manifest), [entry()])
+    assert vault.find_feed("ledger").state.length == 0
+
+
+# --- devices --------------------------------------------------------------------------------------------------------
+
+
+def test_a_device_is_added_with_its_own_signature(vault: Vault, ring: KeyRing) -> None:
+    seed = generate_seed()
+    history = vault.add_device(ring, "tablet", seed, device_class=DeviceClass.SERVICE, time_ms=NOW)
+    device = history.devices[Ed25519Signer(seed).public_key]
+    assert (device.name, device.device_class, device.added_seq) == ("tablet", DeviceClass.SERVICE, 4)
+    assert vault.history() == history
+
+
+def test_a_revocation_vouches_for_what_is_here(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry(0), entry(1)])
+    vault.create_feed(ring, "laptop", "empty")
+    laptop = device_signer(ring, "laptop").public_key
+    history = vault.revoke_device(ring, laptop, RevocationReason.RETIRED, time_ms=NOW)
+    revocation = history.devices[laptop].revocation
+    assert revocation is not None
+    assert {key: good.length for key, good in revocation.last_good.items()} == {ledger: 2}
+    with pytest.raises(RefusedError, match="revoked"):
+        vault.append(ring, ledger, [entry()])
+    with pytest.raises(RefusedError, match="revoked"):
+        vault.create_feed(ring, "laptop", "x")
+
+
+@pytest.mark.parametrize(("vouch", "expected"), [({}, {}), (1, {"ledger": 1}), (3, {"ledger": 3})])
+def test_a_revocation_vouches_for_what_it_is_told(
+    vault: Vault, ring: KeyRing, ledger: FeedKey, vouch: dict[FeedKey, int] | int, expected: dict[str, int]
+) -> None:
+    vault.append(ring, ledger, [entry(0)])
+    vault.append(ring, ledger, [entry(1), entry(2)])
+    laptop = device_signer(ring, "laptop").public_key
+    history = vault.revoke_device(
+        ring,
+        laptop,
+        RevocationReason.STOLEN,
+        time_ms=NOW,
+        compromised_since_ms=NOW - 1,
+        vouch_for={ledger: vouch} if isinstance(vouch, int) else vouch,
+    )
+    revocation = history.devices[laptop].revocation
+    assert revocation is not None
+    assert revocation.compromised_since_ms == NOW - 1
+    assert [good.length for good in revocation.last_good.values()] == list(expected.values())
+
+
+def test_a_revocation_cannot_vouch_for_what_was_never_signed(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry(0), entry(1)])
+    laptop = device_signer(ring, "laptop").public_key
+    for length in (1, 3):
+        with pytest.raises(AuditError, match=f"no signed head of length {length}"):
+            vault.revoke_device(ring, laptop, RevocationReason.LOST, time_ms=NOW, vouch_for={ledger: length})
+    assert vault.history().devices[laptop].revocation is None
+
+
+def test_a_device_that_is_not_the_identitys_cannot_be_revoked(vault: Vault, ring: KeyRing) -> None:
+    before = vault.events()
+    with pytest.raises(AuditError):
+        vault.revoke_device(ring, bytes(32), RevocationReason.LOST, time_ms=NOW)
+    assert vault.events() == before
+
+
+# --- the root -------------------------------------------------------------------------------------------------------
+
+
+def test_the_phrase_gives_the_next_root_and_the_old_one_is_worth_nothing(
+    vault: Vault, ring: KeyRing, founded: Founded
+) -> None:
+    history, seed = vault.rotate_root(founded.phrase, time_ms=NOW)
+    assert seed == root_seed(founded.phrase, 1)
+    assert (history.generation, history.root_keys) == (1, (Ed25519Signer(seed).public_key,))
+    with pytest.raises(AuditError):
+        vault.add_device(ring, "tablet", generate_seed(), device_class=DeviceClass.DEVICE, time_ms=NOW)
+    rotated = replace(ring, root_seeds=(seed,), generation=1)
+    assert vault.add_device(rotated, "tablet", generate_seed(), device_class=DeviceClass.DEVICE, time_ms=NOW).seq == 5
+    assert vault.rotate_root(founded.phrase, time_ms=NOW)[0].generation == 2
+
+
+def test_another_phrase_changes_nothing(vault: Vault, founded: Founded) -> None:
+    before = vault.events()
+    with pytest.raises(AuditError):
+        vault.rotate_root(generate_phrase(), time_ms=NOW)
+    with pytest.raises(MalformedError):
+        vault.rotate_root("not a phrase", time_ms=NOW)
+    assert vault.events() == before
+
+
+# --- the log --------------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_states_what_is_new_and_then_nothing(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry()])
+    plan = vault.pending_checkpoint(ring)
+    assert [(head.key, head.length) for head in plan.feeds] == [(ledger, 1)]
+    assert vault.checkpoint(ring).size == 3
+    assert not vault.pending_checkpoint(ring).changed
+    with pytest.raises(RefusedError, match="nothing to commit"):
+        vault.checkpoint(ring)
+    assert vault.checkpoint(ring, restate=True).size == 4
+
+
+def test_a_checkpoint_states_the_tokens_that_came(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry()])
+    size = vault.checkpoint(ring).size
+    with vault.store.write() as tx:
+        add_timestamp(tx.connection, StoredTimestamp(size, "tsa", b"response", (), (), (), NOW, NOW))
+    with pytest.raises(RefusedError, match="nothing to commit"):
+        vault.checkpoint(ring)
+    assert vault.checkpoint(ring, restate=True).size == size + 2
+    evidence = parse_evidence(vault.evidence(ledger, 0))
+    assert [token.response for token in evidence.checkpoints[0].timestamps] == [b"response"]
+    assert len(evidence.checkpoints) == 2
+
+
+def test_there_is_no_evidence_before_there_is_a_token(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry()])
+    with pytest.raises(MissingEvidenceError, match="checkpoint"):
+        vault.evidence(ledger, 0)
+    vault.checkpoint(ring)
+    with pytest.raises(MissingEvidenceError, match="timestamped"):
+        vault.evidence(ledger, 0)
+
+
+def test_keys_that_the_keystore_does_not_hold(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    bare = KeyRing((), 0, {}, None, None)
+    history = vault.history()
+    for ask in (
+        lambda: log_signer(bare),
+        lambda: root_signers(bare, history),
+        lambda: device_signer(bare, "laptop"),
+        lambda: vault.checkpoint(bare),
+        lambda: vault.add_device(bare, "x", generate_seed(), device_class=DeviceClass.DEVICE, time_ms=0),
+    ):
+        with pytest.raises(RefusedError):
+            ask()
+    other = replace(ring, log_seed=generate_seed())
+    vault.append(ring, ledger, [entry()])
+    with pytest.raises(RefusedError, match="log's key"):
+        vault.checkpoint(other)
+
+
+# --- the guard ------------------------------------------------------------------------------------------------------
+
+
+def test_the_guard_is_asked_once_before_the_first_write_and_never_for_reading(
+    vault: Vault, ring: KeyRing, guard: Guard
+) -> None:
+    for read in (
+        vault.history,
+        vault.feeds,
+        vault.events,
+        vault.log_descriptor,
+        lambda: vault.pending_checkpoint(ring),
+    ):
+        read()
+    assert guard.asked == 0
+    key = vault.create_feed(ring, "laptop", "ledger")
+    vault.append(ring, key, [entry()])
+    vault.checkpoint(ring)
+    assert guard.asked == 1
+
+
+def test_a_guard_that_refuses_is_asked_again(vault: Vault, ring: KeyRing, ledger: FeedKey, home: Home) -> None:
+    strict = Guard()
+    strict.error = ReadOnlyState("behind-anchor", "x")
+    writes: list[Callable[[Vault], object]] = [
+        lambda other: other.append(ring, ledger, [entry()]),
+        lambda other: other.checkpoint(ring),
+        lambda other: other.create_feed(ring, "phone", "x"),
+    ]
+    with closing(Vault(open_sqlite(home.database), strict)) as other:
+        for count, write in enumerate(writes, start=1):
+            with pytest.raises(ReadOnlyState):
+                write(other)
+            assert strict.asked == count
+        strict.error = None
+        writes[0](other)
+    assert vault.find_feed("ledger").state.length == 1
