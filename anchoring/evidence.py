@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 
 from anchoring.receipt import AnchorReceipt
 from anchoring.timestamp import TimestampEvidence
+from anchoring.trie_proof import MAX_PROOF_NODES
 from identity.errors import LimitExceeded, MalformedError
 from identity.jsontext import parse_json
 from identity.textforms import parse_base64, to_base64
@@ -41,7 +42,6 @@ _MAX_CHECKPOINTS = 16
 _MAX_LEAVES = 64
 _MAX_TIMESTAMPS = 16
 _MAX_MATERIAL = 16
-_MAX_TRIE_NODES = 66
 
 T = TypeVar("T", bound=Hashable)
 
@@ -196,7 +196,7 @@ def _anchor(value: Any, name: str) -> AnchorReceipt:
 
 
 def _trie_nodes(value: Any, name: str) -> tuple[bytes, ...]:
-    return _items(value, name, _MAX_TRIE_NODES, _binary, distinct=False)
+    return _items(value, name, MAX_PROOF_NODES, _binary, distinct=False)
 
 
 def _path(value: Any, name: str) -> tuple[bytes, ...]:

@@ -7,14 +7,13 @@ them, so that commands that do not stay quick.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
-from anchoring.headers import TrustedHeader, encode_header_line, parse_headers
 from anchoring.receipt import DEVELOPMENT_CHAIN_ID
 from anchoring.rollback import RollbackCheck, RollbackState
 from api.home import Home
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from anchoring.chain.dev import DevChain
     from anchoring.chain.jsonrpc import JsonRpcChain
     from anchoring.chain.outbox import OutboxPolicy
+    from anchoring.headers import TrustedHeader
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
     from api.vault import Vault
@@ -178,9 +178,8 @@ class Session:
 
         Every configured node is asked, and all must agree. Raises ``TransportError``.
         """
-        from anchoring.chain.check import fetch_header
-        from anchoring.policy_file import MAX_HEADERS_BYTES, read_bounded
         from anchoring.storage import AnchorState, load_anchors
+        from api.pinning import pin_headers
 
         view = self.chain_view()
         if view is None:
@@ -189,30 +188,7 @@ class Session:
             with self.vault.store.read() as tx:
                 final = load_anchors(tx.connection, AnchorState.FINAL)
             numbers = [anchor.block_number for anchor in final if anchor.block_number is not None]
-        try:
-            known = parse_headers(read_bounded(self.home.headers, MAX_HEADERS_BYTES))
-        except MalformedError as exc:
-            raise ConfigurationError(f"{self.home.headers}: {exc}") from exc
-        source = ", ".join(view.nodes)
-        fresh = []
-        for number in sorted(set(numbers)):
-            header = fetch_header(view, number)
-            pinned = known.find(view.chain_id, number)
-            if pinned is not None and pinned.hash != header.hash:
-                raise TransportError(f"block {number} is pinned with another hash, from {pinned.source}")
-            if pinned is None:
-                fresh.append(TrustedHeader(view.chain_id, number, header.hash, source, now_ms()))
-        self._append_headers(fresh)
-        return fresh
-
-    def _append_headers(self, headers: Sequence[TrustedHeader]) -> None:
-        try:
-            with self.home.headers.open("a", encoding="utf-8") as file:
-                file.writelines(encode_header_line(header) + "\n" for header in headers)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as exc:
-            raise StorageError(f"cannot write {self.home.headers}: {exc.strerror}") from exc
+        return pin_headers(self.home.headers, view, numbers, now_ms())
 
     # The authorities.
 
@@ -237,7 +213,9 @@ class Session:
             raise TransportError("the settings name no chain, and the log is bound to one")
         if isinstance(chain, DevChainSettings):
             return open_nodes(self._opened, DEVELOPMENT_CHAIN_ID, [], self.settings.dev_dir)
-        return {url: self._opened.enter_context(_rpc_chain(chain, [url])) for url in chain.urls}
+        return {
+            name: self._opened.enter_context(_rpc_chain(chain, [url])) for name, url in _named_nodes(chain.urls).items()
+        }
 
     def _outbox_policy(self) -> OutboxPolicy:
         from anchoring.chain.outbox import OutboxPolicy
@@ -266,7 +244,7 @@ class Session:
 
 
 class _StartUpGuard:
-    """Lets a store be written to only when its log is where the chain says it must be (DESIGN 5)."""
+    """Lets a store be written to only when its log is where the chain says it must be (docs/spec/rollback.md)."""
 
     def __init__(self) -> None:
         self.session: Session | None = None
@@ -333,7 +311,19 @@ def open_nodes(
         return {"embedded development chain": opened.enter_context(DevChainReader(dev_chain_path(dev_dir)))}
     from anchoring.chain.jsonrpc import JsonRpcChain
 
-    return {url: opened.enter_context(JsonRpcChain([url], chain_id=chain_id, confirmations=None)) for url in urls}
+    return {
+        name: opened.enter_context(JsonRpcChain([url], chain_id=chain_id, confirmations=None))
+        for name, url in _named_nodes(urls).items()
+    }
+
+
+def _named_nodes(urls: Sequence[str]) -> dict[str, str]:
+    """URLs by what messages and headers files call them: host and port, because the rest may be a secret."""
+    named: dict[str, str] = {}
+    for url in urls:
+        host = urlsplit(url).netloc.rpartition("@")[2]
+        named[host if host not in named else f"{host} ({len(named) + 1})"] = url
+    return named
 
 
 def _rpc_chain(chain: RpcChainSettings, urls: list[str]) -> JsonRpcChain:

@@ -1,6 +1,6 @@
 """Founding a home: its identity, devices, store, log and policy, whole or not at all.
 
-The order is DESIGN 3.2's: inception, devices, contract, descriptor, ``bind_log``. Everything is made in a directory
+The order matters (docs/spec/identity.md): inception, devices, contract, descriptor, ``bind_log``. Everything is made in a directory
 beside the home's and moved into place as the last step, so that a failure leaves nothing behind that looks like a home.
 """
 
@@ -37,7 +37,7 @@ from identity.history import (
     sign_event,
 )
 from identity.keys import Ed25519Signer, generate_seed
-from identity.keystore import ARGON2ID_2026, KdfProfile, KeyRing, create_keystore
+from identity.keystore import ARGON2ID_2026, SECP256K1_ORDER, KdfProfile, KeyRing, create_keystore
 from identity.recovery import generate_phrase, root_seed
 from ledger.identities import add_events
 from ledger.log_writer import LogWriter
@@ -149,8 +149,7 @@ def _new_keys(founding: Founding, phrase: str) -> KeyRing:
 
 def _new_anchor_key() -> bytes:
     """A secp256k1 secret below the group order, uniformly but for a bias of 2^-128."""
-    order = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
-    return (secrets.randbelow(order - 1) + 1).to_bytes(32, "big")
+    return (secrets.randbelow(SECP256K1_ORDER - 1) + 1).to_bytes(32, "big")
 
 
 def _bind_chain(founding: Founding, ring: KeyRing) -> ChainBinding | None:

@@ -57,6 +57,15 @@ def _http_url(text: str) -> str:
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 
 
+def _file_path(path: Path) -> Path:
+    if "\0" in str(path):
+        raise ValueError("a path cannot hold a NUL character")
+    return path
+
+
+FilePath = Annotated[Path, AfterValidator(_file_path)]
+
+
 class DevChainSettings(_Part):
     """The embedded development chain. It proves nothing to anybody else."""
 
@@ -94,13 +103,13 @@ class HttpAuthoritySettings(_Part):
 
     kind: Literal["http"]
     url: HttpUrl
-    root: Path
+    root: FilePath
     """Its root certificate, PEM or DER."""
     policy: str = Field(pattern=r"^[0-2](\.(0|[1-9][0-9]*))+$", max_length=128)
     """The policy OID that its tokens must name."""
     subject: str = Field(min_length=1, max_length=1000)
     """The subject of its TSA certificate, as 'holdfast verify' prints it."""
-    certificates: tuple[Path, ...] = ()
+    certificates: tuple[FilePath, ...] = ()
     """Those of its path that it does not send along."""
     crl_urls: tuple[HttpUrl, ...] = ()
 
@@ -117,9 +126,9 @@ class Settings(BaseSettings):
     )
 
     format: Literal[1]
-    database: Path = Path("vault.db")
-    keystore: Path = Path("keystore.hfk")
-    dev_dir: Path
+    database: FilePath = Path("vault.db")
+    keystore: FilePath = Path("keystore.hfk")
+    dev_dir: FilePath
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
     chain: ChainSettings = Field(discriminator="kind")
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
@@ -206,7 +215,7 @@ def parse_settings(text: bytes, home: Home, environ: Mapping[str, str], *, file:
     values = {"dev_dir": _default_dev_dir(environ)}
     try:
         settings = Settings(**_merge(values, _merge(written, _Environment(environ)())))
-    except (ValidationError, ValueError) as exc:  # ValueError: a variable that should be JSON and is not
+    except (ValidationError, ValueError, RecursionError) as exc:  # the latter two: a variable that should be JSON
         raise ConfigurationError(f"{file}: {_first_fault(exc)}") from exc
     return _located(settings, home, file.parent)
 

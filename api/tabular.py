@@ -153,8 +153,10 @@ def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str) -> Itera
         raise RowError(name, 1, "", "no header line")
     _check_header(header, columns, name)
     # Cells are text as they come, so only what is to be something else is looked at.
-    typed = [column for column in columns if column.type != "text" or column.nullable]
-    readers = [(header.index(column.name), column, _PARSERS[column.type]) for column in typed]
+    readers = [
+        (header.index(column.name), column, _PARSERS[column.type]) for column in columns if column.type != "text"
+    ]
+    nullable = [(header.index(column.name), column.name) for column in columns if column.nullable]
     while (cells := _next_row(rows, lines)) is not None:
         if len(cells) != len(header):
             raise RowError(name, lines.row, "", f"{len(cells)} fields, the header has {len(header)}")
@@ -162,9 +164,13 @@ def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str) -> Itera
         for position, column, parse in readers:
             text = cells[position]
             try:
-                fields[column.name] = parse(text, column.form) if text or not column.nullable else None
+                if text or not column.nullable:
+                    fields[column.name] = parse(text, column.form)
             except (MalformedError, ValueError) as exc:
                 raise _misfit(column, text, name, lines.row) from exc
+        for position, title in nullable:
+            if not cells[position]:
+                fields[title] = None
         yield Row(lines.row, fields)
 
 
@@ -341,7 +347,6 @@ def _untyped(value: object, key: str, name: str, line: int) -> Value:
 
 # --- values ---------------------------------------------------------------------------------------------------------
 
-_INT: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 _ISO_TS: Final = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}:\d{2}(\.\d{1,6})?(Z|[+-]\d{2}:\d{2})", re.ASCII)
 _UNITS: Final = MappingProxyType({"s": 1_000_000, "ms": 1_000, "us": 1})
 _SAMPLE: Final = datetime(2001, 12, 31, 23, 59, 58, 123456, tzinfo=UTC)
@@ -382,7 +387,8 @@ def _text(text: str, _: str) -> Value:
 
 
 def _int(text: str, _: str) -> Value:
-    if not _INT.fullmatch(text) or not MIN_INT <= (number := int(text)) <= MAX_INT:
+    number = int(text)
+    if str(number) != text or not MIN_INT <= number <= MAX_INT:  # int reads signs, spaces, underscores, other digits
         raise MalformedError("not a whole number of 64 bits")
     return number
 

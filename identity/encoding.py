@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import builtins
 import struct
+from collections.abc import Iterable
 from math import isfinite
-from typing import Final, TypeAlias, Union
+from typing import Any, Final, TypeAlias, Union
 
 import libipld
 
@@ -47,10 +48,10 @@ _SCAN_FROM: Final = 4096
 """Longer values are scanned before anything is allocated for them; shorter ones can't hold MAX_ITEMS anyway."""
 
 _NOT_CONTAINER_HEADS: Final = bytes(byte for byte in range(256) if not 0x80 <= byte <= 0xBF)
-_UINT64_HEAD: Final = b"\x1b"
-_NINT64_HEAD: Final = b"\x3b"
-_FLOAT_HEAD: Final = b"\xfb"
-_SCALARS: Final = frozenset({str, int, type(None), bool, bytes, float})
+_HEAVIEST: Final = MAX_ITEMS + 1
+"""A value of as many items as are allowed, in the list in which it is weighed."""
+
+_TOO_HEAVY: Final = _HEAVIEST + 1
 
 _UNSIGNED, _NEGATIVE, _BYTES, _TEXT, _LIST, _MAP, _TAG, _SIMPLE = range(8)
 _SIMPLE_VALUES: Final[dict[int, bool | None]] = {20: False, 21: True, 22: None}
@@ -64,29 +65,18 @@ def encode(value: object, *, floats: bool = False) -> bytes:
 
     Raises ``MalformedError`` for anything else in it, ``LimitExceeded`` beyond the limits above.
     """
-    if isinstance(value, (dict, list)):
-        _check_depth(value, 1)
+    # Before libipld sees it: a container that holds itself would run its native stack over, and the process with it,
+    # where some library has raised Python's recursion limit (py-evm does).
+    if _weigh([value], 0, floats) > _HEAVIEST:
+        return _encode_pure(value, floats)
     try:
         data = libipld.encode_dag_cbor(value)
     except (ValueError, TypeError, OverflowError, RecursionError):
         return _encode_pure(value, floats)
-    if _holds(data, _TAG_42) or _holds(data, _FLOAT_ZERO):
+    if _holds(data, _TAG_42) or (floats and _FLOAT_ZERO in data):
         return _encode_pure(value, floats)
     _check_size(data)
-    if _may_break_limits(data, floats):
-        _scan(data, floats)
     return data
-
-
-def _check_depth(container: dict[object, object] | list[object], depth: int) -> None:
-    """Before libipld sees it: a container that holds itself would run its native stack over, and the process with it,
-    where some library has raised Python's recursion limit (py-evm does).
-    """
-    if depth > MAX_DEPTH:
-        raise LimitExceeded(f"CBOR: nested deeper than {MAX_DEPTH}")
-    for item in container.values() if isinstance(container, dict) else container:
-        if type(item) not in _SCALARS and isinstance(item, (dict, list)):
-            _check_depth(item, depth + 1)
 
 
 def decode(data: bytes, *, floats: bool = False) -> Value:
@@ -98,12 +88,12 @@ def decode(data: bytes, *, floats: bool = False) -> Value:
     _check_size(data)
     if _holds(data, _TAG_42):
         return _decode_pure(data, floats)
-    if _may_break_limits(data, floats):
+    if _may_be_large(data):
         _scan(data, floats)
     value: Value = None
     try:
         value = libipld.decode_dag_cbor(data)
-        proven = libipld.encode_dag_cbor(value) == data
+        proven = libipld.encode_dag_cbor(value) == data and _weigh([value], 0, floats) <= _HEAVIEST
     except (ValueError, TypeError, OverflowError, RecursionError):
         proven = False  # whatever libipld does not like, the codec below names
     if proven:
@@ -111,37 +101,46 @@ def decode(data: bytes, *, floats: bool = False) -> Value:
     return _decode_pure(data, floats)
 
 
+def _weigh(container: list[Any] | dict[Any, Any], depth: int, floats: bool) -> int:
+    """The data items in ``container``, itself among them, or some number above ``_HEAVIEST`` when there is anything in
+    it that libipld takes and this format doesn't, or that is not of a built-in type: then the codec below decides.
+    """
+    if depth > MAX_DEPTH:
+        return _TOO_HEAVY
+    items: Iterable[Any] = container
+    weight = 1 + len(container)
+    if isinstance(container, dict):
+        items = container.values()
+        weight += len(container)  # its keys
+    for item in items:
+        kind = type(item)
+        if kind is str or item is None:
+            continue
+        if kind is int:
+            if not MIN_INT <= item <= MAX_INT:
+                return _TOO_HEAVY
+        elif kind is dict or kind is list:
+            weight += _weigh(item, depth + 1, floats) - 1
+            if weight > _HEAVIEST:
+                return weight
+        elif not (kind is bytes or kind is bool or (kind is float and floats and isfinite(item))):
+            return _TOO_HEAVY
+    return weight
+
+
 def _check_size(data: bytes) -> None:
     if len(data) > MAX_BYTES:
         raise LimitExceeded(f"CBOR: {len(data)} bytes, at most {MAX_BYTES}")
 
 
-def _may_break_limits(data: bytes, floats: bool) -> bool:
-    """False when ``data`` can hold no item that libipld takes and this format doesn't.
-
-    Nesting needs a head byte 0x80..0xbf per level, an integer out of range the head 1b or 3b and a high bit after it,
-    a float the head fb; bytes inside strings can look like them, which costs a scan and nothing else.
-    """
-    if len(data) > _SCAN_FROM or len(data.translate(None, _NOT_CONTAINER_HEADS)) > MAX_DEPTH:
-        return True
-    if not floats and _FLOAT_HEAD in data:
-        return True
-    return _has_wide_int(data, _UINT64_HEAD) or _has_wide_int(data, _NINT64_HEAD)
+def _may_be_large(data: bytes) -> bool:
+    """False when ``data`` is short and can't nest too deeply: that needs a head byte 0x80..0xbf per level."""
+    return len(data) > _SCAN_FROM or len(data.translate(None, _NOT_CONTAINER_HEADS)) > MAX_DEPTH
 
 
 def _holds(data: bytes, part: bytes) -> bool:
     """``part in data``; one byte is found many times faster than several, and most data lacks even that."""
     return part[:1] in data and part in data
-
-
-def _has_wide_int(data: bytes, head: bytes) -> bool:
-    """Whether a byte with the high bit follows ``head`` somewhere."""
-    position = data.find(head)
-    while 0 <= position < len(data) - 1:
-        if data[position + 1] >= 0x80:
-            return True
-        position = data.find(head, position + 1)
-    return False
 
 
 # --- heads ----------------------------------------------------------------------------------------------------------

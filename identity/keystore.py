@@ -48,6 +48,7 @@ from identity.textforms import check_name
 __all__ = [
     "ARGON2ID_2026",
     "ONLY_FOR_TESTING",
+    "SECP256K1_ORDER",
     "KdfProfile",
     "KeyRing",
     "create_keystore",
@@ -67,7 +68,7 @@ _SALT_BYTES: Final = argon2id.SALTBYTES
 _NONCE_BYTES: Final = crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _TAG_BYTES: Final = crypto_aead_xchacha20poly1305_ietf_ABYTES
 _KEY_BYTES: Final = 32
-_SECP256K1_ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
+SECP256K1_ORDER: Final = 0xFFFFFFFF_FFFFFFFF_FFFFFFFF_FFFFFFFE_BAAEDCE6_AF48A03B_BFD25E8C_D0364141
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class KeyRing:
             raise MalformedError(f"keystore: a secret key must have {SEED_BYTES} bytes")
         if len(set(keys)) != len(keys):
             raise MalformedError("keystore: one key for two purposes")
-        if self.anchor_key is not None and not 0 < int.from_bytes(self.anchor_key, "big") < _SECP256K1_ORDER:
+        if self.anchor_key is not None and not 0 < int.from_bytes(self.anchor_key, "big") < SECP256K1_ORDER:
             raise MalformedError("keystore: the anchor key is not a secp256k1 key")
 
     def __repr__(self) -> str:

@@ -8,10 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ledger.flattree import full_roots
-from ledger.merkle import tree_hash
 from ledger.statement import FeedHead
-from ledger.store import FeedKey, ReadTransaction
+from ledger.store import FeedKey, ReadTransaction, stored_tree_hash
 
 __all__ = ["Shortfall", "find_shortfalls"]
 
@@ -41,6 +39,6 @@ def find_shortfalls(tx: ReadTransaction, heads: Mapping[bytes, FeedHead]) -> lis
         held = 0 if feed is None else feed.length
         if held < head.length:
             found.append(Shortfall(key, held, head.length, same_history=True))
-        elif tree_hash(tx.node(key, index) for index in full_roots(head.length)) != head.tree_hash:
+        elif stored_tree_hash(tx, key, head.length) != head.tree_hash:
             found.append(Shortfall(key, held, head.length, same_history=False))
     return found

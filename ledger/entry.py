@@ -53,7 +53,7 @@ class Entry:
     body: Mapping[str, Value]
 
     def __post_init__(self) -> None:
-        if not _KIND.fullmatch(self.kind):
+        if self.kind != RECORD and not _KIND.fullmatch(self.kind):
             raise MalformedError("entry: a kind is 1 to 32 of a-z, 0-9 and '-', a letter first")
         if not 0 <= self.claimed_ms <= MAX_CLAIMED_MS:
             raise MalformedError("entry: the claimed time is not within the years 1970 to 9999")

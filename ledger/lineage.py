@@ -8,11 +8,9 @@ heads that the device signed under them do.
 from __future__ import annotations
 
 from identity.errors import ForkDetected, RootMismatch
-from ledger.flattree import full_roots
 from ledger.head import signable
 from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
-from ledger.merkle import tree_hash
-from ledger.store import FeedKey, FeedState, ReadTransaction
+from ledger.store import FeedKey, FeedState, ReadTransaction, stored_tree_hash
 
 __all__ = ["check_lineage", "find_rival"]
 
@@ -70,7 +68,7 @@ def _check_taken_over(tx: ReadTransaction, older: Continuation) -> None:
     held = tx.feed(older.key)
     if held is None or held.length < older.length:
         return
-    found = tree_hash(tx.node(older.key, index) for index in full_roots(older.length))
+    found = stored_tree_hash(tx, older.key, older.length)
     if found != older.tree_hash:
         what = f"feed {older.key.hex()}, continued from {older.length} blocks"
         raise RootMismatch(what, expected=older.tree_hash, computed=found)

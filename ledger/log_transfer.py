@@ -18,12 +18,10 @@ from identity.errors import MalformedError, MissingEvidenceError, VerificationEr
 from identity.event import parse_event
 from identity.history import KeyHistory, SignedEvent, event_digest, fold, parse_signed_event
 from ledger.checkpoint import MAX_NOTE_BYTES, VerifiedCheckpoint
-from ledger.flattree import full_roots
 from ledger.framing import RecordReader, encode_record
-from ledger.merkle import tree_hash
 from ledger.replay import DigestSource, LogReplay, ReplayResult
 from ledger.statement import MAX_STATEMENT_BYTES, IdentityHead, parse_statement
-from ledger.store import FeedKey, ReadTransaction, Store
+from ledger.store import FeedKey, ReadTransaction, Store, stored_tree_hash
 
 __all__ = [
     "MAGIC",
@@ -144,7 +142,7 @@ def feeds_at_hand(tx: ReadTransaction) -> DigestSource:
         feed = tx.feed(FeedKey(key))
         if feed is None or length > feed.length:
             return None
-        return tree_hash(tx.node(feed.key, index) for index in full_roots(length))
+        return stored_tree_hash(tx, feed.key, length)
 
     return tree_hash_at
 

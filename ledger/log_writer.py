@@ -22,7 +22,6 @@ from identity.history import Device, KeyHistory, fold, parse_signed_event
 from identity.keys import Signer
 from identity.textforms import to_zbase32
 from ledger.checkpoint import Checkpoint, sign_checkpoint, verify_checkpoint
-from ledger.flattree import full_roots
 from ledger.log import Frontier, append_to_frontier, hash_leaf
 from ledger.manifest import describe, parse_manifest
 from ledger.merkle import tree_hash
@@ -39,7 +38,7 @@ from ledger.statement import (
     log_origin,
     parse_statement,
 )
-from ledger.store import FeedKey, FeedState, LogState, ReadTransaction, Store, StoredCheckpoint
+from ledger.store import FeedKey, FeedState, LogState, ReadTransaction, Store, StoredCheckpoint, stored_tree_hash
 
 __all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason"]
 
@@ -298,7 +297,7 @@ def _check_extends(tx: ReadTransaction, feed: FeedState, last: FeedHead) -> None
 def _tree_hash_at(tx: ReadTransaction, feed: FeedState, length: int) -> bytes:
     if length == feed.length:
         return tree_hash(feed.roots)
-    return tree_hash(tx.node(feed.key, index) for index in full_roots(length))
+    return stored_tree_hash(tx, feed.key, length)
 
 
 def _check_witnesses(

@@ -19,7 +19,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
-from ledger.merkle import Node
+from ledger.flattree import full_roots
+from ledger.merkle import Node, tree_hash
 
 __all__ = [
     "FeedKey",
@@ -31,6 +32,7 @@ __all__ = [
     "StoredCheckpoint",
     "StoredEvent",
     "WriteTransaction",
+    "stored_tree_hash",
 ]
 
 FeedKey = NewType("FeedKey", bytes)
@@ -191,3 +193,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the engine. Idempotent."""
+
+
+def stored_tree_hash(tx: ReadTransaction, key: FeedKey, length: int) -> bytes:
+    """The tree hash of the feed's first ``length`` blocks, from O(log n) stored nodes.
+
+    That they are the blocks' own is for an audit of the feed. Raises ``MissingEvidenceError`` beyond the feed's length.
+    """
+    return tree_hash(tx.node(key, index) for index in full_roots(length))

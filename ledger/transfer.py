@@ -26,7 +26,6 @@ from identity.errors import (
 )
 from identity.event import MAX_EVENT_BYTES, SignedEvent, event_digest, parse_event, parse_signed_event
 from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES, MAX_BLOCK_BYTES, feed_state
-from ledger.flattree import full_roots
 from ledger.framing import RecordReader, encode_record
 from ledger.head import FORK, signable, verify_head
 from ledger.identities import add_events
@@ -40,8 +39,8 @@ from ledger.manifest import (
     feed_key,
     parse_manifest,
 )
-from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, TreeBuilder, tree_hash
-from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction
+from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, TreeBuilder
+from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction, stored_tree_hash
 
 __all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
 
@@ -237,7 +236,7 @@ class _Import:
             raise DamagedFile(f"feed {self.key.hex()}: no signed head of {self.start} blocks")
         common = min(held.length, head.length)
         before.append_many(self._batch[: common - before.length])
-        if before.tree_hash() != self._held_tree_hash(common):
+        if before.tree_hash() != stored_tree_hash(self._tx, self.key, common):
             raise ForkDetected(
                 f"feed {self.key.hex()}: two histories before block {common} are signed",
                 first=self._statement(held),
@@ -245,9 +244,6 @@ class _Import:
             )
         if held.length != head.length:
             raise ConflictError(f"feed {self.key.hex()}: head {held.length} is held where the export has {head.length}")
-
-    def _held_tree_hash(self, length: int) -> bytes:
-        return tree_hash(self._tx.node(self.key, index) for index in full_roots(length))
 
     def _statement(self, head: SignedHead) -> bytes:
         return signable(self.key, head.tree_hash, head.length) + head.signature

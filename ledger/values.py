@@ -48,7 +48,7 @@ MAX_TIMESTAMP: Final = 253_402_300_799_999_999
 """Microseconds: the first of the year 1 and the last of the year 9999."""
 
 _DEC, _TS, _DATE, _REF = "$dec", "$ts", "$date", "$ref"
-_DECIMAL: Final = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _NEGATIVE_ZERO: Final = re.compile(r"-[0.]*")
 _DATE_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -107,17 +107,17 @@ def reference_value(reference: Reference) -> Value:
 
 def check_value(value: Value) -> None:
     """Return only when ``value`` is a stored value. Raises ``MalformedError``, ``LimitExceeded`` beyond the limits."""
-    # Most values are scalars, and this is run for each that is written: what is plainly good takes the short way.
-    if type(value) is str:
-        if value.isascii():
+    # Run for each value that is written: what is plainly good takes the short way.
+    kind = type(value)
+    if kind is str:
+        if value.isascii():  # type: ignore[union-attr]
             return
-    elif value is None or (type(value) is int and MIN_INT <= value <= MAX_INT):
+    elif value is None or (kind is int and MIN_INT <= value <= MAX_INT):  # type: ignore[operator]
         return
-    elif type(value) is dict and len(value) == 1:
-        ((form, content),) = value.items()
-        parse = _OF_TEXT.get(form)
-        if parse is not None and type(content) is str:
-            parse(content)
+    elif kind is dict and len(value) == 1:  # type: ignore[arg-type]
+        ((form, content),) = value.items()  # type: ignore[union-attr]
+        if form in _OF_TEXT and type(content) is str:
+            _OF_TEXT[form](content)
             return
     _to_python(value, 0)
 

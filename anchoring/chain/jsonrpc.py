@@ -21,6 +21,7 @@ from eth_hash.auto import keccak
 
 from anchoring.chain.client import Fees, Inclusion, SendRefused, SlotProofs, WhyRefused
 from anchoring.chain.transactions import transaction_hash
+from anchoring.deadline import within
 from anchoring.receipt import parse_header
 from anchoring.rlp_codec import encode_rlp, integer_to_rlp
 from identity.errors import ConfigurationError, MalformedError, TransportError
@@ -29,6 +30,7 @@ from identity.jsontext import parse_json
 __all__ = ["HEADER_FIELDS", "JsonRpcChain", "NodeError"]
 
 _MAX_ANSWER_BYTES: Final = 4 * 2**20
+_GRACE_S: Final = 1.0
 _MAX_PRIORITY_FEE_GUESS: Final = 10**9
 """Wei, for nodes that do not suggest a tip."""
 
@@ -96,8 +98,8 @@ class JsonRpcChain:
         """``chain_id`` is pinned: a node of another chain is never used.
 
         A block is final when the node's ``finalized`` tag says so, or, with ``confirmations`` given, when that many
-        blocks stand above it. ``timeout_s`` bounds each answer as a whole. Nothing is connected yet. Raises
-        ``ConfigurationError`` for what is no URL.
+        blocks stand above it. ``timeout_s`` bounds each answer as a whole, to a second. Nothing is connected
+        yet. Raises ``ConfigurationError`` for what is no URL.
         """
         self._urls = [_parse_url(url) for url in urls]
         if not self._urls:
@@ -260,11 +262,15 @@ class JsonRpcChain:
     def _ask(self, url: httpx.URL, method: str, params: Sequence[Any]) -> Any:
         body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": list(params)}).encode()
         deadline = time.monotonic() + self._timeout_s
-        try:
+
+        def exchange() -> tuple[int, bytes]:
             with self._http.stream("POST", url, content=body, headers={"Content-Type": "application/json"}) as response:
-                data = _read_bounded(response, deadline)
-                status = response.status_code
-        except httpx.HTTPError as exc:
+                return response.status_code, _read_bounded(response, deadline)
+
+        try:
+            # A little longer, so that what the reading itself notices is named as what it is.
+            status, data = within(self._timeout_s + _GRACE_S, method, exchange)
+        except (httpx.HTTPError, UnicodeError) as exc:  # UnicodeError: a host whose name is too long for the resolver
             raise TransportError(f"{method}: {type(exc).__name__}") from exc
         return _read_answer(method, status, data)
 

@@ -94,7 +94,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(415, b"")
         elif not length.isascii() or not length.isdigit():
             self._send(411, b"")
-        elif int(length) > _MAX_BODY_BYTES:
+        elif len(length) > 9 or int(length) > _MAX_BODY_BYTES:
             self._send(413, b"")
         else:
             self._send(200, self.server.methods.answer(self.rfile.read(int(length))))

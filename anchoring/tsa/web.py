@@ -9,6 +9,7 @@ from typing import Final
 
 import httpx
 
+from anchoring.deadline import within
 from identity.errors import TransportError
 
 __all__ = ["HttpLimits", "WebClient", "printable"]
@@ -62,14 +63,15 @@ class WebClient:
 
     def _run(self, exchange: _Exchange) -> bytes:
         attempt = 1
+        longest = self._limits.connect_s + self._limits.exchange_s
         while True:
             try:
-                return self._run_once(exchange)
+                return within(longest, exchange.url, lambda: self._run_once(exchange))
             except (httpx.TransportError, _TryAgain) as exc:
                 if attempt >= self._limits.attempts:
                     reason = str(exc) or type(exc).__name__
                     raise TransportError(f"{exchange.url}: {reason} (asked {attempt} times)") from exc
-            except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as exc:  # UnicodeError: a name no resolver takes
                 raise TransportError(f"{exchange.url}: {exc}") from exc
             self._sleep(self._limits.backoff_s * 2 ** (attempt - 1))
             attempt += 1

@@ -15,6 +15,9 @@ from anchoring.verifier import verify_evidence
 from api.cli.exit_codes import ExitCode, UsageError, code_of_status
 from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
+from api.cli.output import Output
+from api.cli.unpack import unpack_evidence
+from identity.errors import MalformedError, RefusedError
 
 __all__ = ["group", "parse_time"]
 
@@ -28,6 +31,7 @@ group = CommandGroup("verify", "Verify an evidence file offline, under a policy.
     examples=[
         "holdfast verify payment.evidence.json --policy bank.toml",
         "holdfast verify payment.evidence.json --policy bank.toml --at 2026-12-31T23:59:59Z --json",
+        "holdfast verify payment.evidence.json --policy bank.toml --unpack payment.parts",
     ],
 )
 def verify(
@@ -37,16 +41,34 @@ def verify(
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="Verify as of this time (RFC 3339); default: now.")
     ] = None,
+    unpack: Annotated[
+        Path | None,
+        typer.Option("--unpack", metavar="DIR", help="Write its parts into a new DIR, for openssl and other tools."),
+    ] = None,
 ) -> ExitCode:
     """Verify an evidence file: who wrote the entry, that it is unchanged, where it stands, since when it existed.
 
     Needs no home, no network and no keys. The exit code is the verdict.
     """
+    out = invocation(ctx).out
+    if unpack is not None and unpack.exists():
+        raise RefusedError(f"{unpack} exists", hint="name a new directory")
     at_ms = time.time_ns() // 1_000_000 if at is None else parse_time(at)
-    report = verify_evidence(read_input(file, MAX_EVIDENCE_BYTES), load_policy(policy), at_ms)
+    data = read_input(file, MAX_EVIDENCE_BYTES)
+    report = verify_evidence(data, load_policy(policy), at_ms)
     fields = {key: value for key, value in report.to_json().items() if key not in ("v", "kind")}
-    invocation(ctx).out.record("verification-report", fields, text=report.to_text())
+    out.record("verification-report", fields, text=report.to_text())
+    if unpack is not None:
+        _unpack(out, data, unpack)
     return code_of_status(report.overall)
+
+
+def _unpack(out: Output, data: bytes, directory: Path) -> None:
+    """Write the parts, and say so. What is no evidence has no parts; the report says what is wrong with it."""
+    try:
+        out.note(f"{unpack_evidence(data, directory)} parts are in {directory}")
+    except MalformedError as exc:
+        out.note(f"nothing was unpacked: {exc}")
 
 
 def parse_time(text: str) -> int:

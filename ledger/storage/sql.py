@@ -243,6 +243,8 @@ class SqlReadTransaction:
         number, key, manifest, local, retired, length, byte_length, packed = _checked(
             row, int, bytes, bytes, int, int, int, int, bytes
         )
+        if not 0 < number <= MAX_FEEDS or not 0 <= length <= MAX_LENGTH or byte_length < 0:
+            raise DamagedFile(f"the row of feed {key.hex()} is out of bounds: id {number}, length {length}")
         roots = unpack_roots(length, packed)
         return number, FeedState(FeedKey(key), manifest, length, byte_length, roots, bool(local), bool(retired))
 

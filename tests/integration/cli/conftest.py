@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -65,6 +65,13 @@ class Ran:
         return dict(line.split("\t", 1) for line in self.lines)[name]
 
 
+class Terminal(io.TextIOWrapper):
+    """A stream that says it is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
 @dataclass(frozen=True)
 class Shell:
     """A directory with homes, a chain and files, and the command line run in it."""
@@ -72,10 +79,13 @@ class Shell:
     directory: Path
     home: str = "home"
     environ: Mapping[str, str] = field(default_factory=dict)
+    terminal: bool = False
+    """Whether stdout and stderr say that they are one."""
 
     def __call__(self, *arguments: str | Path, stdin: bytes | str = b"", code: int | None = 0) -> Ran:
         """Run ``holdfast`` with these arguments. ``code`` is the exit code it must end with, None for any."""
-        out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
+        stream = Terminal if self.terminal else io.TextIOWrapper
+        out, err = (stream(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
         given = stdin.encode() if isinstance(stdin, str) else stdin
         with contextlib.ExitStack() as stack:
             stack.enter_context(mock.patch.dict(os.environ, self.environment(), clear=True))
@@ -102,7 +112,7 @@ class Shell:
 
     def at(self, home: str, **environ: str) -> Shell:
         """The same, in another home or with other variables."""
-        return Shell(self.directory, home, {**self.environ, **environ})
+        return replace(self, home=home, environ={**self.environ, **environ})
 
     def path(self, name: str) -> Path:
         return self.directory / name

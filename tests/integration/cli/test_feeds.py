@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import signal
 import sqlite3
-from typing import Any
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import IO, Any
 from unittest import mock
 
 import pytest
@@ -156,3 +164,76 @@ def test_an_audit_names_the_first_bad_entry(shell: Any) -> None:
     ran = shell("audit", code=1)
     assert "feed ledger: FAILED: entry 3: " in ran.out
     assert "feed notes: PASSED: " in ran.out, "the others are audited all the same"
+
+
+def test_an_interrupted_import_leaves_nothing(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C after some batches were signed."""
+    from api.vault import Vault
+
+    before = shell.kept()
+    import_entries = Vault.import_entries
+
+    def interrupted(self: Vault, *arguments: Any, on_batch: Any, **options: Any) -> Any:
+        batches = 0
+
+        def count(entries: int) -> None:
+            nonlocal batches
+            batches += 1
+            if batches == 3:
+                raise KeyboardInterrupt
+            on_batch(entries)
+
+        return import_entries(self, *arguments, on_batch=count, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Vault, "import_entries", interrupted)
+        ran = shell("feed", "import", "ledger", "payments.csv", "--batch", "5", code=130)
+    assert ran.err == "holdfast: interrupted\n"
+    assert shell.kept() == before
+    shell("feed", "import", "ledger", "payments.csv", "--batch", "5")
+
+
+def test_ctrl_c_while_records_are_waited_for(shell: Any, root: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "api.cli", "feed", "append", "notes"],
+        env={**shell.environment(), "PYTHONPATH": str(root), "HOLDFAST_DEBUG": "0"},
+        cwd=shell.directory,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    process.stdin.write('{"a": 1}\n')
+    process.stdin.flush()
+    wait_until_empty(process.stdin)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out) == (130, "")
+    assert "interrupted" in err
+    assert "Traceback" not in err
+    assert len(contents(shell, "notes")) == 2
+
+
+def wait_until_empty(pipe: IO[str]) -> None:
+    """Until whoever reads the pipe has taken what was written, and therefore waits for more."""
+    for _ in range(600):
+        if fcntl.ioctl(pipe.fileno(), termios.FIONREAD, b"\0" * 4) == b"\0" * 4:
+            return
+        time.sleep(0.1)
+    raise AssertionError("nobody reads")
+
+
+def test_a_reader_that_goes_away_ends_it_quietly(shell: Any, root: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "api.cli", "evidence", "export", "ledger", "3", "-o", "-"],
+        env={**shell.environment(), "PYTHONPATH": str(root)},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=60,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (74, b"")

@@ -191,7 +191,6 @@ format = 1
 kind = "rpc"
 urls = ["{node}"]
 chain_id = 1212434006
-confirmations = 1
 max_fee_gwei = 50
 
 [[authorities]]
@@ -245,4 +244,21 @@ def test_above_the_fee_cap_nothing_is_sent(shell: Any, node: str, authority: Dev
     (done,) = new("anchor", "run", "--json", code=75).json
     assert "the cap is 1000000000" in str(done["failures"])
     assert len(done["tokens"]) == 1, "the token does not wait for the chain"
-    shell.at("bank")("anchor", "run", "--wait", "20")
+    assert shell.at("bank")("anchor", "run").field("anchor") == "final"
+
+
+@pytest.mark.usefixtures("cheap")
+def test_a_home_can_be_written_to_before_its_contract_is_final(
+    shell: Any, node: str, authority: DevelopmentServer
+) -> None:
+    """The chain mines on demand, so with a confirmation asked for its newest block is never final."""
+    shell.write("bank.toml", settings(node, authority, shell))
+    shell.write("key.txt", f"{1:064x}")
+    new = shell.at("bank", HOLDFAST_CHAIN__CONFIRMATIONS="1")
+    new("init", "--settings", "bank.toml", "--anchor-key-file", "key.txt", "--phrase-file", "w.txt")
+    assert new("status").field("state") == "not-anchored"
+    new("feed", "create", "ledger")
+    new("feed", "append", "ledger", "notes.jsonl")
+    new("checkpoint", "create")
+    assert new("anchor", "run").field("anchor") == "mined"
+    assert new("status").field("anchors_open") == "1"

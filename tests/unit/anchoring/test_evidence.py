@@ -200,8 +200,8 @@ BOUNDS: dict[str, tuple[int, Callable[[dict[str, Any], list[str]], object]]] = {
     "certificates": (16, lambda d, items: first(d)["timestamps"][0].update(certificates=items)),
     "crls": (16, lambda d, items: first(d)["timestamps"][0].update(crls=items)),
     "ocsps": (16, lambda d, items: first(d)["timestamps"][0].update(ocsps=items)),
-    "account_proof": (66, lambda d, items: first(d)["anchor"].update(account_proof=items)),
-    "storage proof": (66, lambda d, items: first(d)["anchor"].update(storage_proofs=[items, []])),
+    "account_proof": (65, lambda d, items: first(d)["anchor"].update(account_proof=items)),
+    "storage proof": (65, lambda d, items: first(d)["anchor"].update(storage_proofs=[items, []])),
 }
 
 

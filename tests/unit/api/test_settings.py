@@ -141,6 +141,10 @@ def test_the_process_environment_is_not_looked_at(home: Home, monkeypatch: pytes
         ("format = " + "[" * 50_000, "not TOML"),
         ("#" * (MAX_FILE_BYTES + 1), "larger"),
         (b"\xff", "not TOML"),
+        ('keystore = "a\\u0000b"\n' + DEV, "keystore.*NUL"),
+        ('database = "a\\u0000b"\n' + DEV, "database.*NUL"),
+        ('dev_dir = "/a\\u0000b"\n' + DEV, "dev_dir.*NUL"),
+        (DEV + HTTP_AUTHORITY.replace("tsa.pem", "tsa\\u0000.pem"), "root.*NUL"),
     ],
 )
 def test_refused(text: str | bytes, message: str, home: Home) -> None:
@@ -175,6 +179,7 @@ def test_no_home_and_no_access(home: Home) -> None:
         {"HOLDFAST_CHAIN__URLS": "http://10.0.0.1"},
         {"HOLDFAST_CHAIN": "rpc"},
         {"HOLDFAST_": "x"},
+        {"HOLDFAST_AUTHORITIES": "[" * 100_000},
     ],
 )
 def test_a_variable_that_is_wrong_is_not_ignored(environ: dict[str, str], home: Home) -> None:

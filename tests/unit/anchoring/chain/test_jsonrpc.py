@@ -338,6 +338,12 @@ def test_urls_that_are_none(urls: list[str]) -> None:
         JsonRpcChain(urls, chain_id=CHAIN_ID, confirmations=None)
 
 
+def test_a_host_name_that_no_resolver_takes() -> None:
+    chain = JsonRpcChain([f"http://{'a' * 300}.example/"], chain_id=CHAIN_ID, confirmations=None)
+    with chain, pytest.raises(TransportError, match="eth_chainId"):
+        chain.chain_id()
+
+
 def test_a_served_chain_that_is_gone(chain: DevChain) -> None:
     with DevChainServer(chain) as server:
         url = server.url

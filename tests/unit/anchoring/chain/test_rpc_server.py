@@ -134,6 +134,7 @@ def test_simple_answers(server: DevChainServer) -> None:
         ("POST / HTTP/1.1\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", b"411"),
         ("POST / HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: -1\r\n\r\n", b"411"),
         ("POST / HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 9999999\r\n\r\n", b"413"),
+        ("POST / HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: " + "9" * 5000 + "\r\n\r\n", b"413"),
         ("GET / HTTP/1.1\r\n\r\n", b"501"),
     ],
 )

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import pytest
@@ -94,7 +95,7 @@ class Surroundings:
     clock: Clock
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Surroundings]:
     root = tmp_path_factory.mktemp("surroundings")
     clock = Clock()
@@ -326,30 +327,40 @@ class Bench:
         return self.not_passed(self.report(evidence, at_ms, **changes))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(surroundings: Surroundings) -> Callable[..., Bench]:
     """A bench with a log of its own."""
-    made = iter(range(1000))
+    names = (f"bench-{number}" for number in count())
 
     def bench(**changes: Any) -> Bench:
         surroundings.clock.now_ms += MINUTE_MS
-        number = surroundings.clock.now_ms // MINUTE_MS
-        return Bench(surroundings, f"bench-{number}-{next(made)}", **changes)
+        return Bench(surroundings, next(names), **changes)
 
     return bench
 
 
 @pytest.fixture
 def bench(make: Callable[..., Bench]) -> Bench:
+    """A new bench, with nothing in its log."""
     return make()
 
 
-@pytest.fixture
-def sealed(bench: Bench) -> Bench:
+@pytest.fixture(scope="session")
+def sealed(make: Callable[..., Bench]) -> Bench:
     """Four entries under one head; ``first`` is stamped and anchored; ``second`` states that, and who is who.
 
-    The leaves: 0 descriptor, 1 identity, 2 feed | 3 time, 4 anchor, 5 identity.
+    The leaves: 0 descriptor, 1 identity, 2 feed | 3 time, 4 anchor, 5 identity. One for all tests: they add nothing.
     """
+    return seal(make())
+
+
+@pytest.fixture
+def own(make: Callable[..., Bench]) -> Bench:
+    """The same as ``sealed``, for this test alone."""
+    return seal(make())
+
+
+def seal(bench: Bench) -> Bench:
     bench.append("a", "b", "c", "d")
     bench.first = bench.add(bench.who(), bench.what(4))
     bench.stamp(bench.first)

@@ -46,10 +46,10 @@ def test_an_authority_is_its_root_and_not_what_it_is_called(sealed: Bench) -> No
     assert "time FAILED PATH" in sealed.find(sealed.export(2), authorities=(namesake,))
 
 
-def test_a_token_over_another_checkpoint(sealed: Bench) -> None:
-    sealed.stamp(sealed.second)
-    tokens = sealed.tokens[sealed.second.size]
-    assert "time FAILED IMPRINT" in sealed.find(sealed.altered(sealed.export(2), 0, timestamps=tokens))
+def test_a_token_over_another_checkpoint(own: Bench) -> None:
+    own.stamp(own.second)
+    tokens = own.tokens[own.second.size]
+    assert "time FAILED IMPRINT" in own.find(own.altered(own.export(2), 0, timestamps=tokens))
 
 
 def test_a_token_that_is_none(sealed: Bench) -> None:
@@ -134,12 +134,14 @@ def test_two_tokens_of_one_authority_on_one_checkpoint(bench: Bench) -> None:
     assert bench.find(bench.export(0)) == {"time FAILED UNREFERENCED"}
 
 
-def test_other_tokens_than_those_that_the_log_names(sealed: Bench) -> None:
+def test_other_tokens_than_those_that_the_log_names(own: Bench) -> None:
     """A later token on the same note is genuine; the log says that another one was known when the leaf was written."""
-    sealed.around.clock.now_ms += MINUTE_MS
-    sealed.tokens[sealed.first.size] = ()
-    sealed.stamp(sealed.first)
-    assert "time FAILED OTHER_TOKENS" in sealed.find(sealed.export(2))
+    own.around.clock.now_ms += MINUTE_MS
+    evidence = own.export(2)
+    own.tokens[own.first.size] = ()
+    own.stamp(own.first)
+    later = own.altered(evidence, 0, timestamps=own.tokens[own.first.size])
+    assert own.find(later) == {"time FAILED OTHER_TOKENS"}
 
 
 def test_an_expired_certificate_needs_a_later_proof(bench: Bench, maker: Any, change: Any) -> None:
@@ -248,13 +250,13 @@ def test_events_that_the_log_does_not_know_yet(sealed: Bench) -> None:
     assert sealed.find(evidence) == {"origin INDETERMINATE NO_FRESH_IDENTITY"}
 
 
-def test_events_that_the_log_knows_and_the_evidence_does_not(sealed: Bench) -> None:
-    sealed.accept(build_close(fold(sealed.events), time_ms=0))
-    sealed.add(sealed.who())
-    evidence = sealed.export(2)
-    assert sealed.find(evidence) == set()
+def test_events_that_the_log_knows_and_the_evidence_does_not(own: Bench) -> None:
+    own.accept(build_close(fold(own.events), time_ms=0))
+    own.add(own.who())
+    evidence = own.export(2)
+    assert own.find(evidence) == set()
     truncated = replace(evidence, events=evidence.events[:-1])
-    assert sealed.find(truncated) == {"origin FAILED EVENTS_TRUNCATED"}
+    assert own.find(truncated) == {"origin FAILED EVENTS_TRUNCATED"}
 
 
 def test_other_events_than_those_that_the_log_names(bench: Bench) -> None:

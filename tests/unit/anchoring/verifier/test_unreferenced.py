@@ -22,23 +22,21 @@ MINUTE_MS, DAY_MS = 60_000, 86_400_000
 # --- step 10: nothing for nothing -----------------------------------------------------------------------------------
 
 
-def test_leaves_that_no_finding_needs(sealed: Bench) -> None:
+def test_leaves_that_no_finding_needs(own: Bench) -> None:
     """Genuine leaves of the log, each proven to stand there."""
     another_feed = FeedHead(FeedKey(bytes(32)), 1, bytes(32))
     other_identity = IdentityHead(bytes(32), 0, bytes(32))
-    third = sealed.add(
-        sealed.when(sealed.second) if sealed.second.size in sealed.tokens else another_feed, other_identity
-    )
-    first = sealed.first.size
-    shown = sealed.show(sealed.first, 2), sealed.show(sealed.second, 3, 5, after=first)
+    third = own.add(own.when(own.second) if own.second.size in own.tokens else another_feed, other_identity)
+    first = own.first.size
+    shown = own.show(own.first, 2), own.show(own.second, 3, 5, after=first)
     surplus: Sequence[tuple[Shown, ...]] = (
-        (sealed.show(sealed.first, 1, 2), shown[1]),
-        (*shown, sealed.show(third, 6, after=sealed.second.size)),
-        (*shown, sealed.show(third, 7, after=sealed.second.size)),
+        (own.show(own.first, 1, 2), shown[1]),
+        (*shown, own.show(third, 6, after=own.second.size)),
+        (*shown, own.show(third, 7, after=own.second.size)),
     )
     for checkpoints in surplus:
-        evidence = sealed.assemble(sealed.proof(2, 4), *checkpoints)
-        assert sealed.find(evidence) == {"log FAILED UNREFERENCED"}
+        evidence = own.assemble(own.proof(2, 4), *checkpoints)
+        assert own.find(evidence) == {"log FAILED UNREFERENCED"}
 
 
 def test_an_anchor_statement_without_its_receipt(sealed: Bench) -> None:
@@ -68,22 +66,22 @@ def test_a_time_leaf_behind_the_identity_head(bench: Bench) -> None:
     assert bench.find(evidence) == {"log FAILED UNREFERENCED"}
 
 
-def test_a_checkpoint_that_no_finding_needs(sealed: Bench) -> None:
-    third = sealed.add(sealed.who())
-    empty = sealed.show(third, after=sealed.second.size)
-    evidence = replace(sealed.export(2), checkpoints=(*by_hand(sealed), empty))
-    assert sealed.find(evidence) == {"log FAILED UNREFERENCED"}
+def test_a_checkpoint_that_no_finding_needs(own: Bench) -> None:
+    third = own.add(own.who())
+    empty = own.show(third, after=own.second.size)
+    evidence = replace(own.export(2), checkpoints=(*by_hand(own), empty))
+    assert own.find(evidence) == {"log FAILED UNREFERENCED"}
 
 
 def by_hand(sealed: Bench) -> tuple[Shown, Shown]:
     return sealed.show(sealed.first, 2), sealed.show(sealed.second, 3, 5, after=sealed.first.size)
 
 
-def test_tokens_that_no_finding_needs(sealed: Bench) -> None:
-    third = sealed.add(sealed.who())
-    sealed.stamp(third)
-    evidence = replace(sealed.export(2), checkpoints=(*by_hand(sealed), sealed.show(third, after=sealed.second.size)))
-    assert sealed.find(evidence) == {"time FAILED UNREFERENCED"}
+def test_tokens_that_no_finding_needs(own: Bench) -> None:
+    third = own.add(own.who())
+    own.stamp(third)
+    evidence = replace(own.export(2), checkpoints=(*by_hand(own), own.show(third, after=own.second.size)))
+    assert own.find(evidence) == {"time FAILED UNREFERENCED"}
 
 
 def test_what_serves_a_finding_does_not_depend_on_the_policy(sealed: Bench) -> None:
