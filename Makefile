@@ -17,7 +17,7 @@ PACKAGES := identity ledger anchoring sync api
 .PHONY: help setup demo test check bench docs lock clean
 
 help:
-	@echo "make demo    a story in a minute: real transactions, evidence, and five attacks that are caught"
+	@echo "make demo    a story, half a minute after setup: real transactions, evidence, and five attacks that are caught"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
 	@echo "make bench   ours, the floor, and their ratio"

@@ -18,6 +18,7 @@ from eth_hash.auto import keccak
 
 from anchoring.rlp_codec import Item, decode_rlp, integer_from_rlp
 from anchoring.trie_proof import MAX_PROOF_NODES, verify_trie_proof
+from identity.contexts import ANCHOR_RECEIPT_DIGEST
 from identity.encoding import Fields, decode, encode
 from identity.errors import LimitExceeded, MalformedError, ReceiptMismatch
 
@@ -201,7 +202,7 @@ def parse_receipt(data: bytes) -> AnchorReceipt:
 
 def receipt_digest(receipt: AnchorReceipt) -> bytes:
     """SHA-256 over the receipt's canonical bytes: what an ``anchor`` statement of the log names."""
-    return sha256(encode_receipt(receipt)).digest()
+    return sha256(ANCHOR_RECEIPT_DIGEST + encode_receipt(receipt)).digest()
 
 
 def _verify_header(data: bytes, block_hash: bytes) -> BlockHeader:

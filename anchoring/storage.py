@@ -308,10 +308,23 @@ _KINDS: Final = ("certificates", "crls", "ocsps")
 
 def _find_receipt(connection: Connection, anchor: StoredAnchor) -> Row[Any] | None:
     same = (_receipt.c.size == anchor.size) & (_receipt.c.block_hash == anchor.block_hash)
-    return connection.execute(select(_receipt).where(same)).first()
+    row = connection.execute(select(_receipt).where(same)).first()
+    if row is not None:
+        _require_sound(_receipt, row)
+    return row
+
+
+def _require_sound(table: Table, row: Row[Any]) -> None:
+    """Raise ``DamagedFile`` for a row with a value of a type that nobody here writes: SQLite takes any."""
+    for column in table.c:
+        expected = {LargeBinary: bytes, Text: str}.get(type(column.type), int)
+        value = getattr(row, column.name)
+        if type(value) is not expected and not (value is None and column.nullable):
+            raise DamagedFile(f"table {table.name}: {column.name} holds a {type(value).__name__}")
 
 
 def _to_anchor(row: Row[Any]) -> StoredAnchor:
+    _require_sound(_anchor, row)
     try:
         state = AnchorState(row.state)
     except ValueError as exc:
@@ -324,11 +337,15 @@ def _values(transaction: StoredTransaction) -> dict[str, Any]:
 
 
 def _to_transaction(row: Row[Any]) -> StoredTransaction:
+    _require_sound(_transaction, row)
     return StoredTransaction(*(getattr(row, name) for name in StoredTransaction.__slots__))
 
 
 def _to_timestamp(connection: Connection, row: Row[Any]) -> StoredTimestamp:
+    _require_sound(_timestamp, row)
     material = connection.execute(select(_material).where(_material.c.token == row.id).order_by(_material.c.id)).all()
+    for item in material:
+        _require_sound(_material, item)
     of_kind = {kind: tuple(item.data for item in material if item.kind == kind) for kind in _KINDS}
     return StoredTimestamp(
         size=row.size,

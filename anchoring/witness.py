@@ -20,7 +20,7 @@ from ledger.statement import AnchorStatement, Statement, TimeStatement, parse_st
 from ledger.storage.sql import SqlReadTransaction
 from ledger.store import ReadTransaction
 
-__all__ = ["open_archive", "pending_witnesses", "time_statement"]
+__all__ = ["open_archive", "pending_witnesses", "time_statement", "tokens_of"]
 
 _CHUNK = 1024
 
@@ -33,7 +33,7 @@ def open_archive(tx: SqlReadTransaction) -> Archive:
     def receipt(size: int) -> AnchorReceipt | None:
         return load_receipt(connection, final[size]) if size in final else None
 
-    return Archive(timestamps=lambda size: _tokens(connection, size), receipt=receipt)
+    return Archive(timestamps=lambda size: tokens_of(connection, size), receipt=receipt)
 
 
 def pending_witnesses(tx: SqlReadTransaction) -> tuple[list[TimeStatement], list[AnchorStatement]]:
@@ -46,7 +46,9 @@ def pending_witnesses(tx: SqlReadTransaction) -> tuple[list[TimeStatement], list
     last_time = _last_stated(tx, state.size, TimeStatement)
     last_anchor = _last_stated(tx, state.size, AnchorStatement) if anchors else 0
     times = [
-        time_statement(size, tokens) for size in sizes if size > last_time and (tokens := _tokens(tx.connection, size))
+        time_statement(size, tokens)
+        for size in sizes
+        if size > last_time and (tokens := tokens_of(tx.connection, size))
     ]
     statements = []
     for anchor in anchors:
@@ -69,7 +71,8 @@ def time_statement(size: int, tokens: Sequence[TimestampEvidence]) -> TimeStatem
     )
 
 
-def _tokens(connection: Connection, size: int) -> list[TimestampEvidence]:
+def tokens_of(connection: Connection, size: int) -> list[TimestampEvidence]:
+    """The archived tokens of the checkpoint of ``size``, in the order they were acquired."""
     return [
         TimestampEvidence(stored.response, stored.certificates, stored.crls, stored.ocsps)
         for stored in load_timestamps(connection, size)

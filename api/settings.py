@@ -182,7 +182,7 @@ def load_settings(home: Home, environ: Mapping[str, str]) -> Settings:
     try:
         text = read_settings_file(home.settings)
     except FileNotFoundError as exc:
-        raise ConfigurationError(f"no home at {home.root}", hint="holdfast init, or --home DIR") from exc
+        raise ConfigurationError(f"no home at {home.root}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME") from exc
     return parse_settings(text, home, environ, file=home.settings)
 
 

@@ -38,6 +38,9 @@ __all__ = [
 MAX_ROW_BYTES: Final = 1_048_576
 """Of a line, and of a CSV row that spans lines. An entry could not hold more."""
 
+_MAX_SHOWN: Final = 200
+"""Characters of a header in an error."""
+
 ENCODINGS: Final = ("utf-8", "iso-8859-1", "iso-8859-2", "windows-1250", "windows-1252")
 """In each of them a line feed is the byte 0A and nothing else is."""
 
@@ -216,7 +219,8 @@ def _next_row(rows: Iterator[list[str]], lines: _Lines) -> list[str] | None:
         except StopIteration:
             return None
         except csv.Error as exc:
-            raise RowError(lines.name, lines.row, "", f"not CSV: {exc}") from exc
+            doubt = "; is the delimiter right?" if lines.row == 1 else ""
+            raise RowError(lines.name, lines.row, "", f"not CSV: {exc}{doubt}") from exc
         if cells:
             return cells
 
@@ -228,7 +232,12 @@ def _check_header(header: Sequence[str], columns: Sequence[Column], name: str) -
             raise RowError(name, 1, title, "stands twice in the header")
     for column in columns:
         if column.name not in header:
-            raise RowError(name, 1, column.name, "is not in the header")
+            raise RowError(name, 1, column.name, f"is not in the header, which names {_listed(header)}")
+
+
+def _listed(header: Sequence[str]) -> str:
+    text = ", ".join(header)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
 
 
 def _check_title(title: str, name: str, line: int) -> None:

@@ -11,6 +11,7 @@ from typing import Final
 
 __all__ = [
     "ALL_CONTEXTS",
+    "ANCHOR_RECEIPT_DIGEST",
     "IDENTITY_EVENT_DIGEST",
     "IDENTITY_EVENT_SIGNATURE",
     "KEYSTORE_CHECKSUM",
@@ -37,6 +38,9 @@ KEYSTORE_HEADER: Final = b"holdfast/v1/keystore-header\0"
 KEYSTORE_CHECKSUM: Final = b"holdfast/v1/keystore-checksum\0"
 """SHA-256 over header and ciphertext: tells a damaged file from a wrong passphrase; it proves nothing."""
 
+ANCHOR_RECEIPT_DIGEST: Final = b"holdfast/v1/anchor-receipt-digest\0"
+"""SHA-256 over the canonical bytes of an anchor receipt: what an ``anchor`` statement of the log names."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -44,4 +48,5 @@ ALL_CONTEXTS: Final = (
     RECOVERY_ROOT,
     KEYSTORE_HEADER,
     KEYSTORE_CHECKSUM,
+    ANCHOR_RECEIPT_DIGEST,
 )

@@ -177,7 +177,7 @@ class RefusedError(AuditError):
 class WrongPassphrase(RefusedError):
     """The keystore does not open with this passphrase."""
 
-    hint = "check the passphrase; the recovery phrase restores root control if it is lost"
+    hint = "check the passphrase; without it nothing opens this keystore, not even the recovery phrase"
 
 
 class ReadOnlyState(RefusedError):

@@ -67,17 +67,18 @@ class Record:
     fields: Mapping[str, Value]
 
     def __post_init__(self) -> None:
-        check_name(self.table, "record: the table")
-        for name, value in self.fields.items():
-            _check_field_name(name)
+        _check_names(self.table, tuple(self.fields))
+        for value in self.fields.values():
             check_value(value)
 
 
-@lru_cache(maxsize=1024)  # the rows of a table have the same few names
-def _check_field_name(name: str) -> None:
-    check_name(name, "record: a field")
-    if name.startswith("$"):
-        raise MalformedError(f"record: the field name {name!r} is reserved")
+@lru_cache(maxsize=256)  # the records of a table have the same names
+def _check_names(table: str, names: tuple[str, ...]) -> None:
+    check_name(table, "record: the table")
+    for name in names:
+        check_name(name, "record: a field")
+        if name.startswith("$"):
+            raise MalformedError(f"record: the field name {name!r} is reserved")
 
 
 def encode_entry(entry: Entry) -> bytes:

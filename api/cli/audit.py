@@ -67,7 +67,10 @@ def audit(
             raise UsageError("--policy, --rpc and --dev-chain are for the audit of a FILE", hint="holdfast audit --log")
         return _audit_home(ctx, log_only=log_only)
     if not log_only or policy is None:
-        raise UsageError("a FILE is audited with --log and --policy FILE")
+        raise UsageError(
+            "a FILE is audited with --log and --policy",
+            hint="holdfast audit --log FILE --policy POLICY --rpc URL; without FILE, this home is audited",
+        )
     if rpc and dev_chain is not None:
         raise UsageError("either --rpc or --dev-chain")
     return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
@@ -126,20 +129,28 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
 
 
 def _audit_own_log(out: Output, session: Session) -> ExitCode:
+    from anchoring.archive_audit import archive_faults
+    from anchoring.contracts import load_contract
     from ledger.completeness import find_shortfalls
     from ledger.log_transfer import audit_log, feeds_at_hand, log_records
+    from ledger.row_audit import row_faults
 
     log_id, descriptor = session.vault.log_descriptor()
     found, shortfalls = None, []
+    faults: list[str] = []
     with session.vault.store.read() as tx:
         if next(tx.checkpoints(), None) is not None:
             found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
             shortfalls = find_shortfalls(tx, found.replay.feeds)
+        faults += row_faults(tx)
+        faults += archive_faults(tx, load_contract().code_hash)
     for short in shortfalls:
         _report_shortfall(out, short)
+    for fault in faults:
+        out.record("store-fault", {"verdict": "FAILED", "detail": fault}, text=f"store: FAILED: {fault}")
     # Also without any checkpoint here: the chain may know of one.
     code = _report(out, descriptor, log_id, found, session.check_rollback())
-    return ExitCode.FAILED if shortfalls else code
+    return ExitCode.FAILED if shortfalls or faults else code
 
 
 def _report_shortfall(out: Output, short: Shortfall) -> None:

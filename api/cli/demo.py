@@ -25,7 +25,10 @@ group = CommandGroup("demo", "Real bank transactions, sealed, proven, and attack
 def demo(
     ctx: typer.Context,
     sample: Annotated[
-        Path, typer.Argument(metavar="[FILE]", help="The transactions: examples/berka-transactions.csv.")
+        Path,
+        typer.Argument(
+            metavar="[FILE]", help="The transactions; default: examples/berka-transactions.csv.", show_default=False
+        ),
     ] = SAMPLE,
     keep: Annotated[
         Path | None,
@@ -43,7 +46,7 @@ def demo(
     if not sample.exists():
         raise UsageError(f"there is no {sample}", hint="name the file: holdfast demo examples/berka-transactions.csv")
     if keep is not None and keep.exists():
-        raise UsageError(f"{keep} exists")
+        raise UsageError(f"{keep} exists", hint="name a new directory")
     directory = Path(tempfile.mkdtemp(prefix="holdfast-demo-")) if keep is None else keep.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()

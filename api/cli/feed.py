@@ -17,7 +17,7 @@ from api.cli.progress import Advance, progress
 from api.cli.rows import Rows, read_rows
 from api.cli.session import Force, OutputFile, PassphraseFile, check_names, named_feed, opened, unlock
 from api.tabular import ENCODINGS, read_json_lines
-from identity.errors import RefusedError
+from identity.errors import ConflictError, RefusedError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
@@ -63,7 +63,10 @@ def create(
             older = Continuation(state.key, state.length, tree_hash(state.roots))
         ring = unlock(ctx, session, passphrase_file)
         chosen = device or _only_device(session, ring)
-        key = session.vault.create_feed(ring, chosen, name, continues=older)
+        try:
+            key = session.vault.create_feed(ring, chosen, name, continues=older)
+        except ConflictError as exc:  # nothing that trying again could change
+            raise RefusedError(f"{chosen!r} has a feed {name!r} already", hint="see 'holdfast feed list'") from exc
     invocation(ctx).out.record("feed", {"name": name, "key": to_zbase32(key), "device": chosen})
 
 

@@ -90,7 +90,7 @@ def edit_amount(bank: Bank) -> Catch:
         audit = audit_feed(session.vault.store, feed_key(session, FEED))
     bad = audit.first_bad
     caught = bad is not None and bad.index == EDITED_ENTRY
-    found = "nothing" if bad is None else f"entry {bad.index}: {bad.reason.value}: {bad.detail}"
+    found = "nothing" if bad is None else f"entry {bad.index} is not what was signed ({bad.reason.value})"
     return Catch(
         caught,
         (f"{before} became {after} in entry {EDITED_ENTRY}.", f"The audit names it: {found}"),
@@ -160,7 +160,7 @@ def restore_yesterday(bank: Bank) -> Catch:
         caught,
         (
             f"At its start the store finds itself {check.state.value}: {check.detail}.",
-            "It did NOT refuse to write." if refusal is None else f"It refuses to write: {refusal}",
+            "It did NOT refuse to write." if refusal is None else "It refuses to write anything.",
             f"Continued past the guard to the same size, it is {continued.state.value}: {continued.detail}.",
         ),
         {"state": check.state.value, "continued": continued.state.value},

@@ -134,7 +134,7 @@ def _evidence_step(bank: Bank, file: Path) -> Step:
         seconds = time.perf_counter() - started
     file.write_bytes(data)
     return Step(
-        f"An auditor asks about transaction {SHOWN_ENTRY}",
+        f"An auditor asks about entry {SHOWN_ENTRY}, one transaction",
         (f"The bank hands over one file, {len(data):,} bytes, made in {seconds * 1000:.0f} ms: {file.name}",),
         {"bytes": len(data), "milliseconds": round(seconds * 1000, 1)},
     )

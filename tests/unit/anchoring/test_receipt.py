@@ -156,7 +156,8 @@ def test_the_example_verifies() -> None:
 def test_the_example_names_its_slots_digest_chain_and_code() -> None:
     named = [EXAMPLE.one(f"{name} slot") for name in ("meta", "root", "successor")]
     assert [slot.to_bytes(32, "big") for slot in slots(EXAMPLE.one("owner"), EXAMPLE.one("log id"))] == named
-    assert receipt_digest(EXAMPLE.receipt) == EXAMPLE.one("digest") == sha256(encode_receipt(EXAMPLE.receipt)).digest()
+    message = b"holdfast/v1/anchor-receipt-digest\0" + encode_receipt(EXAMPLE.receipt)
+    assert receipt_digest(EXAMPLE.receipt) == EXAMPLE.one("digest") == sha256(message).digest()
     assert EXAMPLE.texts["chain"] == [str(DEVELOPMENT_CHAIN_ID)]
     assert load_contract().code_hash == EXAMPLE.one("code hash")
 
