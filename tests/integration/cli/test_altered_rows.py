@@ -34,15 +34,13 @@ def test_nothing_was_altered(shell: Any) -> None:
         ("UPDATE log_leaf SET hashes = substr(hashes, 1, 32) WHERE idx = 1", "log leaf 1: the stored hash of level 1"),
         ("UPDATE log SET frontier = zeroblob(length(frontier))", "frontier"),
         ("UPDATE checkpoint SET root = zeroblob(32) WHERE size = 4", "checkpoint 4: the root beside the note"),
-        ("INSERT INTO checkpoint SELECT size + 100, root, note FROM checkpoint WHERE size = 4", "checkpoint 104"),
         ("UPDATE identity_event SET digest = zeroblob(32) WHERE seq = 1", "identity event 1"),
-        ("UPDATE identity_event SET seq = 9 WHERE seq = 1", "identity event 9"),
         ("DELETE FROM timestamp_token", "of the responses that it names for checkpoint 4, 1 are gone"),
         ("UPDATE timestamp_token SET size = 7", "of the responses that it names for checkpoint 4, 1 are gone"),
-        ("UPDATE timestamp_token SET response = response || x'00'", "of the responses that it names"),
+        ("UPDATE timestamp_token SET response = CAST(response || x'00' AS BLOB)", "of the responses that it names"),
         ("UPDATE timestamp_token SET gen_time_ms = 5", "the time beside it"),
         ("DELETE FROM timestamp_material", "of the crls that it names for checkpoint 4, 1 are gone"),
-        ("UPDATE timestamp_material SET data = data || x'00'", "of the crls that it names"),
+        ("UPDATE timestamp_material SET data = CAST(data || x'00' AS BLOB)", "of the crls that it names"),
         ("UPDATE timestamp_material SET kind = 'ocsps'", "of the crls that it names"),
         ("DELETE FROM anchor_receipt", "the final anchor of size 4 that it names, or its receipt, is not here"),
         ("UPDATE anchor_receipt SET block_hash = zeroblob(32)", "it is final, and there is no receipt"),
@@ -60,6 +58,8 @@ def test_an_altered_row_is_named(shell: Any, statement: str, named: str) -> None
 @pytest.mark.parametrize(
     "statement",
     [
+        "INSERT INTO checkpoint SELECT size + 100, root, note FROM checkpoint WHERE size = 4",
+        "UPDATE identity_event SET seq = 9 WHERE seq = 1",
         "UPDATE feed SET id = 4611686018427387904 WHERE id = 1",
         "UPDATE feed SET length = -1 WHERE id = 1",
         "UPDATE timestamp_token SET response = 'text'",
@@ -74,7 +74,7 @@ def test_a_value_that_cannot_be_is_a_damaged_store(shell: Any, statement: str) -
     alter(shell.path("home/vault.db"), statement)
     for line in ("audit", "anchor status", "checkpoint list", "status", "evidence export ledger 41 -o again.json"):
         assert shell(*line.split(), code=None).code in (0, 1, 2, 74)
-    assert shell("audit", code=None).code in (1, 74)
+    assert shell("audit", code=None).code in (1, 2, 74)
 
 
 def test_a_logged_head_that_is_gone(shell: Any) -> None:
