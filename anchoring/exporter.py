@@ -108,15 +108,18 @@ def export_evidence(tx: ReadTransaction, archive: Archive, key: FeedKey, index: 
 
 def _scan_log(tx: ReadTransaction, log: LogState, key: FeedKey, index: int, identity: bytes) -> _Scan:
     scan = _Scan()
+    parsed: dict[bytes, Statement] = {}
     for position, leaf in enumerate(tx.log_leaves(0, log.size)):
-        # Most of a long log is heads of other feeds: they are passed by without being decoded.
+        # Most of a long log is heads of other feeds, which are passed by without being decoded, and identity heads,
+        # which every checkpoint restates in the same bytes until they change.
         if (stated := feed_head_key(leaf)) is not None and (scan.head is not None or stated != key):
             continue
-        statement: Statement = parse_statement(leaf)
+        statement = parsed.get(leaf) or parse_statement(leaf)
         if isinstance(statement, FeedHead):
             if scan.head is None and statement.key == key and statement.length > index:
                 scan.head = position, statement
         elif isinstance(statement, IdentityHead):
+            parsed[leaf] = statement
             if statement.identity == identity:
                 scan.identity_heads.append((position, statement))
         elif isinstance(statement, TimeStatement):

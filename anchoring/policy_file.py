@@ -12,7 +12,9 @@ __all__ = ["MAX_HEADERS_BYTES", "load_policy", "read_bounded"]
 
 MAX_HEADERS_BYTES = 256 << 20
 
-_HEADERS_HINT = "the policy names it as headers_file, beside the policy: copy it too, or 'holdfast headers fetch --file'"
+_HEADERS_HINT = (
+    "the policy names it as headers_file, beside the policy: copy it too, or 'holdfast headers fetch --file'"
+)
 
 
 def load_policy(path: Path) -> Policy:

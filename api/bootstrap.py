@@ -267,7 +267,9 @@ def open_session(home: Home, settings: Settings, *, read_only: bool = False) -> 
     from ledger.storage.sqlite import open_sqlite
 
     if not settings.database.exists():
-        raise ConfigurationError(f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME")
+        raise ConfigurationError(
+            f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
+        )
     guard = _StartUpGuard()
     with Session(home, settings, Vault(open_sqlite(settings.database, read_only=read_only), guard)) as session:
         guard.session = session

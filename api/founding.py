@@ -1,7 +1,8 @@
 """Founding a home: its identity, devices, store, log and policy, whole or not at all.
 
-The order matters (docs/spec/identity.md): inception, devices, contract, descriptor, ``bind_log``. Everything is made in a directory
-beside the home's and moved into place as the last step, so that a failure leaves nothing behind that looks like a home.
+The order matters (docs/spec/identity.md): inception, devices, contract, descriptor, ``bind_log``. Everything is made in
+a directory beside the home's and moved into place as the last step, so that a failure leaves nothing behind that looks
+like a home.
 """
 
 from __future__ import annotations

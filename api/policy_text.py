@@ -18,8 +18,8 @@ def policy_text(
     """The TOML of docs/spec/policy.md. Without a chain, the claim ``anchor`` is not demanded."""
     claims = ["origin", "integrity", "log", "time"] + ([] if chain is None else ["anchor"])
     parts = [
-        "# What 'holdfast verify' trusts and demands. Give a copy to whoever is to check your evidence, with the headers",
-        "# file that it names beside it, and let them replace what they have reasons of their own to trust.",
+        "# What 'holdfast verify' trusts and demands. Give a copy to whoever is to check your evidence, with the",
+        "# headers file that it names beside it, and let them replace what they have reasons of their own to trust.",
         "v = 1",
         f'identities = ["{to_hex(identity)}"]',
         f'logs = ["{to_hex(log_id)}"]',

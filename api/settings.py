@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from api.home import HOME_FORMAT, Home
-from identity.errors import ConfigurationError, NewerFormat
+from identity.errors import ConfigurationError, MalformedError, NewerFormat
+from identity.jsontext import parse_json
 
 __all__ = [
     "AuthoritySettings",
@@ -153,6 +155,10 @@ class _Environment(EnvSettingsSource):
         super().__init__(Settings)
         self.env_vars = {name.lower(): value for name, value in environ.items()}
 
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002
+        """JSON, read within bounds: some libraries lift Python's own, and deep nesting would end the process."""
+        return parse_json(str(value).encode("utf-8", "surrogateescape"), what=field_name, max_bytes=MAX_FILE_BYTES)
+
 
 def find_home(named: Path | None, environ: Mapping[str, str]) -> Home:
     """The home that was named, else HOLDFAST_HOME, else the user's own."""
@@ -182,7 +188,9 @@ def load_settings(home: Home, environ: Mapping[str, str]) -> Settings:
     try:
         text = read_settings_file(home.settings)
     except FileNotFoundError as exc:
-        raise ConfigurationError(f"no home at {home.root}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME") from exc
+        raise ConfigurationError(
+            f"no home at {home.root}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
+        ) from exc
     return parse_settings(text, home, environ, file=home.settings)
 
 
@@ -215,7 +223,7 @@ def parse_settings(text: bytes, home: Home, environ: Mapping[str, str], *, file:
     values = {"dev_dir": _default_dev_dir(environ)}
     try:
         settings = Settings(**_merge(values, _merge(written, _Environment(environ)())))
-    except (ValidationError, ValueError, RecursionError) as exc:  # the latter two: a variable that should be JSON
+    except (ValidationError, ValueError, MalformedError) as exc:  # the last: a variable that should be JSON
         raise ConfigurationError(f"{file}: {_first_fault(exc)}") from exc
     return _located(settings, home, file.parent)
 

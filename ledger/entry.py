@@ -72,7 +72,7 @@ class Record:
             check_value(value)
 
 
-@lru_cache(maxsize=256)  # the records of a table have the same names
+@lru_cache(maxsize=16)  # the records of a table have the same names; hostile ones may be long
 def _check_names(table: str, names: tuple[str, ...]) -> None:
     check_name(table, "record: the table")
     for name in names:

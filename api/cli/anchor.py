@@ -41,7 +41,6 @@ def run(
     out = invocation(ctx).out
     with opened(ctx) as session:
         ring = unlock(ctx, session, passphrase_file)
-        session.vault.require_writable()
         size, tokens, failures = _run(session, ring, wait)
         if session.is_development():
             session.pin_final_anchors()

@@ -30,7 +30,6 @@ def create(
     out = invocation(ctx).out
     with opened(ctx) as session:
         ring = unlock(ctx, session, passphrase_file)
-        session.vault.require_writable()
         withheld = session.vault.pending_checkpoint(ring).withheld
         checkpoint = session.vault.checkpoint(ring, restate=restate)
     left_out = {to_zbase32(feed.key): feed.reason.value for feed in withheld}

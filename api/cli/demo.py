@@ -13,6 +13,7 @@ import typer
 import api
 from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.group import CommandGroup, invocation
+from identity.errors import RefusedError
 
 __all__ = ["group"]
 
@@ -46,7 +47,7 @@ def demo(
     if not sample.exists():
         raise UsageError(f"there is no {sample}", hint="name the file: holdfast demo examples/berka-transactions.csv")
     if keep is not None and keep.exists():
-        raise UsageError(f"{keep} exists", hint="name a new directory")
+        raise RefusedError(f"{keep} exists", hint="name a new directory")
     directory = Path(tempfile.mkdtemp(prefix="holdfast-demo-")) if keep is None else keep.absolute()
     directory.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -57,7 +58,11 @@ def demo(
             caught += step.caught is True
             mark = "" if step.caught is None else ("   CAUGHT" if step.caught else "   NOT CAUGHT")
             text = "\n".join(["", f"{step.title}{mark}", *(f"  {line}".rstrip() for line in step.lines)])
-            out.record("step", {"title": step.title, "caught": step.caught, **step.figures}, text=text)
+            out.record(
+                "step",
+                {"title": step.title, "caught": step.caught, "lines": list(step.lines), **step.figures},
+                text=text,
+            )
             out.flush()
     finally:
         if keep is None:

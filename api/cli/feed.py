@@ -193,17 +193,12 @@ def import_(
     name = source_name(file)
     into = ("records" if str(file) == "-" else file.stem) if table is None else table
     check_names(table=into)
-    with (
-        opened(ctx, read_only=dry_run) as session,
-        open_input(file) as stream,
-        progress(out, f"import {name}") as advance,
-    ):
+    with opened(ctx, read_only=dry_run) as session, open_input(file) as stream:
         key = named_feed(session, feed).state.key
+        ring = None if dry_run else unlock(ctx, session, passphrase_file)
         rows = Rows(read_rows(stream, kind, columns, name, delimiter, encoding), into, name)
-        if dry_run:
-            facts = _count(rows, advance)
-        else:
-            facts = _write(session, unlock(ctx, session, passphrase_file), key, rows, batch, advance)
+        with progress(out, f"import {name}") as advance:
+            facts = _count(rows, advance) if ring is None else _write(session, ring, key, rows, batch, advance)
     if not facts["rows"]:
         out.note(f"{name} has no rows; nothing was written")
     out.record("import", {"feed": feed, "table": into, **facts, "dry_run": dry_run})

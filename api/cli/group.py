@@ -57,7 +57,9 @@ def _name_home(ctx: typer.Context, value: Path | None) -> None:
 def _common(
     home: Annotated[
         Path | None,
-        typer.Option("--home", metavar="DIR", help="The home; default: HOLDFAST_HOME.", callback=_name_home, expose_value=False),
+        typer.Option(
+            "--home", metavar="DIR", help="The home; default: HOLDFAST_HOME.", callback=_name_home, expose_value=False
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Answer in JSON.", expose_value=False)] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No notes, no progress.", expose_value=False)] = False,

@@ -24,8 +24,8 @@ from api.cli.session import (
     check_names,
     named_feed,
     opened,
-    passphrase,
     unlock,
+    unlock_to_replace,
 )
 from api.cli.verify import parse_time
 
@@ -138,14 +138,12 @@ def add_device(
 
     A run that was interrupted is finished by running it again.
     """
-    from identity.keystore import open_keystore
     from identity.textforms import to_did_key
 
     check_names(device=name)
     device_class = _device_class(class_)
     with opened(ctx) as session:
-        secret = passphrase(ctx, passphrase_file)
-        ring = open_keystore(session.settings.keystore, secret)
+        ring, secret = unlock_to_replace(ctx, session, passphrase_file)
         seed = _device_seed(ring, session.vault.history(), name)
         history, key = _authorise(session, ring, secret, name, seed, device_class)
     invocation(ctx).out.record(
@@ -299,13 +297,12 @@ def rotate_root(
     When the keystore holds an older root key than the identity has, because a rotation was interrupted or the keystore
     was restored, the present one is put in and nothing else is done.
     """
-    from identity.keystore import open_keystore, replace_keystore
+    from identity.keystore import replace_keystore
 
     phrase = read_input(phrase_file, _MAX_PHRASE_BYTES).decode("utf-8", "replace").strip()
     out = invocation(ctx).out
     with opened(ctx) as session:
-        secret = passphrase(ctx, passphrase_file)
-        ring = open_keystore(session.settings.keystore, secret)
+        ring, secret = unlock_to_replace(ctx, session, passphrase_file)
         history, seed, rotated = _next_root(session, ring, phrase)
         current = replace(ring, root_seeds=(seed,), generation=history.generation)
         replace_keystore(session.settings.keystore, secret, current, expected=ring)

@@ -44,11 +44,24 @@ def read_passphrase(
         return _from_descriptor(descriptor)
     if named := environ.get(FILE_VARIABLE):
         return _from_file(Path(named))
-    if prompt is None and sys.stdin.isatty() and sys.stderr.isatty():
+    if prompt is None and _has_terminal():
         prompt = getpass.getpass
     if prompt is None:
         raise UsageError("no passphrase, and no terminal to ask for one", hint=_HINT)
     return _from_prompt(prompt, ask_twice=ask_twice)
+
+
+def _has_terminal() -> bool:
+    """Whether somebody can be asked. Records may come through stdin meanwhile: getpass asks the terminal itself."""
+    if not sys.stderr.isatty():
+        return False
+    if sys.stdin.isatty():
+        return True
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _from_file(path: Path) -> str:

@@ -29,8 +29,8 @@ __all__ = [
     "check_names",
     "named_feed",
     "opened",
-    "passphrase",
     "unlock",
+    "unlock_to_replace",
 ]
 
 PassphraseFile = Annotated[
@@ -52,16 +52,23 @@ def opened(ctx: typer.Context, *, read_only: bool = False) -> Iterator[Session]:
         yield session
 
 
-def passphrase(ctx: typer.Context, file: Path | None) -> str:
-    """The keystore's passphrase, from wherever it comes."""
-    return read_passphrase(file, invocation(ctx).environ)
-
-
 def unlock(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> KeyRing:
-    """The home's keys. Raises ``WrongPassphrase`` or ``DamagedFile``."""
+    """The home's keys, for a command that is going to write.
+
+    Raises ``ReadOnlyState`` or ``TransportError`` before anybody is asked for a passphrase, when the store must not be
+    written to; ``WrongPassphrase`` or ``DamagedFile``.
+    """
+    ring, _ = unlock_to_replace(ctx, session, passphrase_file)
+    return ring
+
+
+def unlock_to_replace(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> tuple[KeyRing, str]:
+    """The home's keys, and the passphrase under which the keystore is written again. Raises as ``unlock``."""
     from identity.keystore import open_keystore
 
-    return open_keystore(session.settings.keystore, passphrase(ctx, passphrase_file))
+    session.vault.require_writable()
+    passphrase = read_passphrase(passphrase_file, invocation(ctx).environ)
+    return open_keystore(session.settings.keystore, passphrase), passphrase
 
 
 def named_feed(session: Session, name_or_key: str) -> FeedInfo:

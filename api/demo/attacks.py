@@ -161,7 +161,7 @@ def restore_yesterday(bank: Bank) -> Catch:
         (
             f"At its start the store finds itself {check.state.value}: {check.detail}.",
             "It did NOT refuse to write." if refusal is None else "It refuses to write anything.",
-            f"Continued past the guard to the same size, it is {continued.state.value}: {continued.detail}.",
+            f"Forced past that until its log is as long again, it is {continued.state.value}: {continued.detail}.",
         ),
         {"state": check.state.value, "continued": continued.state.value},
     )
@@ -222,11 +222,11 @@ def steal_phone(bank: Bank) -> Catch:
     policy = bank.policy()
     reports = {told: verify_evidence(data, policy, now_ms()) for told, data in evidence.items()}
     lines = [
-        f"{told}: {report.overall.value}. "
+        f"{told}: {report.overall.value}: "
         + ", ".join(
-            f"{finding.claim.value} {finding.status.value}/{finding.reason}"
+            f"{finding.detail} ({finding.claim.value}: {finding.reason})"
             for finding in report.findings
-            if finding.status is not Status.PASSED
+            if finding.status is Status.FAILED
         )
         for told, report in reports.items()
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +90,30 @@ def test_a_descriptor_that_is_none(text: str) -> None:
 def test_the_longest_passphrase_may_end_its_line(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"x" * MAX_PASSPHRASE_BYTES + b"\r\n")
     assert len(read_passphrase(tmp_path / "a", {})) == MAX_PASSPHRASE_BYTES
+
+
+def test_records_may_come_through_a_pipe_while_the_passphrase_is_typed(tmp_path: Path) -> None:
+    """stdin is a pipe, the controlling terminal is asked all the same, and nothing of the pipe is taken for it."""
+    program = (
+        "import sys; from api.cli.passphrase import read_passphrase;"
+        "secret = read_passphrase(None, {}); print([secret, sys.stdin.read()])"
+    )
+    child, terminal = pty.fork()
+    if child == 0:
+        reading, writing = os.pipe()
+        os.write(writing, b"records\n")
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.chdir(Path(__file__).resolve().parents[4])
+        os.execv(sys.executable, [sys.executable, "-c", program])
+    shown = b""
+    while b"Passphrase: " not in shown:
+        shown += os.read(terminal, 1024)
+    os.write(terminal, b"typed\n")
+    with contextlib.suppress(OSError):  # the terminal is gone when the process has ended
+        while part := os.read(terminal, 1024):
+            shown += part
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert b"['typed', 'records\\n']" in shown
+    assert b"typed\r\n" not in shown.split(b"Passphrase: ")[1].split(b"[")[0], "it is not echoed"

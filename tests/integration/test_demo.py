@@ -1,0 +1,132 @@
+"""``holdfast demo`` as a process of its own: five attacks, each caught, and evidence that holds for other tools too."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+
+@dataclass(frozen=True)
+class Demo:
+    """The demonstration that was run: how it ended, and what it left."""
+
+    code: int
+    answers: list[dict[str, Any]]
+    err: str
+    directory: Path
+    environ: Mapping[str, str]
+
+    def holdfast(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        return run(self.environ, *arguments)
+
+
+def run(environ: Mapping[str, str], *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "api.cli", *map(str, arguments)],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    directory = tmp_path_factory.mktemp("demo") / "kept"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HOLDFAST_")}
+    environ = {**kept, "PYTHONPATH": str(root), "XDG_STATE_HOME": str(directory.parent / "state")}
+    done = run(environ, "demo", "--json", "--keep", directory)
+    assert done.returncode == 0, done.stderr
+    return Demo(done.returncode, list(map(json.loads, done.stdout.splitlines())), done.stderr, directory, environ)
+
+
+@pytest.fixture(scope="module")
+def parts(demo: Demo) -> Path:
+    """The parts of the demonstration's evidence, as ``verify --unpack`` writes them."""
+    directory = demo.directory.parent / "parts"
+    done = demo.holdfast("verify", evidence(demo), "--policy", policy(demo), "--unpack", directory, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["overall"] == "PASSED"
+    return directory
+
+
+def evidence(demo: Demo) -> Path:
+    return demo.directory / "payment.evidence.json"
+
+
+def policy(demo: Demo) -> Path:
+    return demo.directory / "bank" / "policy.toml"
+
+
+def test_five_attacks_and_each_is_caught(demo: Demo) -> None:
+    steps = [answer for answer in demo.answers if answer["kind"] == "step"]
+    caught = [step["title"] for step in steps if step["caught"] is True]
+    assert len(caught) == len(set(caught)) == 5
+    assert [step["title"] for step in steps if step["caught"] is False] == []
+    last = demo.answers[-1]
+    assert (last["kind"], last["attacks"], last["caught"]) == ("demo", 5, 5)
+    assert all(answer["v"] == 1 for answer in demo.answers)
+    assert demo.err == ""
+
+
+def test_its_figures_are_those_of_what_it_left(demo: Demo) -> None:
+    """The rows that it says were imported are there, and the seconds were measured."""
+    imported = next(answer for answer in demo.answers if "rows" in answer)
+    listed = demo.holdfast("feed", "list", "--home", demo.directory / "bank", "--json")
+    feeds = {feed["name"]: feed for feed in map(json.loads, listed.stdout.splitlines())}
+    assert feeds["transactions"]["length"] == imported["rows"] == 5000
+    assert feeds["transactions"]["bytes"] == imported["bytes"]
+    assert 0 < imported["seconds"] < demo.answers[-1]["seconds"]
+
+
+def test_its_evidence_holds_and_an_edited_one_does_not(demo: Demo, parts: Path) -> None:
+    assert b"amount" in (parts / "entry.cbor").read_bytes()
+    text = evidence(demo).read_text()
+    proof = json.loads(text)["feed"]["proof"]
+    edited = demo.directory.parent / "edited.json"
+    edited.write_text(text.replace(proof, proof[:-9] + ("A" if proof[-9] != "A" else "B") + proof[-8:]))
+    assert demo.holdfast("verify", edited, "--policy", policy(demo)).returncode == 1
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_openssl_accepts_its_token(demo: Demo, parts: Path) -> None:
+    text = policy(demo).read_text()
+    begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
+    root = parts / "root.pem"
+    root.write_text(text[text.index(begin) : text.index(end) + len(end)] + "\n")
+    (token,) = parts.glob("checkpoint-*-token-0.tsr")
+    note = parts / f"{token.name.partition('-token')[0]}.note"
+    command = ["openssl", "ts", "-verify", "-in", token, "-CAfile", root, "-data"]
+    done = subprocess.run([*command, note], capture_output=True, text=True, check=False)
+    assert (done.returncode, "Verification: OK" in done.stdout + done.stderr) == (0, True)
+    other = parts / "other.note"
+    other.write_bytes(note.read_bytes().replace(b"\n", b"\n\n", 1))
+    assert subprocess.run([*command, other], capture_output=True, check=False).returncode != 0
+
+
+def test_go_accepts_its_checkpoints(parts: Path, note_checker: Path) -> None:
+    notes = sorted(parts.glob("checkpoint-*.note"))
+    assert notes
+    for note in notes:
+        done = subprocess.run([note_checker, parts / "log.vkey", note], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+        assert done.stdout.startswith("signed by bank.example/")
+
+
+def test_a_demonstration_overwrites_nothing(demo: Demo) -> None:
+    done = demo.holdfast("demo", "--keep", demo.directory)
+    assert (done.returncode, done.stdout) == (77, "")
+    done = demo.holdfast("demo", demo.directory / "no.csv")
+    assert (done.returncode, "there is no" in done.stderr) == (64, True)
