@@ -34,7 +34,7 @@ $(STAMP):
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing $$(grep -c '^[a-z0-9.-]*==' requirements/dev.txt) pinned packages; this takes a minute or two"
-	@$(PIP) install --require-hashes --requirement requirements/dev.txt
+	@$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt
 	@echo "[3/3] installing holdfast"
 	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@

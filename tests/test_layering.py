@@ -35,6 +35,8 @@ RIM = (
     "anchoring.worker",
     "anchoring.outside_audit",
     "anchoring.policy_file",
+    "anchoring.archive_audit",
+    "anchoring.deadline",
     "api",
 )
 """Modules and packages that do I/O, or that exist to be used by what does."""
