@@ -39,6 +39,7 @@ class DevelopmentServer:
             self._server = ThreadingHTTPServer((host, port), partial(_Handler, authority))
         except OSError as exc:
             raise ConfigurationError(f"cannot listen on {host} port {port}: {exc.strerror}") from exc
+        self._thread: threading.Thread | None = None
 
     @property
     def url(self) -> str:
@@ -47,16 +48,20 @@ class DevelopmentServer:
         return f"http://{host!s}:{port}/"
 
     def serve_forever(self) -> None:
-        """Serve until ``close`` is called from another thread."""
+        """Serve until interrupted."""
         self._server.serve_forever(poll_interval=0.1)
 
     def close(self) -> None:
         """Stop serving and release the port."""
-        self._server.shutdown()
+        if self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._thread = None
         self._server.server_close()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self.serve_forever, name="development authority", daemon=True).start()
+        self._thread = threading.Thread(target=self.serve_forever, name="development authority", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(

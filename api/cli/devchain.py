@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from api.cli.group import CommandGroup, invocation
 from api.settings import dev_directory
+from identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from anchoring.chain.dev import DevChain
+    from anchoring.chain.rpc_server import DevChainServer
 
 __all__ = ["group"]
 
@@ -23,11 +29,19 @@ def serve(
 
     Methods: chain id, call, block, receipt, proof, send raw, and what sending needs.
     """
-    from anchoring.chain.rpc_server import DevChainServer
     from api.bootstrap import open_dev_chain
 
     run = invocation(ctx)
-    with open_dev_chain(dev_directory(run.environ)) as chain, DevChainServer(chain, port) as server:
+    with open_dev_chain(dev_directory(run.environ)) as chain, closing(_listen(chain, port)) as server:
         run.out.record("devchain", {"url": server.url})
         run.out.flush()
         server.serve_forever()
+
+
+def _listen(chain: DevChain, port: int) -> DevChainServer:
+    from anchoring.chain.rpc_server import DevChainServer
+
+    try:
+        return DevChainServer(chain, port)
+    except OSError as exc:
+        raise ConfigurationError(f"cannot listen on 127.0.0.1 port {port}: {exc.strerror}") from exc

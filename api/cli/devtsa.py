@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -24,7 +25,8 @@ def serve(
     from anchoring.tsa.server import DevelopmentServer
 
     run = invocation(ctx)
-    with DevelopmentServer(DevelopmentAuthority(dev_directory(run.environ) / "tsa"), port=port) as server:
+    authority = DevelopmentAuthority(dev_directory(run.environ) / "tsa")
+    with closing(DevelopmentServer(authority, port=port)) as server:
         run.out.record("devtsa", {"url": server.url})
         run.out.flush()
         server.serve_forever()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anchoring.chain.rpc_server import DevChainServer
 from api.bootstrap import now_ms, open_dev_chain
 
 HTTP_AUTHORITY = """
@@ -351,3 +354,72 @@ def test_the_newest_rows_deleted(shell: Any) -> None:
         database.execute("DELETE FROM block WHERE pos = ?", newest)
     ran = shell("audit", "--json", code=1)
     assert "FAILED" in {answer["verdict"] for answer in ran.json}
+
+
+# --- headers without a home, and parts ---
+
+
+@pytest.fixture
+def node(shell: Any) -> Iterator[str]:
+    with open_dev_chain(shell.path("dev")) as chain, DevChainServer(chain) as server:
+        yield server.url
+
+
+def test_an_auditor_pins_headers_without_a_home(shell: Any, node: str) -> None:
+    """The node is named by its host: the rest of its URL may be an access key."""
+    auditor = shell.at("nowhere")
+    secret = node.replace("//", "//user:s3cret@") + "/v3/s3cret"
+    line = ["headers", "fetch", "--file", "mine.jsonl", "--chain", "1212434006", "--number", "1", "--number", "2"]
+    ran = auditor(*line, "--rpc", node, "--json")
+    assert [row["number"] for row in ran.json] == [1, 2]
+    assert {row["source"] for row in ran.json} == {node.removeprefix("http://")}
+    written = shell.path("mine.jsonl").read_text()
+    assert auditor(*line, "--rpc", node).out == ""
+    assert shell.path("mine.jsonl").read_text() == written
+    shell.path("mine.jsonl").unlink()
+    shown = auditor(*line, "--rpc", secret, code=None)
+    assert "s3cret" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("--file mine.jsonl --chain 1212434006 --number 1", 64),
+        ("--file mine.jsonl --chain 1212434006 --rpc NODE", 64),
+        ("--file mine.jsonl --number 1 --rpc NODE", 64),
+        ("--rpc NODE --number 1", 64),
+        ("--chain 5 --number 1", 64),
+        ("--file mine.jsonl --chain 5 --number 1 --rpc NODE", 75),
+        ("--file mine.jsonl --chain 1212434006 --number 999 --rpc NODE", 75),
+        ("--file mine.jsonl --chain 1212434006 --number 1 --rpc http://127.0.0.1:9", 75),
+        ("--file pass.txt --chain 1212434006 --number 1 --rpc NODE", 78),
+        ("--file no/such.jsonl --chain 1212434006 --number 1 --rpc NODE", 74),
+    ],
+)
+def test_headers_that_cannot_be_pinned(
+    shell: Any, node: str, options: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    passphrase = shell.path("pass.txt").read_text()
+    shell.at("nowhere")("headers", "fetch", *options.replace("NODE", node).split(), code=code)
+    assert not shell.path("mine.jsonl").exists()
+    assert shell.path("pass.txt").read_text() == passphrase
+
+
+def test_the_parts_of_evidence(shell: Any) -> None:
+    line = ["verify", "evidence.json", "--policy", "home/policy.toml", "--unpack", "parts"]
+    assert "16 parts are in parts" in shell(*line).err
+    parts = {file.name: file.read_bytes() for file in shell.path("parts").iterdir()}
+    document = json.loads(shell.path("evidence.json").read_text())
+    assert parts["proof.bin"] == base64.b64decode(document["feed"]["proof"])
+    assert parts["checkpoint-4.note"].decode() == document["log"]["checkpoints"][0]["note"]
+    assert b"41.50" in parts["entry.cbor"]
+    assert "parts exists" in shell(*line, code=77).err
+
+
+def test_what_is_no_evidence_has_no_parts(shell: Any) -> None:
+    """The verdict stays the exit code."""
+    shell.write("evidence.json", "{}")
+    ran = shell("verify", "evidence.json", "--policy", "home/policy.toml", "--unpack", "parts", code=1)
+    assert "nothing was unpacked" in ran.err
+    assert not shell.path("parts").exists()
