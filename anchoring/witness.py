@@ -8,6 +8,7 @@ better.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cache
 from hashlib import sha256
 
 from sqlalchemy import Connection
@@ -26,14 +27,19 @@ _CHUNK = 1024
 
 
 def open_archive(tx: SqlReadTransaction) -> Archive:
-    """The archived tokens and final receipts, as the exporter reads them."""
+    """The archived tokens and final receipts, as the exporter reads them; each is read once in the transaction."""
     connection = tx.connection
     final = {anchor.size: anchor for anchor in load_anchors(connection, AnchorState.FINAL)}
 
+    @cache
     def receipt(size: int) -> AnchorReceipt | None:
         return load_receipt(connection, final[size]) if size in final else None
 
-    return Archive(timestamps=lambda size: tokens_of(connection, size), receipt=receipt)
+    @cache
+    def timestamps(size: int) -> list[TimestampEvidence]:
+        return tokens_of(connection, size)
+
+    return Archive(timestamps, receipt)
 
 
 def pending_witnesses(tx: SqlReadTransaction) -> tuple[list[TimeStatement], list[AnchorStatement]]:

@@ -73,8 +73,13 @@ def report(title: str, floor: str, comparisons: Sequence[Comparison], path: Path
     width = max(len(row.subject) for row in comparisons)
     print(f"{'':{width}}  {'ours/s':>10}  {'floor/s':>10}  ratio")
     for row in comparisons:
-        print(f"{row.subject:{width}}  {row.ours:>10,.0f}  {row.floor:>10,.0f}  {row.ratio:>5.2f}")
+        print(f"{row.subject:{width}}  {_shown(row.ours):>10}  {_shown(row.floor):>10}  {row.ratio:>5.2f}")
     if path is not None:
         machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
         figures = [asdict(row) for row in comparisons]
         path.write_text(json.dumps({"title": title, "floor": floor, **machine, "rows": figures}, indent=2) + "\n")
+
+
+def _shown(rate: float) -> str:
+    """With three digits at least."""
+    return f"{rate:,.0f}" if rate >= 100 else f"{rate:.3g}"

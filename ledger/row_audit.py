@@ -38,6 +38,8 @@ def _log_faults(tx: ReadTransaction) -> Iterator[str]:
     if state is None:
         return
     checkpoints = {checkpoint.size: checkpoint for checkpoint in tx.checkpoints()}
+    if state.size > 1 and state.size not in checkpoints:  # leaves and their checkpoint are written together
+        yield f"log: the checkpoint of its {state.size} leaves is gone"
     frontier = Frontier()
     for index, leaf in enumerate(tx.log_leaves(0, state.size)):
         for level, place, digest in frontier.append(hash_leaf(leaf)):

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from anchoring.report import format_time
 from api.cli.exit_codes import ExitCode
 from api.cli.group import CommandGroup, invocation
 from api.cli.session import PassphraseFile, opened, unlock
+from api.cli.times import time_text
 
 if TYPE_CHECKING:
     from anchoring.storage import StoredAnchor, StoredTimestamp
     from api.bootstrap import Session
-    from api.cli.output import Plain
+    from api.cli.output import Output, Plain
     from identity.keystore import KeyRing
 
 __all__ = ["group"]
@@ -41,7 +41,7 @@ def run(
     out = invocation(ctx).out
     with opened(ctx) as session:
         ring = unlock(ctx, session, passphrase_file)
-        size, tokens, failures = _run(session, ring, wait)
+        size, tokens, failures = _run(out, session, ring, wait)
         if session.is_development():
             session.pin_final_anchors()
         anchor = _anchor(session, size)
@@ -61,7 +61,7 @@ def run(
     return ExitCode.TRY_AGAIN if failures else ExitCode.OK
 
 
-def _run(session: Session, ring: KeyRing, wait: float) -> tuple[int, dict[str, Plain], dict[str, Plain]]:
+def _run(out: Output, session: Session, ring: KeyRing, wait: float) -> tuple[int, dict[str, Plain], dict[str, Plain]]:
     """Rounds until nothing is open or the time is up: the size, its new tokens, and what failed in the last round."""
     from anchoring.storage import AnchorState, load_anchors
     from anchoring.worker import run_round
@@ -73,7 +73,7 @@ def _run(session: Session, ring: KeyRing, wait: float) -> tuple[int, dict[str, P
     tokens: dict[str, Plain] = {}
     while True:
         done = run_round(session.vault.store, log_id, descriptor, sources, sender, now_ms())
-        tokens |= {name: format_time(token.verified.gen_time_ms) for name, token in done.tokens.items()}
+        tokens |= {name: time_text(out, token.verified.gen_time_ms) for name, token in done.tokens.items()}
         failures: dict[str, Plain] = {failure.what: str(failure.error) for failure in done.failures}
         with session.vault.store.read() as tx:
             states = {anchor.state for anchor in load_anchors(tx.connection)}
@@ -95,17 +95,18 @@ def status(ctx: typer.Context) -> None:
     """Every anchor with its state, since when, and its tokens. Nothing below final is an anchor."""
     from anchoring.storage import load_anchors, load_timestamps
 
+    out = invocation(ctx).out
     with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
         anchors = {anchor.size: anchor for anchor in load_anchors(tx.connection)}
         rows = [
-            _row(checkpoint.size, load_timestamps(tx.connection, checkpoint.size), anchors.get(checkpoint.size))
+            _row(out, checkpoint.size, load_timestamps(tx.connection, checkpoint.size), anchors.get(checkpoint.size))
             for checkpoint in tx.checkpoints()
         ]
-    invocation(ctx).out.table("anchor", ("size", "tokens", "anchor", "block", "since", "reason"), rows)
+    out.table("anchor", ("size", "tokens", "anchor", "block", "since", "reason"), rows)
 
 
-def _row(size: int, tokens: Sequence[StoredTimestamp], anchor: StoredAnchor | None) -> tuple[Plain, ...]:
-    times = {token.authority: format_time(token.gen_time_ms) for token in tokens}
+def _row(out: Output, size: int, tokens: Sequence[StoredTimestamp], anchor: StoredAnchor | None) -> tuple[Plain, ...]:
+    times = {token.authority: time_text(out, token.gen_time_ms) for token in tokens}
     if anchor is None:
         return size, times, "none", None, None, None
-    return size, times, anchor.state.value, anchor.block_number, format_time(anchor.changed_ms), anchor.reason
+    return size, times, anchor.state.value, anchor.block_number, time_text(out, anchor.changed_ms), anchor.reason

@@ -140,7 +140,7 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
     faults: list[str] = []
     with session.vault.store.read() as tx:
         if next(tx.checkpoints(), None) is not None:
-            found = audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx))
+            found = _replay(lambda: audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx)))
             shortfalls = find_shortfalls(tx, found.replay.feeds)
         faults += row_faults(tx)
         faults += archive_faults(tx, load_contract().code_hash)
@@ -151,6 +151,16 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
     # Also without any checkpoint here: the chain may know of one.
     code = _report(out, descriptor, log_id, found, session.check_rollback())
     return ExitCode.FAILED if shortfalls or faults else code
+
+
+def _replay(replay: Callable[[], LogAudit]) -> LogAudit:
+    """Replay the store's own log: what is malformed in it is no input that was refused, but damage."""
+    from identity.errors import DamagedFile, MalformedError
+
+    try:
+        return replay()
+    except MalformedError as exc:
+        raise DamagedFile(f"the log in this store is damaged: {exc}") from exc
 
 
 def _report_shortfall(out: Output, short: Shortfall) -> None:

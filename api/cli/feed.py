@@ -16,12 +16,13 @@ from api.cli.group import CommandGroup, invocation
 from api.cli.progress import Advance, progress
 from api.cli.rows import Rows, read_rows
 from api.cli.session import Force, OutputFile, PassphraseFile, check_names, named_feed, opened, unlock
+from api.cli.times import time_text
 from api.tabular import ENCODINGS, read_json_lines
 from identity.errors import ConflictError, RefusedError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
-    from api.cli.output import Plain
+    from api.cli.output import Output, Plain
     from api.vault import FeedInfo
     from identity.keystore import KeyRing
     from ledger.entry import Entry
@@ -243,7 +244,7 @@ def read(
     with opened(ctx, read_only=True) as session, session.vault.store.read() as tx:
         info = named_feed(session, feed)
         start, stop = _range(where, info.state.length)
-        rows = _shown(tx.blocks(info.state.key, start, stop), start, typed=out.json)
+        rows = _shown(out, tx.blocks(info.state.key, start, stop), start)
         out.table("entry", ("index", "entry", "claimed", "content"), rows)
 
 
@@ -261,20 +262,19 @@ def _range(text: str, length: int) -> tuple[int, int]:
     return min(start, stop), stop
 
 
-def _shown(blocks: Iterator[bytes], start: int, *, typed: bool) -> Iterator[tuple[Plain, ...]]:
-    from anchoring.report import format_time
+def _shown(out: Output, blocks: Iterator[bytes], start: int) -> Iterator[tuple[Plain, ...]]:
     from identity.errors import MalformedError
     from ledger.entry import parse_entry
     from ledger.values import to_plain
 
-    show = _typed if typed else to_plain
+    show = _typed if out.json else to_plain
     for index, block in enumerate(blocks, start):
         try:
             entry = parse_entry(block)
         except MalformedError:
             yield index, "opaque", None, block.hex()
         else:
-            yield index, entry.kind, format_time(entry.claimed_ms), cast("Plain", show(entry.body))
+            yield index, entry.kind, time_text(out, entry.claimed_ms), cast("Plain", show(entry.body))
 
 
 def _typed(value: object) -> object:

@@ -63,6 +63,8 @@ def open_output(out: Output, path: Path, *, force: bool = False) -> Iterator[Bin
         raise RefusedError(f"{path} is a directory")
     if path.exists() and not force:
         raise RefusedError(f"{path} exists", hint="name another file, or give --force")
+    if path.exists() and not path.is_file():  # root would put a plain file in the place of a device
+        raise RefusedError(f"{path} is not a plain file", hint="- is stdout")
     draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
     try:
         with draft.open("xb") as stream:

@@ -27,7 +27,7 @@ from api.cli.session import (
     unlock,
     unlock_to_replace,
 )
-from api.cli.verify import parse_time
+from api.cli.times import parse_time, time_text
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
@@ -110,16 +110,16 @@ def devices(ctx: typer.Context, identity: Identity = None) -> None:
 @group.add("events", examples=["holdfast identity events", "holdfast identity events --json"])
 def events(ctx: typer.Context, identity: Identity = None) -> None:
     """The identity's events, oldest first. Claimed times prove nothing."""
-    from anchoring.report import format_time
     from identity.event import parse_event
     from identity.history import parse_signed_event
 
+    out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
         rows = []
         for stored in session.vault.events(_meant(session, identity)):
             event = parse_event(parse_signed_event(stored.signed_event).event)
-            rows.append((stored.seq, event.type, format_time(event.time_ms), stored.digest.hex()))
-    invocation(ctx).out.table("identity-event", ("seq", "type", "claimed", "digest"), rows)
+            rows.append((stored.seq, event.type, time_text(out, event.time_ms), stored.digest.hex()))
+    out.table("identity-event", ("seq", "type", "claimed", "digest"), rows)
 
 
 # --- devices --------------------------------------------------------------------------------------------------------

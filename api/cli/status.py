@@ -9,11 +9,12 @@ import typer
 from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.group import CommandGroup, invocation
 from api.cli.session import opened
+from api.cli.times import time_text
 
 if TYPE_CHECKING:
     from anchoring.rollback import RollbackState
     from api.bootstrap import Session
-    from api.cli.output import Plain
+    from api.cli.output import Output, Plain
 
 __all__ = ["group"]
 
@@ -42,8 +43,8 @@ def status(
     longest = None if max_blind is None else _duration(max_blind)
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        facts, blind_since_ms = _stored_facts(session)
-        code, check = _last_check(session) if offline else _check(session)
+        facts, blind_since_ms = _stored_facts(out, session)
+        code, check = _last_check(out, session) if offline else _check(out, session)
     out.record("status", {**facts, **check})
     if longest is not None and blind_since_ms is not None and now_ms() - blind_since_ms > longest:
         out.note(f"entries wait for an anchor longer than {max_blind}")
@@ -51,16 +52,16 @@ def status(
     return code
 
 
-def _check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
+def _check(out: Output, session: Session) -> tuple[ExitCode, dict[str, Plain]]:
     """The state of the log against its chain, asked now."""
     from api.bootstrap import now_ms
 
     at_ms = now_ms()
     found = session.check_rollback(at_ms)
-    return _judge(found.state, found.detail, at_ms)
+    return _judge(out, found.state, found.detail, at_ms)
 
 
-def _last_check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
+def _last_check(out: Output, session: Session) -> tuple[ExitCode, dict[str, Plain]]:
     """The state that the last check found; no state when there was none, or none that can be read."""
     from anchoring.rollback import RollbackState
     from ledger.entry import MAX_CLAIMED_MS
@@ -68,18 +69,17 @@ def _last_check(session: Session) -> tuple[ExitCode, dict[str, Plain]]:
     match session.last_check():
         case {"state": str(name), "detail": str(detail), "checked": int(checked_ms)}:
             if name in set(RollbackState) and 0 <= checked_ms <= MAX_CLAIMED_MS:
-                return _judge(RollbackState(name), detail, checked_ms)
+                return _judge(out, RollbackState(name), detail, checked_ms)
     return ExitCode.OK, {"state": None, "detail": None, "checked": None}
 
 
-def _judge(state: RollbackState, detail: str, checked_ms: int) -> tuple[ExitCode, dict[str, Plain]]:
-    from anchoring.report import format_time
+def _judge(out: Output, state: RollbackState, detail: str, checked_ms: int) -> tuple[ExitCode, dict[str, Plain]]:
     from anchoring.rollback import RollbackState
 
     code = ExitCode.OK if state.writable else ExitCode.REFUSED
     if state is RollbackState.UNVERIFIED:
         code = ExitCode.TRY_AGAIN
-    return code, {"state": state.value, "detail": detail, "checked": format_time(checked_ms)}
+    return code, {"state": state.value, "detail": detail, "checked": time_text(out, checked_ms)}
 
 
 def _duration(text: str) -> int:
@@ -92,9 +92,8 @@ def _duration(text: str) -> int:
         raise UsageError(str(exc)) from exc
 
 
-def _stored_facts(session: Session) -> tuple[dict[str, Plain], int | None]:
+def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int | None]:
     """What the store says about itself, and since when its oldest entry without a final anchor waits for one."""
-    from anchoring.report import format_time
     from anchoring.storage import AnchorState, load_anchors, load_timestamps
     from api.bootstrap import is_development
     from identity.textforms import to_hex
@@ -123,5 +122,5 @@ def _stored_facts(session: Session) -> tuple[dict[str, Plain], int | None]:
         "anchors_open": sum(state not in (AnchorState.FINAL, AnchorState.FAILED) for state in states),
         "anchors_failed": states.count(AnchorState.FAILED),
         "blind_entries": blind,
-        "blind_since": None if since_ms is None else format_time(since_ms),
+        "blind_since": None if since_ms is None else time_text(out, since_ms),
     }, since_ms

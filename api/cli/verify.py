@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -12,16 +11,15 @@ import typer
 from anchoring.evidence import MAX_EVIDENCE_BYTES
 from anchoring.policy_file import load_policy
 from anchoring.verifier import verify_evidence
-from api.cli.exit_codes import ExitCode, UsageError, code_of_status
+from api.cli.exit_codes import ExitCode, code_of_status
 from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.output import Output
+from api.cli.times import parse_time
 from api.cli.unpack import unpack_evidence
 from identity.errors import MalformedError, RefusedError
 
-__all__ = ["group", "parse_time"]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+__all__ = ["group"]
 
 group = CommandGroup("verify", "Verify an evidence file offline, under a policy.")
 
@@ -69,14 +67,3 @@ def _unpack(out: Output, data: bytes, directory: Path) -> None:
         out.note(f"{unpack_evidence(data, directory)} parts are in {directory}")
     except MalformedError as exc:
         out.note(f"nothing was unpacked: {exc}")
-
-
-def parse_time(text: str) -> int:
-    """Milliseconds of an RFC 3339 time with a zone. Raises ``UsageError``."""
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as exc:
-        raise UsageError(f"{text!r} is not a time", hint="write it as 2026-12-31T23:59:59Z") from exc
-    if moment.tzinfo is None:
-        raise UsageError(f"{text!r} has no time zone", hint="append Z for UTC")
-    return (moment - _EPOCH) // timedelta(milliseconds=1)

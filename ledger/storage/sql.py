@@ -156,11 +156,11 @@ class SqlReadTransaction:
 
     def checkpoints(self, above: int = 0) -> Iterator[StoredCheckpoint]:
         for row in self._stream(self._sql.checkpoints, (above,)):
-            yield StoredCheckpoint(*_checked(row, int, bytes, str))
+            yield _checkpoint(row)
 
     def checkpoint(self, size: int) -> StoredCheckpoint | None:
         row = self._one(self._sql.checkpoint, (size,))
-        return None if row is None else StoredCheckpoint(*_checked(row, int, bytes, str))
+        return None if row is None else _checkpoint(row)
 
     # -- identities ----------------------------------------------------------------------------------------------
 
@@ -496,6 +496,15 @@ def _count_sound(first: int, rows: Sequence[Sequence[Any]]) -> int:
         return len(rows)
     numbered = enumerate(zip(rows, count(first), strict=False))
     return next((place for place, (row, n) in numbered if row[0] != n or type(row[1]) is not bytes), len(rows))
+
+
+def _checkpoint(row: Sequence[Any]) -> StoredCheckpoint:
+    size, root, note = _checked(row, int, bytes, str)
+    try:
+        note.encode("utf-8")
+    except UnicodeEncodeError as exc:
+        raise DamagedFile(f"the note of checkpoint {size} is not UTF-8") from exc
+    return StoredCheckpoint(size, root, note)
 
 
 def _head(base: int, row: Sequence[Any]) -> SignedHead:

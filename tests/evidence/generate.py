@@ -9,6 +9,7 @@ stay. README.md beside this file says what is in a case.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -415,6 +416,11 @@ def configuration_cases(story: Story) -> Iterator[Case]:
             with_line(trust, "logs", f'logs = ["{"5a" * 32}", "{"5a" * 32}"]'),
         ),
         ("zero_authorities_config", "It asks for no authority.", trust.with_policy("k = 1", "k = 0")),
+        (
+            "root_without_certificate_config",
+            "The authority's root is base64 of something else than a certificate.",
+            replace(trust, policy=re.sub(r"(BEGIN CERTIFICATE-----\n).{8}", r"\1AAAAAAAA", trust.policy)),
+        ),
         ("not_toml_config", "It is not TOML.", replace(trust, policy="v = \n")),
         ("two_hashes_config", "One block has two pinned hashes.", replace(trust, headers=trust.headers + forged)),
         ("nameless_header_config", "Nobody vouches for a pinned header.", replace(trust, headers=nameless)),

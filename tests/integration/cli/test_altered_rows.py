@@ -34,6 +34,7 @@ def test_nothing_was_altered(shell: Any) -> None:
         ("UPDATE log_leaf SET hashes = substr(hashes, 1, 32) WHERE idx = 1", "log leaf 1: the stored hash of level 1"),
         ("UPDATE log SET frontier = zeroblob(length(frontier))", "frontier"),
         ("UPDATE checkpoint SET root = zeroblob(32) WHERE size = 4", "checkpoint 4: the root beside the note"),
+        ("DELETE FROM checkpoint WHERE size = 7", "the checkpoint of its 7 leaves is gone"),
         ("UPDATE identity_event SET digest = zeroblob(32) WHERE seq = 1", "identity event 1"),
         ("DELETE FROM timestamp_token", "of the responses that it names for checkpoint 4, 1 are gone"),
         ("UPDATE timestamp_token SET size = 7", "of the responses that it names for checkpoint 4, 1 are gone"),
@@ -60,6 +61,7 @@ def test_an_altered_row_is_named(shell: Any, statement: str, named: str) -> None
     [
         "INSERT INTO checkpoint SELECT size + 100, root, note FROM checkpoint WHERE size = 4",
         "UPDATE identity_event SET seq = 9 WHERE seq = 1",
+        "UPDATE checkpoint SET note = CAST(x'fffe' AS TEXT) WHERE size = 4",
         "UPDATE feed SET id = 4611686018427387904 WHERE id = 1",
         "UPDATE feed SET length = -1 WHERE id = 1",
         "UPDATE timestamp_token SET response = 'text'",

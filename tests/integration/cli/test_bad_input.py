@@ -518,6 +518,9 @@ def test_a_file_that_is_there_is_not_replaced_unasked(shell: Any, line: str) -> 
     shell(*line.split(), "-o", "there", "--force")
     assert shell.path("there").read_bytes() != b"precious"
     refused(shell, *line.split(), "-o", "home", "--force", code=77, says="home is a directory")
+    os.mkfifo(shell.path("pipe"))
+    refused(shell, *line.split(), "-o", "pipe", "--force", code=77, says="pipe is not a plain file")
+    assert shell.path("pipe").is_fifo()
     refused(shell, *line.split(), "-o", "no/such/file", code=74, says="cannot write no/such/file")
     refused(shell, *line.split(), code=64, says="missing option '--output'")
     assert list(shell.directory.glob(".*")) == []

@@ -273,7 +273,9 @@ def test_the_time_of_a_verification(shell: Any, text: str, milliseconds: int) ->
     assert ran.json[0]["at"] == milliseconds
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-12-31", "2026-12-31T23:59:59", "2026-13-01T00:00:00Z", ""])
+@pytest.mark.parametrize(
+    "text", ["yesterday", "2026-12-31", "2026-12-31T23:59:59", "2026-13-01T00:00:00Z", "", " UTC", "1Z UTC"]
+)
 def test_a_time_that_is_none(shell: Any, text: str) -> None:
     shell("verify", "evidence.json", "--policy", "home/policy.toml", "--at", text, code=64)
 

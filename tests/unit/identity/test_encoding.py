@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from identity import encoding
-from identity.encoding import MAX_BYTES, MAX_INT, MAX_ITEMS, MIN_INT, Fields, Value, decode, encode
+from identity.encoding import MAX_BYTES, MAX_DEPTH, MAX_INT, MAX_ITEMS, MIN_INT, Fields, Value, decode, encode
 from identity.errors import LimitExceeded, MalformedError
 
 VECTORS = json.loads((Path(__file__).parents[2] / "vectors" / "canonical_encoding.json").read_text())["vectors"]
@@ -398,3 +398,17 @@ def test_fields_do_not_change_what_they_read() -> None:
     value: dict[str, Value] = {"a": 1}
     Fields(value, "thing").int("a")
     assert value == {"a": 1}
+
+
+def test_parts_that_are_shared_count_as_often_as_they_stand() -> None:
+    value: list[Any] = []
+    for _ in range(MAX_DEPTH - 1):
+        value = [value, value]
+    with pytest.raises(LimitExceeded):
+        encode(value)
+
+
+@pytest.mark.parametrize("milliseconds", [0x1A13B80_0000, 0x1A11B80_0000, 0x1A1FB00_0000])
+def test_numbers_that_look_like_heads_inside_are_numbers(milliseconds: int) -> None:
+    value = {"t": milliseconds, "b": bytes.fromhex("1bff3bfffb")}
+    assert decode(encode(value)) == value
