@@ -20,9 +20,9 @@ from anchoring.chain.outbox import AnchorTarget
 from anchoring.chain.transactions import LocalKey
 from anchoring.contracts import load_contract
 from anchoring.evidence import encode_evidence
-from anchoring.report import format_time
 from anchoring.rollback import RollbackState
 from anchoring.storage import AnchorState
+from api.cli.times import parse_time
 from api.demo.forgery import ForgedLog, copy_feed, cut_feed, prove_fork, roots_at, send_anchor, unlocked
 from api.vault import Vault, log_signer
 from identity.errors import ReadOnlyState, RefusedError, TransportError
@@ -293,15 +293,16 @@ def test_an_outsider_is_told_the_same(
 def test_within_the_blind_window_a_rollback_is_not_noticed_and_its_width_is_reported(
     world: World, cli: Callable[..., int], capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
-    def status() -> tuple[str, int, str | None]:
+    def status() -> tuple[str, int, int | None]:
         capsys.readouterr()
         assert cli(world, "status", "--json") == 0
         facts = json.loads(capsys.readouterr().out)
-        return facts["state"], facts["blind_entries"], facts["blind_since"]
+        since = facts["blind_since"]
+        return facts["state"], facts["blind_entries"], None if since is None else parse_time(since)
 
     before = world.copy("before")
     assert status() == ("consistent", 0, None)
-    since = format_time(world.clock())
+    since = world.clock()
     world.append("six", "seven")
     world.clock.tick()
     world.append("pay more", feed="approvals")

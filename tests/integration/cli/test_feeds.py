@@ -50,6 +50,17 @@ def test_an_import_is_signed_in_batches(shell: Any) -> None:
     assert (answer["rows"], answer["first"], answer["length"]) == (42, 42, 84)
 
 
+def test_large_rows_make_smaller_batches(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one append may hold bounds a batch as well as --batch does, so rows of any size can be imported."""
+    monkeypatch.setattr("api.vault.MAX_BATCH_BYTES", 500)
+    monkeypatch.setattr("ledger.feed.MAX_BATCH_BYTES", 500)
+    shell("feed", "import", "ledger", "payments.csv", "--columns", COLUMNS)
+    lengths = [head["length"] for head in shell("feed", "heads", "ledger", "--json").json][2:]
+    assert lengths[-1] == 84
+    assert 8 < len(lengths) < 20
+    shell("feed", "audit", "ledger")
+
+
 def test_json_lines_and_tabs_and_stdin(shell: Any) -> None:
     shell.write("t.tsv", "a\tb\n1\t2\n")
     shell("feed", "import", "notes", "t.tsv", "--delimiter", "tab", "--columns", "a:int")
