@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from api.cli.__main__ import main
+
 pytestmark = pytest.mark.integration
 
 
@@ -125,8 +127,8 @@ def test_go_accepts_its_checkpoints(parts: Path, note_checker: Path) -> None:
         assert done.stdout.startswith("signed by bank.example/")
 
 
-def test_a_demonstration_overwrites_nothing(demo: Demo) -> None:
-    done = demo.holdfast("demo", "--keep", demo.directory)
-    assert (done.returncode, done.stdout) == (77, "")
-    done = demo.holdfast("demo", demo.directory / "no.csv")
-    assert (done.returncode, "there is no" in done.stderr) == (64, True)
+def test_a_demonstration_overwrites_nothing(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--keep", str(demo.directory)]) == 77
+    assert main(["demo", str(demo.directory / "no.csv")]) == 64
+    shown = capsys.readouterr()
+    assert (shown.out, "there is no" in shown.err) == ("", True)
