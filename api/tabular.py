@@ -1,8 +1,9 @@
 """CSV and JSON Lines to typed rows, for ``holdfast feed import``.
 
 docs/reference/import.md says what is read. Nothing is guessed: a column is what ``parse_columns`` was told, a decimal
-never passes through a float, and the first row that does not fit ends the reading with an error that names the file,
-the row and the column. Rows come one at a time, so a file may be larger than memory; a row may not.
+never passes through a float, and a row that does not fit is an error that names the file, the row and the column. The
+first one ends the reading, unless the caller takes such rows as they were read and goes on. Rows come one at a time,
+so a file may be larger than memory; a row may not.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 from identity.encoding import MAX_DEPTH, MAX_INT, MIN_INT, Value
 from identity.errors import MalformedError
@@ -28,6 +29,7 @@ __all__ = [
     "MAX_ROW_BYTES",
     "Column",
     "LineSource",
+    "OnError",
     "Row",
     "RowError",
     "parse_columns",
@@ -63,12 +65,19 @@ class LineSource(Protocol):
         """The next line with its line feed, or its first ``size`` bytes; nothing at the end."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row: the line where it begins, and its stored values by column."""
+class Row(NamedTuple):
+    """One row: the line where it begins, and its stored values by column. A tuple because a file has so many."""
 
     line: int
     fields: Mapping[str, Value]
+
+
+OnError = Callable[[RowError, str], None]
+"""Given what is wrong with a row, and the row as it was read. When it returns, reading goes on behind that row."""
+
+
+def _refuse(error: RowError, _row: str) -> NoReturn:
+    raise error
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +146,62 @@ def read_csv(
     name: str,
     delimiter: str = ",",
     encoding: str = "utf-8",
+    on_error: OnError = _refuse,
 ) -> Iterator[Row]:
     """The rows of RFC 4180 CSV whose first line names the columns.
 
     Columns that ``columns`` does not name are text. ``name`` is the file's, for errors. Raises ``RowError`` at the
-    first row that does not fit, and ``MalformedError`` before any row for a delimiter or encoding that cannot be.
+    first row that does not fit, or gives it to ``on_error``; a header that does not fit is always raised, and so is
+    ``MalformedError``, before any row, for a delimiter or encoding that cannot be.
     """
     if len(delimiter) != 1 or delimiter in '"\r\n' or not (delimiter.isprintable() or delimiter == "\t"):
         raise MalformedError("the delimiter is one character, and no quote or line end")
-    return _csv_rows(_Lines(source, name, encoding), columns, delimiter)
+    return _csv_rows(_Lines(source, name, encoding), columns, delimiter, on_error)
 
 
-def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str) -> Iterator[Row]:
-    name = lines.name
+def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str, on_error: OnError) -> Iterator[Row]:
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = _next_row(rows, lines)
     if header is None:
-        raise RowError(name, 1, "", "no header line")
-    _check_header(header, columns, name)
+        raise RowError(lines.name, 1, "", "no header line")
+    _check_header(header, columns, lines.name)
     # Cells are text as they come, so only what is to be something else is looked at.
     readers = [
-        (header.index(column.name), column, _PARSERS[column.type]) for column in columns if column.type != "text"
+        (header.index(column.name), column, column.name, _PARSERS[column.type], column.form)
+        for column in columns
+        if column.type != "text"
     ]
     nullable = [(header.index(column.name), column.name) for column in columns if column.nullable]
-    while (cells := _next_row(rows, lines)) is not None:
-        if len(cells) != len(header):
-            raise RowError(name, lines.row, "", f"{len(cells)} fields, the header has {len(header)}")
-        fields: dict[str, Value] = dict(zip(header, cells, strict=True))
-        for position, column, parse in readers:
-            text = cells[position]
-            try:
-                if text or not column.nullable:
-                    fields[column.name] = parse(text, column.form)
-            except (MalformedError, ValueError) as exc:
-                raise _misfit(column, text, name, lines.row) from exc
+    while True:
+        try:
+            if (cells := _next_row(rows, lines)) is None:
+                return
+            fields = _fields(header, cells, readers, lines)
+        except RowError as exc:
+            on_error(exc, lines.taken())
+            continue
         for position, title in nullable:
             if not cells[position]:
                 fields[title] = None
         yield Row(lines.row, fields)
+
+
+_Reader = tuple[int, Column, str, "_Parser", str]
+"""A column that is not text: where it stands in a row, its name, and how it is read."""
+
+
+def _fields(header: Sequence[str], cells: Sequence[str], readers: Sequence[_Reader], lines: _Lines) -> dict[str, Value]:
+    if len(cells) != len(header):
+        raise RowError(lines.name, lines.row, "", f"{len(cells)} fields, the header has {len(header)}")
+    fields: dict[str, Value] = dict(zip(header, cells, strict=True))
+    for position, column, name, parse, form in readers:
+        text = cells[position]
+        try:
+            if text or not column.nullable:
+                fields[name] = parse(text, form)
+        except (MalformedError, ValueError) as exc:
+            raise _misfit(column, text, lines.name, lines.row) from exc
+    return fields
 
 
 class _Lines:
@@ -185,11 +212,17 @@ class _Lines:
             raise MalformedError(f"encoding {encoding!r} is not one of {', '.join(ENCODINGS)}")
         self.name, self._source, self._encoding = name, source, encoding
         self._left = MAX_ROW_BYTES
+        self._taken: list[bytes] = []
         self.line = 0
         self.row = 1
 
     def begin_row(self) -> None:
         self._left, self.row = MAX_ROW_BYTES, self.line + 1
+        self._taken.clear()
+
+    def taken(self) -> str:
+        """The present row as far as it was read, with bytes that are not of the encoding written out."""
+        return b"".join(self._taken).decode(self._encoding, "backslashreplace").rstrip("\r\n")
 
     def __iter__(self) -> _Lines:
         return self
@@ -199,8 +232,10 @@ class _Lines:
         if not data:
             raise StopIteration
         self.line += 1
+        self._taken.append(data)
         self._left -= len(data)
         if self._left < 0:
+            self._skip_line(data)
             raise RowError(self.name, self.row, "", f"longer than {MAX_ROW_BYTES} bytes (a quote that is not closed?)")
         if self.line == 1 and self._encoding == "utf-8":
             data = data.removeprefix(b"\xef\xbb\xbf")
@@ -208,6 +243,11 @@ class _Lines:
             return data.decode(self._encoding)
         except UnicodeDecodeError as exc:
             raise RowError(self.name, self.line, "", f"byte {exc.start + 1} is not {self._encoding}") from exc
+
+    def _skip_line(self, data: bytes) -> None:
+        """Leave a line that is too long behind, so that the next row begins where a row does."""
+        while data and not data.endswith(b"\n"):
+            data = self._source.readline(MAX_ROW_BYTES)
 
 
 def _next_row(rows: Iterator[list[str]], lines: _Lines) -> list[str] | None:
@@ -252,28 +292,40 @@ def _check_title(title: str, name: str, line: int) -> None:
 # --- JSON Lines -----------------------------------------------------------------------------------------------------
 
 
-def read_json_lines(source: LineSource, columns: Sequence[Column] = (), *, name: str) -> Iterator[Row]:
+def read_json_lines(
+    source: LineSource, columns: Sequence[Column] = (), *, name: str, on_error: OnError = _refuse
+) -> Iterator[Row]:
     """The rows of JSON Lines: one object a line, in UTF-8.
 
     Columns that ``columns`` names are read as their type, from text as in CSV or from a JSON value of that type; each
     row must have them. The others are stored as they are: text, whole numbers as int, other numbers as decimals with
     the scale that is written, true, false, null, lists, maps and the typed forms of ``ledger.values``. Raises
-    ``RowError`` at the first row that does not fit.
+    ``RowError`` at the first row that does not fit, or gives it to ``on_error``.
     """
     lines = _Lines(source, name, "utf-8")
     given = {column.name: column for column in columns}
-    for text in lines:
-        line = lines.line
+    while True:
         lines.begin_row()
-        if not text.strip():
+        try:
+            if (text := next(lines, None)) is None:
+                return
+            fields = _members(text, given, lines) if text.strip() else None
+        except RowError as exc:
+            on_error(exc, lines.taken())
             continue
-        members = _parse_object(text, name, line)
-        for column in columns:
-            if column.name not in members:
-                raise RowError(name, line, column.name, "is missing")
-        for key in members:
-            _check_title(key, name, line)
-        yield Row(line, {key: _from_json(given.get(key), key, value, name, line) for key, value in members.items()})
+        if fields is not None:
+            yield Row(lines.row, fields)
+
+
+def _members(text: str, given: Mapping[str, Column], lines: _Lines) -> dict[str, Value]:
+    name, line = lines.name, lines.row
+    members = _parse_object(text, name, line)
+    for title in given:
+        if title not in members:
+            raise RowError(name, line, title, "is missing")
+    for key in members:
+        _check_title(key, name, line)
+    return {key: _from_json(given.get(key), key, value, name, line) for key, value in members.items()}
 
 
 class _Number(str):
@@ -450,6 +502,9 @@ def _by_form(text: str, form: str) -> datetime:
     return moment
 
 
-_PARSERS: Final[Mapping[str, Callable[[str, str], Value]]] = MappingProxyType(
+_Parser = Callable[[str, str], Value]
+"""From a text and the column's form to what is stored."""
+
+_PARSERS: Final[Mapping[str, _Parser]] = MappingProxyType(
     {"text": _text, "int": _int, "dec": _dec, "bool": _bool, "date": _date, "ts": _ts}
 )

@@ -243,16 +243,15 @@ class Vault:
         """Append entries as one signed, durable batch."""
         return self.open_writer(ring, key).append([encode_entry(entry) for entry in entries])
 
-    def import_entries(
-        self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry], *, batch: int, on_batch: Callable[[int], None]
+    def import_blocks(
+        self, ring: KeyRing, key: FeedKey, blocks: Iterable[bytes], *, batch: int, on_batch: Callable[[int], None]
     ) -> AppendResult | None:
-        """Append a stream of entries, at most ``batch`` to a signature, in one transaction: all of them or none.
+        """Append a stream of encoded entries, at most ``batch`` to a signature, in one transaction: all or none.
 
         Large entries make smaller batches. ``on_batch`` is told how many were just added. Returns None for an empty
-        stream. Whatever ``entries`` raises leaves the store as it was.
+        stream. Whatever ``blocks`` raises leaves the store as it was.
         """
         writer = self.open_writer(ring, key)
-        blocks = (encode_entry(entry) for entry in entries)
         start = result = None
         with self.store.write() as tx:
             for chunk in _chunks(blocks, batch):

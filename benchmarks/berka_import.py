@@ -99,7 +99,7 @@ def main() -> None:
         floor = Floor(Path(name) / "floor.db")
 
         def ours() -> int:
-            result = vault.import_entries(ring, key, transactions(file), batch=DEFAULT_BATCH, on_batch=lambda _: None)
+            result = vault.import_blocks(ring, key, transactions(file), batch=DEFAULT_BATCH, on_batch=lambda _: None)
             assert result is not None
             return result.length - result.start
 

@@ -47,7 +47,7 @@ def found_bank(directory: Path) -> tuple[Bank, FeedKey]:
     ring = bank.keys()
     with bank.open() as session:
         key = session.vault.create_feed(ring, "branch", FEED)
-        session.vault.import_entries(ring, key, transactions(SAMPLE), batch=BATCH, on_batch=lambda _: None)
+        session.vault.import_blocks(ring, key, transactions(SAMPLE), batch=BATCH, on_batch=lambda _: None)
         bank.seal(session, ring)
         for _ in range(CHECKPOINTS):
             session.vault.checkpoint(ring, restate=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from identity.encoding import Fields, Value, decode, encode
+from identity.encoding import MAX_ITEMS, Fields, Value, decode, encode, encode_scalars
 from identity.errors import MalformedError, UnsupportedVersion
 from identity.textforms import check_name
-from ledger.values import check_value
+from ledger.values import check_scalars, check_value
 
 __all__ = [
     "ENTRY_VERSION",
@@ -25,6 +25,7 @@ __all__ = [
     "Entry",
     "Record",
     "encode_entry",
+    "encode_record",
     "parse_entry",
     "parse_record",
     "record_entry",
@@ -37,6 +38,9 @@ RECORD: Final = "record"
 
 MAX_CLAIMED_MS: Final = 253_402_300_799_999
 """The last millisecond of the year 9999."""
+
+_MAX_PLAIN: Final = MAX_ITEMS // 8
+"""Fields of a record that cannot reach the limit of items: each is a name and at most a map of one member."""
 
 _KIND: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
@@ -103,6 +107,18 @@ def parse_entry(block: bytes) -> Entry:
 def record_entry(record: Record, claimed_ms: int) -> Entry:
     """The entry that carries the record."""
     return Entry(RECORD, claimed_ms, {"table": record.table, "fields": dict(record.fields)})
+
+
+def encode_record(table: str, fields: Mapping[str, Value], claimed_ms: int) -> bytes:
+    """``encode_entry(record_entry(Record(table, fields), claimed_ms))``, in a third of the time where it can be.
+
+    What an import spends its time with: a row of plain values is looked at once, and no objects are made of it.
+    """
+    _check_names(table, tuple(fields))
+    if not 0 <= claimed_ms <= MAX_CLAIMED_MS or len(fields) > _MAX_PLAIN or not check_scalars(fields.values()):
+        return encode_entry(record_entry(Record(table, fields), claimed_ms))
+    body: dict[str, Value] = {"table": table, "fields": dict(fields)}
+    return encode_scalars({"v": ENTRY_VERSION, "k": RECORD, "t": claimed_ms, "b": body})
 
 
 def parse_record(entry: Entry) -> Record:

@@ -12,7 +12,7 @@ map with a key that begins with ``$`` is one of four typed forms or an error:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -29,6 +29,7 @@ __all__ = [
     "MAX_TIMESTAMP",
     "MIN_TIMESTAMP",
     "Reference",
+    "check_scalars",
     "check_value",
     "date_value",
     "decimal_value",
@@ -107,19 +108,31 @@ def reference_value(reference: Reference) -> Value:
 
 def check_value(value: Value) -> None:
     """Return only when ``value`` is a stored value. Raises ``MalformedError``, ``LimitExceeded`` beyond the limits."""
-    # Run for each value that is written: what is plainly good takes the short way.
-    kind = type(value)
-    if kind is str:
-        if value.isascii():  # type: ignore[union-attr]
-            return
-    elif value is None or (kind is int and MIN_INT <= value <= MAX_INT):  # type: ignore[operator]
-        return
-    elif kind is dict and len(value) == 1:  # type: ignore[arg-type]
-        ((form, content),) = value.items()  # type: ignore[union-attr]
-        if form in _OF_TEXT and type(content) is str:
-            _OF_TEXT[form](content)
-            return
-    _to_python(value, 0)
+    if not check_scalars((value,)):
+        _to_python(value, 0)
+
+
+def check_scalars(values: Iterable[Value]) -> bool:
+    """Whether all ``values`` are, at a glance, stored values of the plain kinds: text in ASCII, whole numbers, null,
+    decimals and days.
+
+    Run for each value that is written: what is plainly good takes the short way, and ``check_value`` judges the rest.
+    Raises ``MalformedError`` for a decimal or a day that is none.
+    """
+    for value in values:
+        kind = type(value)
+        if kind is str:
+            if value.isascii():  # type: ignore[union-attr]
+                continue
+        elif value is None or (kind is int and MIN_INT <= value <= MAX_INT):  # type: ignore[operator]
+            continue
+        elif kind is dict and len(value) == 1:  # type: ignore[arg-type]
+            ((form, content),) = value.items()  # type: ignore[union-attr]
+            if form in _OF_TEXT and type(content) is str:
+                _OF_TEXT[form](content)
+                continue
+        return False
+    return True
 
 
 # --- Python's form --------------------------------------------------------------------------------------------------

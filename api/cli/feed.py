@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -14,7 +15,7 @@ from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.files import open_input, open_output, read_input, source_name, written
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import Advance, progress
-from api.cli.rows import Rows, read_rows
+from api.cli.rows import SkippedRows, read_rows, record_blocks
 from api.cli.session import Force, OutputFile, PassphraseFile, check_names, named_feed, opened, unlock
 from api.cli.times import time_text
 from api.tabular import ENCODINGS, read_json_lines
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from api.cli.output import Output, Plain
     from api.vault import FeedInfo
     from identity.keystore import KeyRing
-    from ledger.entry import Entry
     from ledger.store import FeedKey
 
 __all__ = ["group"]
@@ -131,10 +131,11 @@ def append(
     if str(file) == "-" and sys.stdin.isatty():
         out.note("JSON Lines from the terminal, a record a line; Ctrl-D ends them")
     check_names(table=table)
-    entries = _whole_batch(file, table)
+    blocks = _whole_batch(file, table)
     with opened(ctx) as session:
         key = named_feed(session, feed).state.key
-        result = session.vault.append(unlock(ctx, session, passphrase_file), key, entries)
+        writer = session.vault.open_writer(unlock(ctx, session, passphrase_file), key)
+        result = writer.append(blocks)
     out.record(
         "append",
         {
@@ -148,14 +149,14 @@ def append(
     )
 
 
-def _whole_batch(file: Path, table: str) -> list[Entry]:
-    """All records of a JSON Lines file, each of them one that can be stored."""
+def _whole_batch(file: Path, table: str) -> list[bytes]:
+    """All records of a JSON Lines file, as the blocks that they are stored in."""
     name = source_name(file)
     source = BytesIO(read_input(file, MAX_APPEND_BYTES))
-    entries = list(Rows(read_json_lines(source, name=name), table, name).checked())
-    if not entries:
+    blocks = list(record_blocks(read_json_lines(source, name=name), table, name))
+    if not blocks:
         raise RefusedError(f"{name}: there is no record in it")
-    return entries
+    return blocks
 
 
 @group.add(
@@ -163,6 +164,7 @@ def _whole_batch(file: Path, table: str) -> list[Entry]:
     examples=[
         "holdfast feed import ledger payments.csv --columns 'id:int,booked:date,amount:dec,note:text?'",
         "holdfast feed import ledger payments.jsonl --table payments --dry-run",
+        "holdfast feed import ledger payments.csv --on-error skip=unfit.jsonl",
     ],
 )
 def import_(
@@ -183,10 +185,17 @@ def import_(
     batch: Annotated[
         int, typer.Option("--batch", min=1, max=65_536, metavar="N", help="Entries to a signature, at most.")
     ] = DEFAULT_BATCH,
+    on_error: Annotated[
+        str | None,
+        typer.Option("--on-error", metavar="skip=FILE", help="Write rows that do not fit to FILE and import the rest."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every row, and write nothing.")] = False,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Import a table, whole or not at all: the first row that does not fit ends it, and nothing is written."""
+    """Import a table, whole or not at all: the first row that does not fit ends it, and nothing is written.
+
+    With --on-error skip=FILE such rows go to FILE instead, with the reason, as JSON Lines; all others are imported.
+    """
     kind = format_ or ("jsonl" if file.suffix in (".jsonl", ".ndjson") else "csv")
     if kind not in ("csv", "jsonl"):
         raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
@@ -194,28 +203,53 @@ def import_(
     name = source_name(file)
     into = ("records" if str(file) == "-" else file.stem) if table is None else table
     check_names(table=into)
-    with opened(ctx, read_only=dry_run) as session, open_input(file) as stream:
+    with opened(ctx, read_only=dry_run) as session, open_input(file) as stream, _skipping(out, on_error) as skipped:
         key = named_feed(session, feed).state.key
         ring = None if dry_run else unlock(ctx, session, passphrase_file)
-        rows = Rows(read_rows(stream, kind, columns, name, delimiter, encoding), into, name)
+        rows = read_rows(stream, kind, columns, name, delimiter, encoding, skipped)
+        blocks = record_blocks(rows, into, name, skipped)
         with progress(out, f"import {name}") as advance:
-            facts = _count(rows, advance) if ring is None else _write(session, ring, key, rows, batch, advance)
+            facts = _count(blocks, advance) if ring is None else _write(session, ring, key, blocks, batch, advance)
+    unfit = 0 if skipped is None else skipped.count
+    if unfit:
+        out.note(
+            f"{unfit} rows of {name} do not fit and were skipped; {_skip_file(on_error)} has them, with the reasons"
+        )
     if not facts["rows"]:
-        out.note(f"{name} has no rows; nothing was written")
-    out.record("import", {"feed": feed, "table": into, **facts, "dry_run": dry_run})
+        out.note(f"{name} has no rows{' that fit' if unfit else ''}; nothing was written")
+    out.record("import", {"feed": feed, "table": into, **facts, "skipped": unfit, "dry_run": dry_run})
 
 
-def _count(rows: Rows, advance: Advance) -> dict[str, Plain]:
+def _skip_file(on_error: str | None) -> Path | None:
+    """Where rows that do not fit go; None when the first of them is to end the import."""
+    if on_error is None:
+        return None
+    action, _, file = on_error.partition("=")
+    if action != "skip" or file in ("", "-"):
+        raise UsageError(f"--on-error {on_error!r} is not skip=FILE")
+    return Path(file)
+
+
+@contextmanager
+def _skipping(out: Output, on_error: str | None) -> Iterator[SkippedRows | None]:
+    """What takes rows that do not fit; its file appears when the import is done, also when there are none."""
+    path = _skip_file(on_error)
+    with nullcontext() if path is None else open_output(out, path) as stream:
+        yield None if stream is None else SkippedRows(stream)
+
+
+def _count(blocks: Iterator[bytes], advance: Advance) -> dict[str, Plain]:
     count = 0
-    for _ in rows.checked():
+    for _ in blocks:
         count += 1
         advance(1)
     return {"rows": count, "first": None, "length": None, "tree": None}
 
 
-def _write(session: Session, ring: KeyRing, key: FeedKey, rows: Rows, batch: int, advance: Advance) -> dict[str, Plain]:
-    with rows.named():
-        result = session.vault.import_entries(ring, key, rows.entries(), batch=batch, on_batch=advance)
+def _write(
+    session: Session, ring: KeyRing, key: FeedKey, blocks: Iterator[bytes], batch: int, advance: Advance
+) -> dict[str, Plain]:
+    result = session.vault.import_blocks(ring, key, blocks, batch=batch, on_batch=advance)
     if result is None:
         return {"rows": 0, "first": None, "length": None, "tree": None}
     return {

@@ -2,66 +2,73 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import BinaryIO
 
 from api.bootstrap import now_ms
 from api.cli.session import as_usage
-from api.tabular import Row, RowError, parse_columns, read_csv, read_json_lines
+from api.tabular import OnError, Row, RowError, parse_columns, read_csv, read_json_lines
 from identity.errors import MalformedError
-from ledger.entry import Entry, Record, encode_entry, record_entry
+from ledger.entry import encode_record
 
-__all__ = ["Rows", "read_rows"]
+__all__ = ["SkippedRows", "read_rows", "record_blocks"]
 
 _TABS = ("tab", "\\t")
 """What is typed for a tab, which a shell makes hard to type."""
 
 
-class Rows:
-    """Rows of the source ``name`` as entries of one table. It knows which row came last, for errors about it."""
+def record_blocks(rows: Iterator[Row], table: str, name: str, on_error: OnError | None = None) -> Iterator[bytes]:
+    """Each row of the source ``name`` as a block: a record of ``table`` that claims to be written now.
 
-    def __init__(self, rows: Iterator[Row], table: str, name: str) -> None:
-        self._rows = rows
-        self._table = table
-        self._name = name
-        self._line = 0
-
-    def entries(self) -> Iterator[Entry]:
-        """Each row as an entry that claims to be written now."""
-        claimed_ms = now_ms()
-        for row in self._rows:
-            self._line = row.line
-            yield record_entry(Record(self._table, row.fields), claimed_ms)
-
-    def checked(self) -> Iterator[Entry]:
-        """The same, each of them one that can be stored."""
-        with self.named():
-            for entry in self.entries():
-                encode_entry(entry)
-                yield entry
-
-    @contextmanager
-    def named(self) -> Iterator[None]:
-        """Name the row in what is wrong with the entry that was made of it, its size for example."""
+    A row that no entry can hold, for its size for example, is a ``RowError`` like any other: raised, or given to
+    ``on_error``.
+    """
+    claimed_ms = now_ms()
+    for row in rows:
         try:
-            yield
-        except RowError:
-            raise
+            block = encode_record(table, row.fields, claimed_ms)
         except MalformedError as exc:
-            if not self._line:
-                raise
-            raise RowError(self._name, self._line, "", str(exc)) from exc
+            error = RowError(name, row.line, "", str(exc))
+            if on_error is None:
+                raise error from exc
+            on_error(error, json.dumps(row.fields, default=repr))
+            continue
+        yield block
 
 
-def read_rows(stream: BinaryIO, kind: str, spec: str, name: str, delimiter: str, encoding: str) -> Iterator[Row]:
+class SkippedRows:
+    """Writes rows that do not fit to a file, a JSON object a line: ``line``, ``column``, ``reason`` and the ``row``."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self.count = 0
+
+    def __call__(self, error: RowError, row: str) -> None:
+        """Keep the row, and what is wrong with it."""
+        self.count += 1
+        facts = {"line": error.line, "column": error.column or None, "reason": error.reason, "row": row}
+        self._stream.write(json.dumps(facts, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def read_rows(
+    stream: BinaryIO,
+    kind: str,
+    spec: str,
+    name: str,
+    delimiter: str,
+    encoding: str,
+    on_error: OnError | None = None,
+) -> Iterator[Row]:
     """The rows of a ``csv`` or ``jsonl`` stream, with the columns of ``spec``.
 
-    Raises ``UsageError`` at once for a spec, a delimiter or an encoding that cannot be, ``RowError`` while reading.
+    Raises ``UsageError`` at once for a spec, a delimiter or an encoding that cannot be, ``RowError`` while reading
+    unless ``on_error`` takes it.
     """
+    taking = {} if on_error is None else {"on_error": on_error}
     with as_usage():
         columns = parse_columns(spec) if spec else ()
         if kind == "jsonl":
-            return read_json_lines(stream, columns, name=name)
+            return read_json_lines(stream, columns, name=name, **taking)
         delimiter = "\t" if delimiter in _TABS else delimiter
-        return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding)
+        return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding, **taking)

@@ -19,7 +19,7 @@ from api.settings import default_settings_text, load_settings
 from api.tabular import parse_columns, read_csv
 from identity.event import DeviceClass
 from identity.keystore import KeyRing, open_keystore
-from ledger.entry import Entry, Record, record_entry
+from ledger.entry import encode_record
 from ledger.store import FeedKey, StoredCheckpoint
 
 __all__ = ["COLUMNS", "FEED", "Bank", "feed_key", "transactions"]
@@ -111,12 +111,12 @@ class Bank:
         return checkpoint, done
 
 
-def transactions(sample: Path) -> Iterator[Entry]:
-    """The sample's rows as entries, each claiming to be written now."""
+def transactions(sample: Path) -> Iterator[bytes]:
+    """The sample's rows as encoded entries, each claiming to be written now."""
     claimed_ms = now_ms()
     with sample.open("rb") as stream:
         for row in read_csv(stream, parse_columns(COLUMNS), name=sample.name, delimiter=";"):
-            yield record_entry(Record(FEED, row.fields), claimed_ms)
+            yield encode_record(FEED, row.fields, claimed_ms)
 
 
 def feed_key(session: Session, name: str) -> FeedKey:

@@ -66,7 +66,7 @@ def _import_step(bank: Bank, sample: Path) -> Step:
         vault = session.vault
         key = vault.create_feed(ring, "branch", FEED)
         started = time.perf_counter()
-        result = vault.import_entries(ring, key, transactions(sample), batch=BATCH, on_batch=lambda _: None)
+        result = vault.import_blocks(ring, key, transactions(sample), batch=BATCH, on_batch=lambda _: None)
         seconds = time.perf_counter() - started
         approvals = vault.create_feed(ring, "phone", APPROVALS)
         vault.append(ring, approvals, [attacks.approval("branch limit raised", "50000.00", now_ms())])

@@ -108,8 +108,8 @@ def test_a_restored_copy_is_behind_its_anchor(restored: World) -> None:
 
 WRITES: dict[str, Callable[[World, Vault], object]] = {
     "append": lambda world, vault: vault.append(world.ring, vault.find_feed("ledger").state.key, [world.entry("x")]),
-    "import_entries": lambda world, vault: vault.import_entries(
-        world.ring, vault.find_feed("ledger").state.key, iter([world.entry("x")]), batch=1, on_batch=lambda _: None
+    "import_blocks": lambda world, vault: vault.import_blocks(
+        world.ring, vault.find_feed("ledger").state.key, iter([b"x"]), batch=1, on_batch=lambda _: None
     ),
     "create_feed": lambda world, vault: vault.create_feed(world.ring, "laptop", "another"),
     "open_writer": lambda world, vault: vault.open_writer(world.ring, vault.find_feed("ledger").state.key),

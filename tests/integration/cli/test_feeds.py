@@ -88,6 +88,24 @@ def test_a_dry_run_needs_no_passphrase_and_writes_nothing(shell: Any) -> None:
     assert shell.kept() == before
 
 
+def test_rows_that_do_not_fit_can_be_skipped_into_a_file(shell: Any) -> None:
+    before = len(contents(shell, "notes"))
+    shell.write("some.csv", f"a,b\n1,x\ntwo,y\n3,{'z' * 1_048_500}\n4,w\n")
+    importing = ("feed", "import", "notes", "some.csv", "--columns", "a:int")
+    assert "some.csv:3: a" in shell(*importing, code=77).err
+    ran = shell(*importing, "--on-error", "skip=unfit.jsonl", "--json")
+    assert (ran.json[0]["rows"], ran.json[0]["skipped"]) == (2, 2)
+    assert "2 rows of some.csv do not fit" in ran.err
+    assert [entry["a"] for entry in contents(shell, "notes", f"{before}:")] == [1, 4]
+    unfit = [json.loads(line) for line in shell.path("unfit.jsonl").read_text().splitlines()]
+    assert [(row["line"], row["column"]) for row in unfit] == [(3, "a"), (4, None)]
+    assert (unfit[0]["row"], "not a whole number" in unfit[0]["reason"]) == ("two,y", True)
+    assert "unfit.jsonl exists" in shell(*importing, "--on-error", "skip=unfit.jsonl", code=77).err
+    for wrong in ("skip", "skip=", "skip=-", "stop"):
+        assert "is not skip=FILE" in shell(*importing, "--on-error", wrong, code=64).err
+    assert len(contents(shell, "notes")) == before + 2
+
+
 def test_a_table_without_rows_is_said_to_be_empty(shell: Any) -> None:
     shell.write("empty.csv", "a,b\n")
     ran = shell("feed", "import", "ledger", "empty.csv", "--json")
@@ -182,7 +200,7 @@ def test_an_interrupted_import_leaves_nothing(shell: Any, monkeypatch: pytest.Mo
     from api.vault import Vault
 
     before = shell.kept()
-    import_entries = Vault.import_entries
+    import_blocks = Vault.import_blocks
 
     def interrupted(self: Vault, *arguments: Any, on_batch: Any, **options: Any) -> Any:
         batches = 0
@@ -194,10 +212,10 @@ def test_an_interrupted_import_leaves_nothing(shell: Any, monkeypatch: pytest.Mo
                 raise KeyboardInterrupt
             on_batch(entries)
 
-        return import_entries(self, *arguments, on_batch=count, **options)
+        return import_blocks(self, *arguments, on_batch=count, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Vault, "import_entries", interrupted)
+        patched.setattr(Vault, "import_blocks", interrupted)
         ran = shell("feed", "import", "ledger", "payments.csv", "--batch", "5", code=130)
     assert ran.err == "holdfast: interrupted\n"
     assert shell.kept() == before

@@ -223,6 +223,60 @@ def test_rows_come_one_at_a_time() -> None:
         next(rows)
 
 
+SKIPPING = """a,b
+1,x
+one,x
+2
+3,"y
+z"
+4,"q" more
+5,v
+"""
+
+
+def test_rows_that_do_not_fit_are_handed_over_and_the_others_are_read() -> None:
+    skipped: list[tuple[int, str, str]] = []
+    rows = read_csv(
+        io.BytesIO(SKIPPING.encode()),
+        parse_columns("a:int"),
+        name="t.csv",
+        on_error=lambda error, row: skipped.append((error.line, error.column, row)),
+    )
+    assert [(row.line, row.fields["a"]) for row in rows] == [(2, 1), (5, 3), (8, 5)]
+    assert skipped == [(3, "a", "one,x"), (4, "", "2"), (7, "", '4,"q" more')]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [b'{"a": 1', b"[1]", b'{"a": 1e9}', b'{"b": 1}', b'{"a": "\xff"}', b"x" * (MAX_ROW_BYTES + 9), b'{"a":1,"a":1}'],
+)
+def test_a_line_that_does_not_fit_spoils_no_other(bad: bytes) -> None:
+    skipped: list[str] = []
+    rows = read_json_lines(
+        io.BytesIO(b'{"a": 1}\n' + bad + b'\n\n{"a": 2}\n'),
+        parse_columns("a:int"),
+        name="t.jsonl",
+        on_error=lambda _, row: skipped.append(row),
+    )
+    assert [(row.line, row.fields["a"]) for row in rows] == [(1, 1), (4, 2)]
+    assert [row.encode()[:MAX_ROW_BYTES] for row in skipped] == [bad.replace(b"\xff", b"\\xff")[:MAX_ROW_BYTES]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "windows-1250"])
+def test_a_row_of_the_wrong_encoding_is_handed_over(encoding: str) -> None:
+    data = b"a\n\x81\nb\n"
+    skipped: list[str] = []
+    rows = read_csv(io.BytesIO(data), name="t", encoding=encoding, on_error=lambda _, row: skipped.append(row))
+    assert [row.fields["a"] for row in rows] == ["b"]
+    assert skipped == ["\\x81"]
+
+
+@pytest.mark.parametrize("data", ["", "a,a\n1,2\n", "b\n1\n", '"a\n1\n'])
+def test_a_header_that_does_not_fit_ends_the_reading_all_the_same(data: str) -> None:
+    with pytest.raises(RowError):
+        csv_rows(data, "a:int", on_error=lambda *_: None)
+
+
 cells = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 

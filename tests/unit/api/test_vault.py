@@ -31,7 +31,7 @@ from identity.keys import Ed25519Signer, generate_seed
 from identity.keystore import ONLY_FOR_TESTING, KeyRing, open_keystore
 from identity.recovery import generate_phrase, root_seed
 from identity.textforms import to_zbase32
-from ledger.entry import Entry, Record, record_entry
+from ledger.entry import Entry, Record, encode_record, record_entry
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import tree_hash
 from ledger.storage.sqlite import open_sqlite
@@ -104,6 +104,10 @@ def ledger(vault: Vault, ring: KeyRing) -> FeedKey:
 
 def entry(number: int = 0) -> Entry:
     return record_entry(Record("notes", {"n": number}), NOW)
+
+
+def block(number: int) -> bytes:
+    return encode_record("notes", {"n": number}, NOW)
 
 
 # --- whose store it is ----------------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ def test_entries_are_appended_under_one_signature(vault: Vault, ring: KeyRing, l
 def test_a_stream_is_appended_in_batches_and_counted(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
     counted: list[int] = []
     vault.append(ring, ledger, [entry()])
-    result = vault.import_entries(ring, ledger, map(entry, range(7)), batch=3, on_batch=counted.append)
+    result = vault.import_blocks(ring, ledger, map(block, range(7)), batch=3, on_batch=counted.append)
     assert result is not None
     assert (result.start, result.length, counted) == (1, 8, [3, 3, 1])
     with vault.store.read() as tx:
@@ -213,7 +217,7 @@ def test_a_stream_is_appended_in_batches_and_counted(vault: Vault, ring: KeyRing
 
 
 def test_an_empty_stream_appends_nothing(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
-    assert vault.import_entries(ring, ledger, iter(()), batch=3, on_batch=lambda _: None) is None
+    assert vault.import_blocks(ring, ledger, iter(()), batch=3, on_batch=lambda _: None) is None
     assert vault.find_feed("ledger").state.length == 0
 
 
@@ -221,12 +225,12 @@ def test_an_empty_stream_appends_nothing(vault: Vault, ring: KeyRing, ledger: Fe
 def test_a_stream_that_breaks_off_appends_nothing(
     vault: Vault, ring: KeyRing, ledger: FeedKey, error: BaseException
 ) -> None:
-    def rows() -> Iterator[Entry]:
-        yield from map(entry, range(5))
+    def rows() -> Iterator[bytes]:
+        yield from map(block, range(5))
         raise error
 
     with pytest.raises(type(error)):
-        vault.import_entries(ring, ledger, rows(), batch=2, on_batch=lambda _: None)
+        vault.import_blocks(ring, ledger, rows(), batch=2, on_batch=lambda _: None)
     assert vault.find_feed("ledger").state.length == 0
     assert vault.append(ring, ledger, [entry()]).length == 1
 

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from identity.encoding import MAX_BYTES, Value, encode
 from identity.errors import LimitExceeded, MalformedError, UnsupportedVersion
-from ledger.entry import MAX_CLAIMED_MS, Entry, Record, encode_entry, parse_entry, parse_record, record_entry
+from ledger.entry import (
+    MAX_CLAIMED_MS,
+    Entry,
+    Record,
+    encode_entry,
+    encode_record,
+    parse_entry,
+    parse_record,
+    record_entry,
+)
 
 bodies = st.dictionaries(
     st.text(max_size=6), st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=5) | st.binary(max_size=5)
@@ -157,3 +166,36 @@ def test_bodies_that_are_no_record(body: dict[str, Any]) -> None:
 def test_entries_that_cannot_be_written(kind: str, claimed: int) -> None:
     with pytest.raises(MalformedError):
         Entry(kind, claimed, {})
+
+
+stored = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.text(max_size=30)
+    | st.binary(max_size=40)
+    | st.sampled_from(
+        [b"\xd8\x2a\x58\x25" + bytes(40), {"$dec": "1.50"}, {"$dec": "01"}, {"$date": "2026-02-30"}, {"$x": 1}]
+    )
+    | st.fixed_dictionaries({"$ts": st.integers(-(2**62), 2**62)})
+    | st.lists(st.text(max_size=3) | st.floats(), max_size=3)
+    | st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)
+)
+
+
+@given(st.text(max_size=4), st.dictionaries(st.text(max_size=8), stored, max_size=6), st.integers(-2, 2**50))
+def test_a_record_is_encoded_as_its_entry_is(table: str, fields: dict[str, Any], claimed_ms: int) -> None:
+    """The quick way and the long one agree on the bytes, and on what is refused."""
+    try:
+        expected = encode_entry(record_entry(Record(table, fields), claimed_ms))
+    except MalformedError as exc:
+        with pytest.raises(type(exc)):
+            encode_record(table, fields, claimed_ms)
+    else:
+        assert encode_record(table, fields, claimed_ms) == expected
+
+
+@pytest.mark.parametrize("fields", [{"a": "x" * MAX_BYTES}, {str(n): n for n in range(40_000)}], ids=["bytes", "items"])
+def test_a_record_beyond_the_limits_is_refused_the_quick_way_too(fields: dict[str, Any]) -> None:
+    with pytest.raises(LimitExceeded):
+        encode_record("t", fields, 0)
