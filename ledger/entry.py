@@ -117,7 +117,7 @@ def encode_record(table: str, fields: Mapping[str, Value], claimed_ms: int) -> b
     _check_names(table, tuple(fields))
     if not 0 <= claimed_ms <= MAX_CLAIMED_MS or len(fields) > _MAX_PLAIN or not check_scalars(fields.values()):
         return encode_entry(record_entry(Record(table, fields), claimed_ms))
-    body: dict[str, Value] = {"table": table, "fields": dict(fields)}
+    body: dict[str, Value] = {"table": table, "fields": fields if type(fields) is dict else dict(fields)}
     return encode_scalars({"v": ENTRY_VERSION, "k": RECORD, "t": claimed_ms, "b": body})
 
 

@@ -49,8 +49,8 @@ MAX_TIMESTAMP: Final = 253_402_300_799_999_999
 """Microseconds: the first of the year 1 and the last of the year 9999."""
 
 _DEC, _TS, _DATE, _REF = "$dec", "$ts", "$date", "$ref"
-_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
-_NEGATIVE_ZERO: Final = re.compile(r"-[0.]*")
+_DECIMAL: Final = re.compile(r"(?!-[0.]*\Z)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+_NEGATIVE_ZERO: Final = re.compile(r"-0(?:\.0+)?")
 _DATE_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
@@ -216,13 +216,15 @@ def _parse_typed(value: dict[str, Value]) -> object:
 
 
 def _check_decimal(text: str) -> None:
+    if len(text) <= MAX_DECIMAL_DIGITS and _DECIMAL.fullmatch(text):
+        return  # nearly all of them: what follows only says what is wrong, or counts digits
     # Sign, point and digits: what is longer cannot be canonical, and is not looked at.
+    if len(text) <= MAX_DECIMAL_DIGITS + 2 and _NEGATIVE_ZERO.fullmatch(text):
+        raise MalformedError("value: a decimal zero has no sign")
     if len(text) > MAX_DECIMAL_DIGITS + 2 or not _DECIMAL.fullmatch(text):
         raise MalformedError("value: not a canonical decimal such as -12.30")
-    if len(text) > MAX_DECIMAL_DIGITS and len(text) - text.count("-") - text.count(".") > MAX_DECIMAL_DIGITS:
+    if len(text) - text.count("-") - text.count(".") > MAX_DECIMAL_DIGITS:
         raise LimitExceeded(f"value: a decimal of more than {MAX_DECIMAL_DIGITS} digits")
-    if text[0] == "-" and _NEGATIVE_ZERO.fullmatch(text):
-        raise MalformedError("value: a decimal zero has no sign")
 
 
 def _parse_decimal(text: str) -> Decimal:
