@@ -28,7 +28,10 @@ class Calls(IntFlag):
 
 
 class Medium:
-    """The directory ``root`` on a medium that takes orders. Processes see it by ``environment``."""
+    """The directory ``root`` on a medium that takes orders. Processes see it by ``environment``.
+
+    Those that are to lose what they never flushed see it by ``forgetful``, at the price of a copy for each flush.
+    """
 
     def __init__(self, library: Path, directory: Path) -> None:
         self.root = directory / "medium"
@@ -44,8 +47,8 @@ class Medium:
             "LD_PRELOAD": str(library),
             "FAULTIO_ROOT": f"{self.root}/",
             "FAULTIO_CONTROL": str(control),
-            "FAULTIO_SHADOW": str(self._shadow),
         }
+        self.forgetful: Mapping[str, str] = {**self.environment, "FAULTIO_SHADOW": str(self._shadow)}
 
     def arm(self, mask: Calls, *, first: int = 0, times: int = 1, error: int = 0, halfway: bool = False) -> None:
         """Count calls of ``mask`` anew; from number ``first`` (0: none) on, ``times`` fail with ``error`` (0: kill)."""

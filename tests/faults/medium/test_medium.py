@@ -29,7 +29,7 @@ for number in range(4):
 def run(medium: Any, program: str) -> list[str]:
     done = subprocess.run(
         [sys.executable, "-c", program, medium.root],
-        env=medium.environment,
+        env=medium.forgetful,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
