@@ -8,7 +8,7 @@ import random
 import shutil
 import struct
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import IntFlag
 from pathlib import Path
 
@@ -133,6 +133,6 @@ def faultio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def medium(faultio: Path, tmp_path: Path) -> Iterator[Medium]:
+def medium(faultio: Path, tmp_path: Path) -> Medium:
     """A fresh medium. It is on the disk, because in memory nothing is ever flushed."""
-    yield Medium(faultio, tmp_path)
+    return Medium(faultio, tmp_path)
