@@ -14,12 +14,13 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 PACKAGES := identity ledger anchoring sync api
 
-.PHONY: help setup demo test check bench docs lock clean
+.PHONY: help setup demo test check chaos bench docs lock clean
 
 help:
 	@echo "make demo    a story, half a minute after setup: real transactions, evidence, and five attacks that are caught"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
+	@echo "make chaos   the faults for hours: killed processes and power cuts, ROUNDS=500"
 	@echo "make bench   ours, the floor, and their ratio"
 	@echo "make docs    write docs/reference/cli.md anew"
 	@echo "make setup   only make .venv"
@@ -50,6 +51,11 @@ check: $(STAMP)
 	@echo "lint" && $(BIN)/ruff check --quiet .
 	@echo "types" && $(BIN)/mypy --strict $(addprefix --package ,$(PACKAGES))
 	@echo "layers" && $(BIN)/python -m pytest --quiet --no-header tests/test_layering.py
+
+ROUNDS ?= 500
+
+chaos: $(STAMP)
+	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/chaos $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
