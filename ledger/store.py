@@ -146,6 +146,13 @@ class ReadTransaction(Protocol):
 class WriteTransaction(ReadTransaction, Protocol):
     """The one writer. What it wrote is visible to its own reads."""
 
+    def savepoint(self) -> AbstractContextManager[None]:
+        """A part of the transaction: an exception that leaves the block undoes what was written in it, and goes on up.
+
+        The transaction goes on as if the block had not been entered, and so do readings that began before it. Blocks
+        nest. Raises ``StorageError`` instead when the engine cannot undo: then nothing of the transaction is kept.
+        """
+
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         """A new, empty feed. Raises ``ConflictError`` when the key exists."""
 

@@ -145,6 +145,16 @@ class _Writing(_Reading):
         """What is to be committed."""
         return self._view
 
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        view = self._view
+        try:
+            yield
+        except BaseException:
+            self._history.cut(view)
+            self._view = view
+            raise
+
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         if key in self._view.feeds:
             raise ConflictError(f"feed {key.hex()} exists")

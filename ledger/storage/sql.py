@@ -270,6 +270,29 @@ class SqlReadTransaction:
 class SqlWriteTransaction(SqlReadTransaction):
     """The one writer. ``connection`` lets the layers above write their own tables in the same transaction."""
 
+    _depth = 0
+    """How many savepoints are open: their names are their depth."""
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        began_before = frozenset(self._streams)
+        name = f"inner_{self._depth}"
+        self._execute(f"SAVEPOINT {name}", ())
+        self._depth += 1
+        try:
+            yield
+        except BaseException as exc:
+            if self.failed:
+                raise StorageError("a statement of the transaction failed: nothing of it is kept") from exc
+            for cursor in self._streams - began_before:
+                self._end(cursor)
+            self._execute(f"ROLLBACK TO SAVEPOINT {name}", ())
+            raise
+        finally:
+            self._depth -= 1
+            if not self.failed:
+                self._execute(f"RELEASE SAVEPOINT {name}", ())
+
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         if self._lookup(key) is not None:
             raise ConflictError(f"feed {key.hex()} exists")

@@ -17,7 +17,16 @@ from ledger.log import hash_leaf, root_at
 from ledger.merkle import EMPTY_TREE_HASH, Node, TreeBuilder, leaf_node, tree_hash
 from ledger.noderow import pack_nodes
 from ledger.storage.memory import MemoryStore
-from ledger.store import FeedKey, FeedState, LogState, SignedHead, Store, StoredCheckpoint, StoredEvent
+from ledger.store import (
+    FeedKey,
+    FeedState,
+    LogState,
+    SignedHead,
+    Store,
+    StoredCheckpoint,
+    StoredEvent,
+    WriteTransaction,
+)
 
 MANIFEST = b"a manifest"
 OTHER = FeedKey(b"o" * 32)
@@ -232,6 +241,97 @@ def test_feed_that_was_rolled_back_and_came_again(store: Store, key: FeedKey, gr
 
 
 # --- transactions ---
+
+
+# --- savepoints ---
+
+
+def undo(tx: WriteTransaction, write: Callable[[], object]) -> None:
+    """Write within a savepoint that an exception leaves."""
+    with pytest.raises(ConflictError, match="undone"), tx.savepoint():
+        write()
+        raise ConflictError("undone")
+
+
+def test_savepoint_that_is_left_normally_changes_nothing(store: Store, key: FeedKey, grow: Any) -> None:
+    state = with_feed(store, key, grow)
+    with store.write() as tx, tx.savepoint(), tx.savepoint():
+        moved = grow(tx, state, [b"kept"])
+    with store.read() as tx:
+        assert tx.feed(key) == moved
+        assert list(tx.blocks(key, 0, 1)) == [b"kept"]
+
+
+def test_exception_undoes_a_savepoint_and_the_transaction_goes_on(
+    store: Store, key: FeedKey, grow: Any, grow_log: Any
+) -> None:
+    state = with_feed(store, key, grow, [b"before"])
+    with store.write() as tx:
+        state = grow(tx, state, [b"outside"])
+        log = grow_log(tx, None, [b"descriptor"])
+
+        def write() -> None:
+            grow(tx, state, [b"lost", b"lost"])
+            tx.create_feed(OTHER, MANIFEST, local=True)
+            tx.retire_feed(key)
+            grow_log(tx, log, [b"lost"])
+            tx.add_checkpoint(StoredCheckpoint(2, b"r" * 32, "lost"))
+            tx.add_identity_event(StoredEvent(b"i" * 32, 0, b"d" * 32, b"lost"))
+
+        undo(tx, write)
+        assert (tx.feed(key), tx.feed(OTHER), tx.log(), tx.checkpoint(2)) == (state, None, log, None)
+        assert tx.identities() == []
+        state = grow(tx, state, [b"after"])
+    with store.read() as tx:
+        assert tx.feeds() == [state]
+        assert list(tx.blocks(key, 0, 3)) == [b"before", b"outside", b"after"]
+        assert [head.length for head in tx.heads(key)] == [1, 2, 3]
+        assert tx.log() == log
+
+
+def test_savepoints_nest(store: Store, key: FeedKey, grow: Any) -> None:
+    with_feed(store, key, grow)
+    with store.write() as tx:
+        with tx.savepoint():
+            undo(tx, lambda: tx.create_feed(OTHER, MANIFEST, local=True))
+            grow(tx, tx.feed(key), [b"kept"])
+            with tx.savepoint():
+                grow(tx, tx.feed(key), [b"kept too"])
+        undo(tx, lambda: (grow(tx, tx.feed(key), [b"lost"]), undo(tx, lambda: grow(tx, tx.feed(key), [b"lost"]))))
+    with store.read() as tx:
+        assert list(tx.blocks(key, 0, 2)) == [b"kept", b"kept too"]
+        assert tx.feed(OTHER) is None
+
+
+def test_feed_made_in_a_savepoint_that_was_undone_and_made_again(store: Store, key: FeedKey, grow: Any) -> None:
+    with store.write() as tx:
+        undo(tx, lambda: grow(tx, tx.create_feed(key, MANIFEST, local=True), [b"lost"]))
+        grow(tx, tx.create_feed(OTHER, MANIFEST, local=True), [b"other"])
+        grow(tx, tx.create_feed(key, MANIFEST, local=True), [b"kept"])
+    with store.read() as tx:
+        assert [list(tx.blocks(one, 0, 1)) for one in (OTHER, key)] == [[b"other"], [b"kept"]]
+
+
+def test_reading_goes_on_across_a_savepoint_that_was_undone(store: Store, key: FeedKey, grow: Any) -> None:
+    blocks = [b"%d" % index for index in range(5000)]
+    state = with_feed(store, key, grow, blocks)
+    with store.write() as tx:
+        reading = tx.blocks(key, 0, 5000)
+        first = next(reading)
+        undo(tx, lambda: (grow(tx, state, [b"lost"]), next(tx.blocks(key, 0, 5000))))
+        assert [first, *reading] == blocks
+
+
+def test_savepoint_in_a_transaction_that_fails(store: Store, key: FeedKey, grow: Any) -> None:
+    def write_and_fail() -> None:
+        with store.write() as tx, tx.savepoint():
+            tx.create_feed(key, MANIFEST, local=True)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_and_fail()
+    with store.read() as tx:
+        assert tx.feeds() == []
 
 
 def test_exception_rolls_everything_back(store: Store, key: FeedKey, grow: Any, grow_log: Any) -> None:

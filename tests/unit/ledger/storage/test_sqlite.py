@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from identity.errors import (
     AuditError,
@@ -29,7 +30,7 @@ from identity.errors import (
 )
 from ledger.storage import migrate
 from ledger.storage import sqlite as engine
-from ledger.storage.sql import SqlStore
+from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, FeedState, StoredCheckpoint, StoredEvent
 
@@ -472,6 +473,36 @@ def test_failed_operation_is_not_committed_though_somebody_caught_it(
     with pytest.raises(StorageError, match="nothing of it is kept"), store.write() as tx, pytest.raises(DamagedFile):
         grow(tx, tx.feed(key), [b"a", b"b"])
     assert len(read_all(store, key)) == 2000
+
+
+def test_savepoint_does_not_hide_that_a_statement_failed(filled: Path, key: FeedKey, grow: Any, tamper: Any) -> None:
+    """The engine may have undone more than the savepoint: nothing is kept, whatever was raised in its place."""
+    tamper(filled, f"INSERT INTO block VALUES ({(1 << 40) + 2001}, x'00')")
+    store = open_sqlite(filled)
+
+    def condition(tx: SqlWriteTransaction) -> None:
+        try:
+            grow(tx, tx.feed(key), [b"a", b"b"])
+        except DamagedFile as exc:
+            raise ConflictError("lost") from exc
+
+    with pytest.raises(StorageError, match="nothing of it is kept"), store.write() as tx, tx.savepoint():
+        condition(tx)
+    assert len(read_all(store, key)) == 2000
+
+
+def test_savepoint_undoes_what_the_layers_above_wrote(filled: Path, key: FeedKey, grow: Any) -> None:
+    store = open_sqlite(filled)
+    with store.write() as tx:
+        tx.connection.exec_driver_sql("CREATE TABLE counter (value INTEGER NOT NULL UNIQUE)")
+        tx.connection.exec_driver_sql("INSERT INTO counter VALUES (1)")
+        with pytest.raises(IntegrityError), tx.savepoint():
+            tx.connection.exec_driver_sql("INSERT INTO counter VALUES (2)")
+            tx.connection.exec_driver_sql("INSERT INTO counter VALUES (1)")
+        grow(tx, tx.feed(key), [b"kept"])
+    with store.read() as tx:
+        assert tx.connection.exec_driver_sql("SELECT value FROM counter").scalars().all() == [1]
+        assert tx.feed(key).length == 2001
 
 
 @pytest.mark.parametrize("cut", [1, 17, 511, 4095, 4096, 4097, 40_000])
