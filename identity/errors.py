@@ -21,6 +21,8 @@
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
       StorageError              the store could not do it
         StoreBusy               locked by another process: try again
+        Unacknowledged          written, and what has to come before an acknowledgement failed
+        UnknownOutcome          a commit was not answered: it may have happened or not
         DamagedFile             a file of ours is truncated or altered
       TransportError            a peer, an authority or a node could not be reached, or answered nonsense
       ConfigurationError        settings, policy or home cannot be used
@@ -54,6 +56,8 @@ __all__ = [
     "TokenRejected",
     "TokenUndecided",
     "TransportError",
+    "Unacknowledged",
+    "UnknownOutcome",
     "UnsupportedVersion",
     "VerificationError",
     "WrongPassphrase",
@@ -194,6 +198,23 @@ class StorageError(AuditError):
 
 class StoreBusy(StorageError):
     """Another process holds the store. Trying again later can succeed."""
+
+
+class Unacknowledged(StorageError):
+    """It was written as blocks ``start`` to ``length - 1``, and what has to come before an acknowledgement failed."""
+
+    hint = "it is in the feed: do not write it again"
+
+    def __init__(self, start: int, length: int, reason: str) -> None:
+        super().__init__(f"written as blocks {start} to {length - 1}, but what has to follow a commit failed: {reason}")
+        self.start = start
+        self.length = length
+
+
+class UnknownOutcome(StorageError):
+    """A commit was not answered: it may have happened or not."""
+
+    hint = "read where the feed stands before you write it again"
 
 
 class DamagedFile(StorageError):

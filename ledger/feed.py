@@ -38,14 +38,17 @@ __all__ = [
     "MAX_BLOCK_BYTES",
     "AppendResult",
     "FeedWriter",
+    "OpenFeed",
     "append",
     "block_proof",
     "check_batch",
     "check_device",
     "check_tail",
+    "check_writable",
     "create_feed",
     "feed_state",
     "head_covering",
+    "open_feed",
 ]
 
 MAX_BLOCK_BYTES: Final = 1024 * 1024
@@ -56,7 +59,10 @@ MAX_BATCH_BYTES: Final = 64 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """Blocks ``start`` to ``length - 1`` were appended; ``head`` is the signed head that covers them."""
+    """Blocks ``start`` to ``length - 1`` were appended; ``head`` is the signed head that covers them.
+
+    The head is longer than ``length`` when others appended in the same turn (``ledger.writer``).
+    """
 
     key: FeedKey
     start: int
@@ -114,24 +120,56 @@ def _check_continuation(tx: ReadTransaction, identity: bytes, older: Continuatio
 # --- appending ---
 
 
-class FeedWriter:
-    """The writer of one local feed: what has to be checked once is checked when it is made.
+@dataclass(frozen=True, slots=True)
+class OpenFeed:
+    """A feed of ours whose end was found whole, and the signer that its manifest names."""
+
+    key: FeedKey
+    manifest: Manifest
+    identity: bytes
+    signer: Signer
+
+    def sign(self, tree: TreeBuilder) -> SignedHead:
+        """The head of a tree. The caller holds the lock under which the feed was read, and keeps this to itself until
+        the transaction that stores it has committed.
+
+        Raises whatever the signer does, ``SignatureMismatch`` when its signature is not by the feed's key.
+        """
+        tree_hash, length = tree.tree_hash(), tree.length
+        signature = sign_head(self.signer, self.key, tree_hash, length)
+        if not isinstance(self.signer, Ed25519Signer):
+            # A wrong signature could not be replaced: history is insert-only. libsodium's own are not doubted (that
+            # costs a third of an append of one block), those that come from elsewhere are.
+            verify_head(self.manifest, tree_hash, length, FORK, signature)
+        return SignedHead(length, tree_hash, signature)
+
+
+def open_feed(tx: ReadTransaction, key: FeedKey, signer: Signer) -> OpenFeed:
+    """Check once what has to be checked before a feed is appended to again and again.
 
     Raises ``RefusedError`` when ``signer`` is not the feed's key, or the feed is not local or retired, and what
-    ``check_tail`` raises. It keeps no state of the feed: another process may append between two calls.
+    ``check_tail`` raises.
+    """
+    state, manifest = check_tail(tx, key)
+    check_writable(state)
+    description = describe(manifest)
+    if description is None:
+        raise RefusedError(f"feed {key.hex()} is not a feed of ours")
+    if manifest.signers[0].public_key != signer.public_key:
+        raise RefusedError(f"{signer.public_key.hex()} is not the key that signs feed {key.hex()}")
+    return OpenFeed(key, manifest, description.identity, signer)
+
+
+class FeedWriter:
+    """The writer of one local feed, for a caller that appends alone: an import, a command. See ``ledger.writer``.
+
+    Raises what ``open_feed`` raises. It keeps no state of the feed: another process may append between two calls.
     """
 
     def __init__(self, store: Store, key: FeedKey, signer: Signer) -> None:
         with store.read() as tx:
-            state, self._manifest = check_tail(tx, key)
-        _check_writable(state)
-        if describe(self._manifest) is None:
-            raise RefusedError(f"feed {key.hex()} is not a feed of ours")
-        if self._manifest.signers[0].public_key != signer.public_key:
-            raise RefusedError(f"{signer.public_key.hex()} is not the key that signs feed {key.hex()}")
+            self._feed = open_feed(tx, key, signer)
         self._store = store
-        self._key = key
-        self._signer = signer
 
     def append(self, blocks: Sequence[bytes]) -> AppendResult:
         """Append blocks and sign the head, once. What is returned is durable.
@@ -145,19 +183,13 @@ class FeedWriter:
     def append_in(self, tx: WriteTransaction, blocks: Sequence[bytes]) -> AppendResult:
         """The same within a transaction of the caller, who must not let the result out before it has committed."""
         check_batch(blocks)
-        state = feed_state(tx, self._key)
-        _check_writable(state)
+        state = feed_state(tx, self._feed.key)
+        check_writable(state)
         tree = TreeBuilder(state.roots, state.length)
         nodes = tree.append_many(blocks)
-        tree_hash, length = tree.tree_hash(), tree.length
-        signature = sign_head(self._signer, self._key, tree_hash, length)
-        if not isinstance(self._signer, Ed25519Signer):
-            # A wrong signature could not be replaced: history is insert-only. libsodium's own are not doubted (that
-            # costs a third of an append of one block), those that come from elsewhere are.
-            verify_head(self._manifest, tree_hash, length, FORK, signature)
-        head = SignedHead(length, tree_hash, signature)
+        head = self._feed.sign(tree)
         tx.append(state, blocks, nodes, head, tree.roots)
-        return AppendResult(self._key, state.length, length, head)
+        return AppendResult(self._feed.key, state.length, tree.length, head)
 
 
 def append(store: Store, key: FeedKey, signer: Signer, blocks: Sequence[bytes]) -> AppendResult:
@@ -178,7 +210,8 @@ def check_batch(blocks: Sequence[bytes]) -> None:
         raise LimitExceeded(f"an append of {sum(sizes)} bytes, at most {MAX_BATCH_BYTES} are allowed")
 
 
-def _check_writable(state: FeedState) -> None:
+def check_writable(state: FeedState) -> None:
+    """Return only when this node may sign for the feed. Raises ``RefusedError``."""
     if not state.local:
         raise RefusedError(f"feed {state.key.hex()} is not written here")
     if state.retired:

@@ -153,6 +153,13 @@ class WriteTransaction(ReadTransaction, Protocol):
         nest. Raises ``StorageError`` instead when the engine cannot undo: then nothing of the transaction is kept.
         """
 
+    def fence(self) -> None:
+        """Write what changes nothing, so that a commit of this transaction has to reach the medium (and the copies).
+
+        When it returns, everything that was visible in the transaction is as durable as what it wrote itself; what an
+        earlier commit left half done and was not visible is gone.
+        """
+
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         """A new, empty feed. Raises ``ConflictError`` when the key exists."""
 

@@ -27,6 +27,7 @@ BELOW = {
 RIM = (
     "identity.keystore",
     "ledger.storage",
+    "ledger.writer",
     "anchoring.chain",
     "anchoring.tsa",
     "anchoring.contracts",
