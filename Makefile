@@ -55,7 +55,7 @@ check: $(STAMP)
 ROUNDS ?= 500
 
 chaos: $(STAMP)
-	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/chaos $(ARGS)
+	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks

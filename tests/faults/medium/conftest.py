@@ -68,6 +68,16 @@ class Medium:
         """How many of them failed."""
         return int(_CONTROL.unpack_from(self._mapped)[3])
 
+    def flush(self) -> None:
+        """Make everything that is there now durable: what processes wrote that do not see the medium."""
+        shutil.rmtree(self._shadow)
+        self._shadow.mkdir()
+        with (self._shadow / "names").open("a") as names:
+            for path in filter(Path.is_file, self.root.rglob("*")):
+                inode = path.stat().st_ino
+                shutil.copy(path, self._shadow / str(inode))
+                names.write(f"+ {inode} {path}\n")
+
     def cut_power(self, chance: random.Random) -> None:
         """Leave below ``root`` what a power cut may leave: everything that was flushed, and any part of the rest.
 
@@ -89,8 +99,7 @@ class Medium:
         for path, data in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
-        shutil.rmtree(self._shadow)
-        self._shadow.mkdir()
+        self.flush()
 
     def _durable_names(self) -> dict[Path, int]:
         """The names that were flushed, with the inode behind each: the lines that faultio.c wrote, replayed."""

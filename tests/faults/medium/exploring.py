@@ -15,19 +15,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from founded import LOG, device, found
+
 from identity.errors import AuditError
-from identity.history import build_add_device, build_bind_log, build_inception, fold, key_commitment, sign_event
-from identity.keys import Ed25519Signer
 from ledger.audit import audit_feed
-from ledger.feed import FeedWriter, check_tail, create_feed
-from ledger.identities import add_events
+from ledger.feed import FeedWriter, check_tail
 from ledger.log_writer import LogWriter
-from ledger.statement import LogDescriptor
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey
 
-ROOT, FOLLOWING, DEVICE, LOG = (Ed25519Signer(bytes([number]) * 32) for number in (1, 2, 3, 4))
+DEVICE = device(0)
 MOST = 12
 """Calls of one action that are tried, spread over all it makes."""
 
@@ -50,25 +48,6 @@ class Faults:
     @property
     def calls(self) -> int:
         return int(struct.unpack_from("<Q", self._mapped)[0])
-
-
-def found(path: Path) -> FeedKey:
-    """A store with an identity, its feed and its log."""
-    descriptor = LogDescriptor(name="faults.example", key=LOG.public_key)
-    inception = build_inception(
-        label="faults", root_keys=[ROOT.public_key], next_digests=[key_commitment(FOLLOWING.public_key)], time_ms=0
-    )
-    events = [sign_event(inception, [(0, ROOT)])]
-    added = build_add_device(fold(events), device=DEVICE.public_key, name="phone", time_ms=0)
-    events.append(sign_event(added, [(0, ROOT), (1, DEVICE)]))
-    store = open_sqlite(path, create=True)
-    log_id = LogWriter(store, LOG).create(descriptor)
-    events.append(sign_event(build_bind_log(fold(events), log=log_id, time_ms=0), [(0, ROOT)]))
-    with store.write() as tx:
-        identity = add_events(tx, fold(events).identity, events).identity
-    key = create_feed(store, DEVICE, identity, "notes")
-    store.close()
-    return key
 
 
 class Tried:
@@ -139,7 +118,8 @@ def main() -> None:
     faults = Faults(*map(int, orders))
     path = Path(root) / "store.db"
     faults.heal()
-    tried = Tried(path, found(path))
+    (key,) = found(str(path), 1)
+    tried = Tried(path, key)
     explore(tried, faults, "append", lambda: tried.append(2))
     explore(tried, faults, "large append", lambda: tried.append(3000))
     explore(tried, faults, "checkpoint", tried.checkpoint)

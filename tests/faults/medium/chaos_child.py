@@ -1,0 +1,137 @@
+"""One process of the chaos: threads that append through a shared writer, and (device 0) checkpoints, until it dies.
+
+    python chaos_child.py '{"location": ..., "device": 0, "feed": hex, "seed": 1, "point": "signed", "nth": 3}'
+
+Says each answer on stdout in one line, only after it has it: ``head LENGTH SIGNATURE`` or ``note SIZE ROOT``. At the
+named write point, when it is reached for the ``nth`` time, it kills itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from founded import LOG, device
+
+from identity.errors import RefusedError, StoreBusy
+from identity.keys import Signer
+from ledger.feed import AppendResult
+from ledger.log_writer import LogWriter
+from ledger.storage.sqlite import open_sqlite
+from ledger.store import FeedKey
+from ledger.writer import StoreWriter
+
+POINTS = ("locked", "signed", "written", "committed", "told", "answered", "checkpoint signed", "checkpoint committed")
+"""Between any two of these something becomes durable, or leaves the process."""
+
+THREADS = 4
+MOST_BLOCKS = 40
+
+
+class Fuse:
+    """Kills the process when a point is reached for the n-th time."""
+
+    def __init__(self, point: str | None, nth: int) -> None:
+        self._point, self._left = point, nth
+        self._lock = threading.Lock()
+
+    def reach(self, point: str) -> None:
+        if point != self._point:
+            return
+        with self._lock:
+            self._left -= 1
+            if self._left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FusedSigner:
+    """A key that reaches a point when it has signed."""
+
+    def __init__(self, signer: Signer, fuse: Fuse, point: str) -> None:
+        self._signer, self._fuse, self._point = signer, fuse, point
+
+    @property
+    def public_key(self) -> bytes:
+        return self._signer.public_key
+
+    def sign(self, message: bytes) -> bytes:
+        signature = self._signer.sign(message)
+        self._fuse.reach(self._point)
+        return signature
+
+
+class FusedStore:
+    """A store that reaches points around its write transactions; all else is the store's own."""
+
+    def __init__(self, store: Any, fuse: Fuse, *, committed: str) -> None:
+        self._store, self._fuse, self._committed = store, fuse, committed
+
+    @contextmanager
+    def write(self) -> Iterator[Any]:
+        with self._store.write() as tx:
+            self._fuse.reach("locked")
+            yield tx
+            self._fuse.reach("written")
+        self._fuse.reach(self._committed)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+def say(line: str) -> None:
+    """One write, so that lines of threads and processes do not mix, and no line is half said."""
+    os.write(1, f"{line}\n".encode())
+
+
+def append_for_ever(writer: StoreWriter, key: FeedKey, seed: int, fuse: Fuse) -> None:
+    chance = random.Random(seed)
+    while True:
+        blocks = [chance.randbytes(chance.randrange(400)) for _ in range(chance.choice((1, 1, 2, MOST_BLOCKS)))]
+        try:
+            result = writer.append(key, blocks)
+        except StoreBusy:
+            continue
+        say(f"head {result.head.length} {result.head.signature.hex()}")
+        fuse.reach("answered")
+
+
+def checkpoint_for_ever(store: Any, fuse: Fuse) -> None:
+    log = LogWriter(
+        FusedStore(store, fuse, committed="checkpoint committed"), FusedSigner(LOG, fuse, "checkpoint signed")
+    )
+    while True:
+        try:
+            checkpoint = log.append_checkpoint()
+        except (RefusedError, StoreBusy):
+            continue  # nothing has changed since the last one
+        say(f"note {checkpoint.size} {checkpoint.root.hex()}")
+
+
+def main() -> None:
+    orders = json.loads(sys.argv[1])
+    fuse = Fuse(orders["point"], orders["nth"])
+    store = open_sqlite(orders["location"], busy_timeout_ms=30_000)
+    key = FeedKey(bytes.fromhex(orders["feed"]))
+
+    def told(_results: Sequence[AppendResult]) -> None:
+        fuse.reach("told")
+
+    signer = FusedSigner(device(orders["device"]), fuse, "signed")
+    writer = StoreWriter(FusedStore(store, fuse, committed="committed"), [signer], after_commit=told)
+    if orders["device"] == 0:
+        threading.Thread(target=checkpoint_for_ever, args=(store, fuse), daemon=True).start()
+    for number in range(THREADS):
+        seed = 1000 * orders["seed"] + number
+        threading.Thread(target=append_for_ever, args=(writer, key, seed, fuse), daemon=True).start()
+    sys.stdin.read()  # until the parent goes
+
+
+if __name__ == "__main__":
+    main()
