@@ -212,9 +212,12 @@ class Unacknowledged(StorageError):
 
 
 class UnknownOutcome(StorageError):
-    """A commit was not answered: it may have happened or not."""
+    """A commit was not answered, or not by all who have to keep it: it may have happened or not.
 
-    hint = "read where the feed stands before you write it again"
+    Whoever gets this reads the head again before doing anything else; nothing that was written may be shown as stored.
+    """
+
+    hint = "read what the store holds before trying again: what was written may be there"
 
 
 class DamagedFile(StorageError):

@@ -20,6 +20,7 @@ from identity.errors import (
     StorageError,
     StoreBusy,
     TransportError,
+    UnknownOutcome,
     VerificationError,
 )
 
@@ -56,7 +57,10 @@ MEANING: Final[Mapping[ExitCode, str]] = MappingProxyType(
         ExitCode.USAGE: "the command line is wrong",
         ExitCode.INTERNAL: "a fault of holdfast itself",
         ExitCode.IO: "a file or the store could not be read or written, or is damaged",
-        ExitCode.TRY_AGAIN: "not now: locked by another process, or a peer, an authority or a node cannot be reached",
+        ExitCode.TRY_AGAIN: (
+            "not now: locked by another process; a peer, an authority or a node cannot be reached; "
+            "or the outcome of a commit is unknown"
+        ),
         ExitCode.REFUSED: "refused, nothing was changed: input not in its format, wrong passphrase, read-only state",
         ExitCode.CONFIGURATION: "settings, policy or home cannot be used as they are",
         ExitCode.INTERRUPTED: "interrupted",
@@ -72,6 +76,7 @@ _OF_ERROR: Final[tuple[tuple[type[AuditError], ExitCode], ...]] = (
     (RefusedError, ExitCode.REFUSED),
     (ConflictError, ExitCode.TRY_AGAIN),
     (StoreBusy, ExitCode.TRY_AGAIN),
+    (UnknownOutcome, ExitCode.TRY_AGAIN),
     (StorageError, ExitCode.IO),
     (TransportError, ExitCode.TRY_AGAIN),
     (ConfigurationError, ExitCode.CONFIGURATION),
