@@ -2,7 +2,8 @@
 
 SQLAlchemy holds the connections and the transactions; the statements of the hot paths are compiled once and go to the
 driver as tuples (``ledger.storage.statements``). Every failure of engine or driver leaves here as a ``StorageError``.
-What an engine does its own way (opening, locking, naming its errors) is in the module of that engine.
+What an engine does its own way (opening, locking, streaming, adding many rows, naming its errors) is in the module of
+that engine and comes here as a ``Rim``.
 """
 
 from __future__ import annotations
@@ -10,43 +11,26 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
 
-from identity.errors import AuditError, ConflictError, DamagedFile, MissingEvidenceError, StorageError
+from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, StorageError
 from ledger.flattree import depth, right_leaf
 from ledger.merkle import HASH_BYTES, Node
 from ledger.noderow import NODE_BYTES, pack_hashes, pack_nodes, unpack_hashes, unpack_node, unpack_roots
+from ledger.storage.connections import Connections, Rim
 from ledger.storage.lock import WriteLock
 from ledger.storage.moves import log_rows, moved_feed
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
 from ledger.storage.statements import Statements, compile_statements
 from ledger.store import FeedKey, FeedState, LogState, SignedHead, StoredCheckpoint, StoredEvent
 
-__all__ = ["Connections", "Rim", "SqlReadTransaction", "SqlStore", "SqlWriteTransaction"]
+__all__ = ["SqlReadTransaction", "SqlStore", "SqlWriteTransaction"]
 
 _FETCH = 1024
 """Rows taken from the driver at a time while streaming: at 200 bytes a block, about 200 kB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rim:
-    """How failures leave this package: what the driver raises, and the ``StorageError`` that each of them means."""
-
-    driver_error: type[Exception]
-    translate: Callable[[Exception], StorageError]
-
-    @contextmanager
-    def translated(self) -> Iterator[None]:
-        """Let nothing of SQLAlchemy or of the driver out of the block but as a ``StorageError``."""
-        try:
-            yield
-        except (SQLAlchemyError, self.driver_error) as exc:
-            raise self.translate(exc) from exc
 
 
 class _Over:
@@ -175,7 +159,7 @@ class SqlReadTransaction:
 
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any] | None:
         try:
-            return self._driver.execute(sql, parameters).fetchone()  # type: ignore[no-any-return]
+            return self._rim.execute(self._driver, sql, parameters).fetchone()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
@@ -183,9 +167,12 @@ class SqlReadTransaction:
         for rows in self._fetch(sql, parameters):
             yield from rows
 
-    def _fetch(self, sql: str, parameters: Sequence[Any]) -> Iterator[list[Sequence[Any]]]:
-        """The rows, in lists of some length; whoever takes only the first gets one row quickly."""
-        cursor = self._driver.cursor()
+    def _fetch(self, sql: str, parameters: Sequence[Any], most: int | None = None) -> Iterator[list[Sequence[Any]]]:
+        """The rows, in lists of some length; whoever takes only the first gets one row quickly.
+
+        ``most`` is how many there can be, where that is known.
+        """
+        cursor = self._rim.stream(self._driver, most is not None and most <= _FETCH)
         self._streams.add(cursor)
         try:
             cursor.execute(sql, parameters)
@@ -220,7 +207,7 @@ class SqlReadTransaction:
     def _contiguous(self, sql: str, base: int, start: int, stop: int, what: str) -> Iterator[Sequence[bytes]]:
         """The same for rows every one of which should be there. What comes before a fault is given first."""
         expected = start
-        for rows in self._fetch(sql, (base + start, base + stop)):
+        for rows in self._fetch(sql, (base + start, base + stop), stop - start):
             whole = _count_sound(base + expected, rows)
             yield [row[1] for row in rows[:whole]]
             expected += whole
@@ -362,71 +349,15 @@ class SqlWriteTransaction(SqlReadTransaction):
 
     def _execute(self, sql: str, parameters: Sequence[Any]) -> int:
         try:
-            return self._driver.execute(sql, parameters).rowcount  # type: ignore[no-any-return]
+            return self._rim.execute(self._driver, sql, parameters).rowcount  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
     def _execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         try:
-            self._driver.cursor().executemany(sql, rows)
+            self._rim.insert_many(self._driver, sql, rows)
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
-
-
-class Connections:
-    """The connections of one engine, for transactions that begin with ``begin`` and are committed at their end.
-
-    They are kept for the next transaction, and given up when something failed, so that what is read next comes from
-    the medium and not from a cache. The transaction is begun and committed at the driver; SQLAlchemy takes part when a
-    layer above uses the connection, which costs more than all else that a transaction needs.
-    """
-
-    def __init__(self, engine: Engine, begin: str, rim: Rim) -> None:
-        self.dialect = engine.dialect
-        self._engine = engine
-        self._begin = begin
-        self._rim = rim
-        self._idle: list[Connection] = []
-        self._closed = False
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        """A connection in a transaction, which is durable when the block was left without an exception."""
-        with self._rim.translated():
-            connection, sound = self._take(), False
-            driver: Any = connection.connection.driver_connection
-            try:
-                driver.execute(self._begin)
-                yield connection
-                (connection if connection.in_transaction() else driver).commit()
-                sound = True
-            except AuditError as exc:
-                if not isinstance(exc, StorageError):  # the caller refused something: nothing is wrong here
-                    (connection if connection.in_transaction() else driver).rollback()
-                    sound = True
-                raise
-            finally:
-                self._put_back(connection, sound)
-
-    def _take(self) -> Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._engine.connect()
-
-    def _put_back(self, connection: Connection, sound: bool) -> None:
-        if sound and not self._closed:
-            self._idle.append(connection)
-        else:
-            connection.invalidate()
-            connection.close()
-
-    def close(self) -> None:
-        """Close what is idle now, and the others when their transactions end."""
-        self._closed = True
-        with self._rim.translated():
-            while self._idle:
-                self._idle.pop().close()
 
 
 class SqlStore:

@@ -19,8 +19,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from identity.errors import ConfigurationError, DamagedFile, RefusedError, StorageError, StoreBusy
+from ledger.storage.connections import Connections, Rim
 from ledger.storage.migrate import REVISIONS, current_revision, upgrade
-from ledger.storage.sql import Connections, Rim, SqlStore
+from ledger.storage.sql import SqlStore
 
 __all__ = ["BUSY_TIMEOUT_MS", "open_sqlite"]
 
@@ -163,7 +164,8 @@ def _connections(uri: str, begin: str, pragmas: tuple[str, ...], busy_timeout_ms
             raise
         return connection
 
-    return Connections(create_engine("sqlite://", creator=connect, poolclass=NullPool), begin, _RIM)
+    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    return Connections(engine, lambda driver: driver.execute(begin), _RIM)
 
 
 def _decode_text(data: bytes) -> str:
@@ -277,4 +279,11 @@ def _translate(exc: Exception) -> StorageError:
     return StorageError(str(cause))
 
 
-_RIM: Final = Rim(sqlite3.Error, _translate)
+_RIM: Final = Rim(
+    driver_error=sqlite3.Error,
+    translate=_translate,
+    execute=lambda driver, sql, parameters: driver.execute(sql, parameters),
+    stream=lambda driver, _few: driver.cursor(),
+    insert_many=lambda driver, sql, rows: driver.cursor().executemany(sql, rows),
+    is_lost=lambda _: False,
+)

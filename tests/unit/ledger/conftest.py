@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
@@ -27,6 +27,7 @@ from identity.history import (
 from identity.keys import Ed25519Signer
 from ledger.feed import append, create_feed
 from ledger.identities import add_events
+from ledger.storage.engine import open_store
 from ledger.storage.memory import MemoryStore
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
@@ -104,10 +105,24 @@ def new_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], Sql
     return make
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def known(request: pytest.FixtureRequest, tmp_path: Path, member: Member, new_sqlite: Any) -> Iterator[Store]:
-    """A store, of either kind, that holds the identity of ``member``."""
-    store: Store = MemoryStore() if request.param == "memory" else new_sqlite(tmp_path / "known.db")
+@pytest.fixture
+def open_empty(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Store]:
+    """An empty store on the engine of that name; on PostgreSQL one for each test."""
+
+    def make(engine: str) -> Store:
+        if engine == "memory":
+            return MemoryStore()
+        if engine == "postgresql":
+            return open_store(request.getfixturevalue("empty_postgres"))
+        return request.getfixturevalue("new_sqlite")(tmp_path / "empty.db")  # type: ignore[no-any-return]
+
+    return make
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def known(request: pytest.FixtureRequest, member: Member, open_empty: Callable[[str], Store]) -> Iterator[Store]:
+    """A store, of any kind, that holds the identity of ``member``."""
+    store = open_empty(request.param)
     with store.write() as tx:
         add_events(tx, member.identity, member.events)
     yield store

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -44,7 +43,6 @@ from ledger.statement import (
     parse_statement,
 )
 from ledger.storage.memory import MemoryStore
-from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, Store, StoredCheckpoint
 
 LOG_KEY = Ed25519Signer(b"log".ljust(32, b"\0"))
@@ -147,9 +145,9 @@ class Vault:
             return audit_log(log_records(tx), expected_log_id=self.log_id, tree_hash_at=feeds_at_hand(tx))
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    made: Store = MemoryStore() if request.param == "memory" else open_sqlite(tmp_path / "store.db", create=True)
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, open_empty: Callable[[str], Store]) -> Iterator[Store]:
+    made = open_empty(request.param)
     yield made
     made.close()
 

@@ -37,6 +37,7 @@ from identity.errors import (
     StorageError,
     TransportError,
 )
+from ledger.storage.engine import open_store
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
 
@@ -144,9 +145,12 @@ class _Intercepted:
         return call
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqlStore]:
-    opened = open_sqlite(tmp_path / "store.db", create=True)
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
+    if request.param == "sqlite":
+        opened = open_store(tmp_path / "store.db", create=True)
+    else:
+        opened = open_store(request.getfixturevalue("empty_postgres"))
     yield opened
     opened.close()
 

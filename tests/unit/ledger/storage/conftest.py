@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pytest
 
 from ledger.log import append_to_frontier, hash_leaf
 from ledger.merkle import TreeBuilder
-from ledger.storage.memory import MemoryStore
+from ledger.storage import migrate, postgres, sqlite
 from ledger.store import FeedKey, FeedState, LogState, SignedHead, Store, WriteTransaction
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, tmp_path: Path, new_sqlite: Any) -> Iterator[Store]:
-    opened: Store = MemoryStore() if request.param == "memory" else new_sqlite(tmp_path / "store.db")
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, open_empty: Callable[[str], Store]) -> Iterator[Store]:
+    opened = open_empty(request.param)
     yield opened
     opened.close()
 
@@ -55,3 +57,25 @@ def grow_log() -> GrowLog:
 @pytest.fixture
 def key() -> FeedKey:
     return FeedKey(b"k" * 32)
+
+
+SCRIPTS = migrate._SCRIPTS
+
+
+@pytest.fixture
+def next_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give the program further migrations than it has, each a line of Python."""
+
+    def add(**steps: str) -> None:
+        scripts = tmp_path / "100% migrations"
+        shutil.rmtree(scripts, ignore_errors=True)
+        shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*.py"))
+        names = ["0001_ledger", *steps]
+        for before, name in pairwise(names):
+            head = f"from alembic import op\nrevision, down_revision = {name!r}, {before!r}\n"
+            (scripts / "versions" / f"{name}.py").write_text(f"{head}def upgrade():\n    {steps[name]}\n")
+        monkeypatch.setattr(migrate, "_SCRIPTS", scripts)
+        for module in (migrate, sqlite, postgres):
+            monkeypatch.setattr(module, "REVISIONS", tuple(names))
+
+    return add

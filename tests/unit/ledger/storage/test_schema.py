@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from ledger.storage import migrate
+from ledger.storage.engine import open_store
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, metadata
-from ledger.storage.sqlite import open_sqlite
+from ledger.storage.sql import SqlStore
 
 OURS = {"block", "checkpoint", "feed", "head", "identity_event", "log", "log_leaf", "tree"}
 
 
-def test_migrated_tables_match_the_metadata(tmp_path: Path) -> None:
-    with open_sqlite(tmp_path / "store.db", create=True).read() as tx:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SqlStore]:
+    if request.param == "sqlite":
+        opened = open_store(tmp_path / "store.db", create=True)
+    else:
+        opened = open_store(request.getfixturevalue("empty_postgres"))
+    yield opened
+    opened.close()
+
+
+def test_migrated_tables_match_the_metadata(store: SqlStore) -> None:
+    with store.read() as tx:
         context = MigrationContext.configure(
             tx.connection,
             opts={
@@ -28,9 +41,12 @@ def test_migrated_tables_match_the_metadata(tmp_path: Path) -> None:
         assert compare_metadata(context, metadata) == []
 
 
-def test_every_table_of_history_has_its_triggers(tmp_path: Path) -> None:
-    with open_sqlite(tmp_path / "store.db", create=True).read() as tx:
-        rows = tx.connection.exec_driver_sql("SELECT name FROM sqlite_schema WHERE type = 'trigger'").scalars().all()
+def test_every_table_of_history_has_its_triggers(store: SqlStore) -> None:
+    with store.read() as tx:
+        query = "SELECT tgname FROM pg_trigger"
+        if tx.connection.dialect.name == "sqlite":
+            query = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+        rows = tx.connection.exec_driver_sql(query).scalars().all()
     for table in OURS - {"feed", "log"}:
         assert {f"{table}_no_update", f"{table}_no_delete"} <= set(rows)
 

@@ -9,7 +9,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +27,12 @@ from identity.errors import (
     StorageError,
     StoreBusy,
 )
-from ledger.storage import migrate
 from ledger.storage import sqlite as engine
 from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, FeedState, StoredCheckpoint, StoredEvent
 
 MANIFEST = b"a manifest"
-SCRIPTS = migrate._SCRIPTS
 
 
 @pytest.fixture
@@ -196,30 +193,11 @@ def test_older_version_is_not_read_only_opened(filled: Path, monkeypatch: pytest
 
 
 @pytest.fixture
-def next_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give the program further migrations than it has, each a line of Python."""
-
-    def add(**steps: str) -> None:
-        scripts = tmp_path / "100% migrations"
-        shutil.copytree(SCRIPTS, scripts, ignore=shutil.ignore_patterns("__pycache__", "000[2-9]_*.py"))
-        names = ["0001_ledger", *steps]
-        for before, name in pairwise(names):
-            head = f"from alembic import op\nrevision, down_revision = {name!r}, {before!r}\n"
-            (scripts / "versions" / f"{name}.py").write_text(f"{head}def upgrade():\n    {steps[name]}\n")
-        monkeypatch.setattr(migrate, "_SCRIPTS", scripts)
-        for module in (migrate, engine):
-            monkeypatch.setattr(module, "REVISIONS", tuple(names))
-
-    return add
-
-
-@pytest.fixture
 def first_version(tmp_path: Path, next_steps: Callable[..., None]) -> Path:
     """A store as the first version made it."""
     next_steps()
     path = tmp_path / "first.db"
     open_sqlite(path, create=True).close()
-    shutil.rmtree(tmp_path / "100% migrations")
     return path
 
 
