@@ -264,14 +264,14 @@ class _StartUpGuard:
 def open_session(home: Home, settings: Settings, *, read_only: bool = False) -> Iterator[Session]:
     """Open a home. ``read_only`` opens the store so that nothing can be written at all."""
     from api.vault import Vault
-    from ledger.storage.sqlite import open_sqlite
+    from ledger.storage.engine import open_store
 
-    if not settings.database.exists():
+    if isinstance(settings.database, Path) and not settings.database.exists():
         raise ConfigurationError(
             f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
         )
     guard = _StartUpGuard()
-    with Session(home, settings, Vault(open_sqlite(settings.database, read_only=read_only), guard)) as session:
+    with Session(home, settings, Vault(open_store(settings.database, read_only=read_only), guard)) as session:
         guard.session = session
         yield session
 

@@ -12,7 +12,7 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from anchoring.contracts import load_contract
 from anchoring.timestamp import Authority
 from api.home import Home
 from api.policy_text import policy_text
-from identity.errors import RefusedError, StorageError
+from identity.errors import AuditError, RefusedError, StorageError
 from identity.event import DeviceClass
 from identity.history import (
     SignedEvent,
@@ -43,7 +43,9 @@ from identity.recovery import generate_phrase, root_seed
 from ledger.identities import add_events
 from ledger.log_writer import LogWriter
 from ledger.statement import ChainBinding, LogDescriptor
-from ledger.storage.sqlite import open_sqlite
+from ledger.storage.engine import open_store
+from ledger.storage.location import PostgresLocation, StoreLocation
+from ledger.storage.sql import SqlStore
 
 __all__ = ["Founded", "Founding", "found_home"]
 
@@ -52,10 +54,11 @@ __all__ = ["Founded", "Founding", "found_home"]
 class Founding:
     """What a new home is to be. ``chain`` is where the log is anchored, or None for a log that never can be.
 
-    ``contract`` is one that is deployed already, to be used instead of a new one; ``anchor_key`` a key (secp256k1, 32
-    bytes) that has coins, instead of a new one. ``fund`` gives the anchor key's address coins, where somebody can: on
-    the development chain. ``authorities`` are those that its policy trusts. ``settings`` is the text of its
-    ``holdfast.toml``, ``files`` are what that names, by file name.
+    ``database`` is where its store is made, by default a file in the home. ``contract`` is one that is deployed
+    already, to be used instead of a new one; ``anchor_key`` a key (secp256k1, 32 bytes) that has coins, instead of a
+    new one. ``fund`` gives the anchor key's address coins, where somebody can: on the development chain.
+    ``authorities`` are those that its policy trusts. ``settings`` is the text of its ``holdfast.toml``, ``files`` are
+    what that names, by file name.
     """
 
     label: str
@@ -65,6 +68,7 @@ class Founding:
     fund: Callable[[bytes], None] | None
     authorities: Sequence[Authority]
     settings: str
+    database: PostgresLocation | None = None
     contract: bytes | None = None
     anchor_key: bytes | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -96,7 +100,7 @@ def found_home(
     ``keep_phrase`` is given the recovery phrase before the home is in its place; when it raises, there is no home: one
     whose phrase nobody has could never replace its root key.
     """
-    with _in_place_of(home.root) as draft_root:
+    with ExitStack() as made, _in_place_of(home.root) as draft_root:
         draft = Home(draft_root)
         phrase = generate_phrase()
         ring = _new_keys(founding, phrase)
@@ -106,7 +110,10 @@ def found_home(
         unbound = LogDescriptor(name=founding.log_name, key=log_key.public_key)
         create_keystore(draft.keystore, passphrase, ring, profile=founding.kdf)
         binding = _bind_chain(founding, ring)
-        identity, log_id = _fill_store(draft, replace(unbound, chain=binding), log_key, ring, events, now_ms)
+        place = founding.database or draft.database
+        store = made.enter_context(_new_store(place, home))
+        identity, log_id = _fill_store(store, replace(unbound, chain=binding), log_key, ring, events, now_ms)
+        store.close()
         trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash)
         _write_durably(draft.headers, b"")
         _write_durably(draft.settings, founding.settings.encode())
@@ -119,22 +126,46 @@ def found_home(
     return Founded(identity, log_id, founding.log_name, devices, binding, phrase)
 
 
+@contextmanager
+def _new_store(place: StoreLocation, home: Home) -> Iterator[SqlStore]:
+    """A new store. One that is not in the home's directory is removed again when the home does not come to be."""
+    store = open_store(place, create=True)
+    try:
+        yield store
+    except BaseException as exc:
+        store.close()
+        if isinstance(place, PostgresLocation) and not home.settings.exists():
+            _drop(place, exc)
+        raise
+    finally:
+        store.close()
+
+
+def _drop(place: PostgresLocation, because: BaseException) -> None:
+    from ledger.storage.postgres import drop_postgres
+
+    try:
+        drop_postgres(place)
+    except StorageError as exc:
+        if isinstance(because, AuditError):
+            because.hint = f"the schema of {place} has to be removed by hand: {exc}"
+
+
 def _fill_store(
-    draft: Home,
+    store: SqlStore,
     descriptor: LogDescriptor,
     log_key: Ed25519Signer,
     ring: KeyRing,
     events: Sequence[SignedEvent],
     now_ms: int,
 ) -> tuple[bytes, bytes]:
-    """Make the store with its identity and its log, which the identity binds. Returns the ids of both."""
+    """Give the store its identity and its log, which the identity binds. Returns the ids of both."""
     identity = event_digest(events[0].event)
-    with closing(open_sqlite(draft.database, create=True)) as store:
-        log_id = LogWriter(store, log_key).create(descriptor)
-        bind = build_bind_log(fold(events), log=log_id, time_ms=now_ms)
-        bound = sign_event(bind, [(0, Ed25519Signer(ring.root_seeds[0]))])
-        with store.write() as tx:
-            add_events(tx, identity, [*events, bound])
+    log_id = LogWriter(store, log_key).create(descriptor)
+    bind = build_bind_log(fold(events), log=log_id, time_ms=now_ms)
+    bound = sign_event(bind, [(0, Ed25519Signer(ring.root_seeds[0]))])
+    with store.write() as tx:
+        add_events(tx, identity, [*events, bound])
     return identity, log_id
 
 

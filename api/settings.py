@@ -11,13 +11,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from api.home import HOME_FORMAT, Home
 from identity.errors import ConfigurationError, MalformedError, NewerFormat
 from identity.jsontext import parse_json
+from ledger.storage.location import StoreLocation, parse_location
 
 __all__ = [
     "AuthoritySettings",
@@ -66,6 +73,19 @@ def _file_path(path: Path) -> Path:
 
 
 FilePath = Annotated[Path, AfterValidator(_file_path)]
+
+
+def _store_location(value: object) -> StoreLocation:
+    if not isinstance(value, str | Path):
+        raise ValueError("not the path of a file, nor a postgresql URL")
+    try:
+        location = parse_location(value)
+    except MalformedError as exc:
+        raise ValueError(str(exc)) from None
+    return _file_path(location) if isinstance(location, Path) else location
+
+
+DatabaseLocation = Annotated[StoreLocation, NoDecode, PlainValidator(_store_location)]
 
 
 class DevChainSettings(_Part):
@@ -121,14 +141,15 @@ AuthoritySettings = DevAuthoritySettings | HttpAuthoritySettings
 
 
 class Settings(BaseSettings):
-    """All settings of one home. ``database``, ``keystore`` and ``dev_dir`` are absolute after ``load_settings``."""
+    """All settings of one home. Files and ``dev_dir`` are absolute after ``load_settings``."""
 
     model_config = SettingsConfigDict(
         extra="forbid", frozen=True, env_prefix=_PREFIX, env_nested_delimiter="__", case_sensitive=False
     )
 
     format: Literal[1]
-    database: FilePath = Path("vault.db")
+    database: DatabaseLocation = Path("vault.db")
+    """A file, or a PostgreSQL database. Its text form holds no password."""
     keystore: FilePath = Path("keystore.hfk")
     dev_dir: FilePath
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
@@ -155,8 +176,10 @@ class _Environment(EnvSettingsSource):
         super().__init__(Settings)
         self.env_vars = {name.lower(): value for name, value in environ.items()}
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:  # noqa: ARG002
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: Any) -> Any:
         """JSON, read within bounds: some libraries lift Python's own, and deep nesting would end the process."""
+        if NoDecode in field.metadata:
+            return value
         return parse_json(str(value).encode("utf-8", "surrogateescape"), what=field_name, max_bytes=MAX_FILE_BYTES)
 
 
@@ -228,9 +251,12 @@ def parse_settings(text: bytes, home: Home, environ: Mapping[str, str], *, file:
     return _located(settings, home, file.parent)
 
 
-def default_settings_text(chain: Mapping[str, Any], authorities: Sequence[Mapping[str, Any]]) -> str:
+def default_settings_text(
+    chain: Mapping[str, Any], authorities: Sequence[Mapping[str, Any]], *, database: str | None = None
+) -> str:
     """The ``holdfast.toml`` of a new home. ``chain`` and ``authorities`` as in the file; None leaves a key out."""
-    parts = ["# Settings of this home: docs/reference/settings.md.", f"format = {HOME_FORMAT}", ""]
+    parts = ["# Settings of this home: docs/reference/settings.md.", f"format = {HOME_FORMAT}"]
+    parts += [*_toml_lines({"database": database}), ""]
     parts += ["[chain]", *_toml_lines(chain), ""]
     for authority in authorities:
         parts += ["[[authorities]]", *_toml_lines(authority), ""]
@@ -280,12 +306,16 @@ def _located(settings: Settings, home: Home, beside: Path) -> Settings:
         )
     return settings.model_copy(
         update={
-            "database": home.root / settings.database,
+            "database": _located_database(settings.database, home),
             "keystore": home.root / settings.keystore,
             "dev_dir": dev_dir,
             "authorities": tuple(_located_authority(authority, beside) for authority in settings.authorities),
         }
     )
+
+
+def _located_database(location: StoreLocation, home: Home) -> StoreLocation:
+    return home.root / location if isinstance(location, Path) else location
 
 
 def _located_authority(authority: AuthoritySettings, beside: Path) -> AuthoritySettings:

@@ -30,6 +30,7 @@ from api.settings import (
 from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
 from identity.textforms import parse_hex, to_did_key, to_hex
 from ledger.statement import LogDescriptor
+from ledger.storage.location import PostgresLocation, parse_location
 
 if TYPE_CHECKING:
     from anchoring.chain.client import Chain
@@ -53,6 +54,7 @@ group = CommandGroup("init", "Found a home: identity, keys, store, log and polic
     examples=[
         "holdfast init --home ledger.home --passphrase-file pass.txt --phrase-file phrase.txt",
         "holdfast init --home two.home --passphrase-file pass.txt --phrase-file words.txt --device pc --device phone",
+        "holdfast init --home pg.home --database 'postgresql://vault@db.example/bank?sslmode=verify-full'",
     ],
 )
 def init(
@@ -72,6 +74,12 @@ def init(
     settings_file: Annotated[
         Path | None,
         typer.Option("--settings", metavar="FILE", help="The new home's holdfast.toml: another chain and authorities."),
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database", metavar="URL", help="A PostgreSQL database for the store: postgresql://USER@HOST/DB"
+        ),
     ] = None,
     contract: Annotated[
         str | None,
@@ -98,7 +106,7 @@ def init(
     home = find_home(run.named_home, run.environ)
     if run.out.json and phrase_file is None:
         raise UsageError("the recovery phrase does not go into JSON", hint="give --phrase-file FILE")
-    text, settings, files = _new_settings(home, run.environ, settings_file, no_chain=no_chain)
+    text, settings, files = _new_settings(home, run.environ, settings_file, database, no_chain=no_chain)
     devices = _devices(device)
     check_names(label=label)
     with as_usage():
@@ -115,6 +123,7 @@ def init(
             fund=_faucet(chain, settings),
             authorities=[source.authority for source in open_sources(settings)],
             settings=text,
+            database=settings.database if isinstance(settings.database, PostgresLocation) else None,
             contract=own_contract,
             anchor_key=own_key,
             files=files,
@@ -124,22 +133,42 @@ def init(
 
 
 def _new_settings(
-    home: Home, environ: Mapping[str, str], file: Path | None, *, no_chain: bool
+    home: Home, environ: Mapping[str, str], file: Path | None, database: str | None, *, no_chain: bool
 ) -> tuple[str, Settings, dict[str, bytes]]:
     """The text of the new home's settings, what it says, and the certificates that it names, by their path there."""
     if file is None:
-        text = default_settings_text({"kind": "none" if no_chain else "dev"}, [{"kind": "dev"}])
+        _check_database(database, environ)
+        text = default_settings_text({"kind": "none" if no_chain else "dev"}, [{"kind": "dev"}], database=database)
         return text, parse_settings(text.encode(), home, environ, file=home.settings), {}
     if no_chain:
         raise UsageError("--no-chain and --settings", hint='write [chain] kind = "none" into the settings')
+    if database is not None:
+        raise UsageError("--database and --settings", hint='write database = "postgresql://..." into the settings')
     try:
         data = read_settings_file(file)
     except FileNotFoundError as exc:
         raise ConfigurationError(f"there is no {file}") from exc
     settings = parse_settings(data, home, environ, file=file)
-    if (settings.database, settings.keystore) != (home.database, home.keystore):
-        raise ConfigurationError(f"{file}: a new home has its store and its keystore inside, under the usual names")
+    own = home.database if isinstance(settings.database, Path) else settings.database
+    if (settings.database, settings.keystore) != (own, home.keystore):
+        raise ConfigurationError(f"{file}: a new home has its files inside, under the usual names")
     return data.decode(), settings, _certificates(settings, file.parent)
+
+
+def _check_database(url: str | None, environ: Mapping[str, str]) -> None:
+    """Raises ``UsageError`` for what does not belong on a command line, which others can read."""
+    if url is None:
+        return
+    if "HOLDFAST_DATABASE" in environ:
+        raise UsageError("--database and HOLDFAST_DATABASE", hint="the variable would override what is founded here")
+    with as_usage():
+        location = parse_location(url)
+    if not isinstance(location, PostgresLocation):
+        raise UsageError("--database is for a postgresql:// URL", hint="a store in a file lies in the home")
+    if location.has_secret:
+        raise UsageError(
+            "a password does not belong on a command line", hint="PGPASSWORD, a passfile, or --settings FILE"
+        )
 
 
 def _certificates(settings: Settings, beside: Path) -> dict[str, bytes]:

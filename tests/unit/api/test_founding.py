@@ -178,7 +178,7 @@ def test_an_empty_directory_is_filled(home: Home) -> None:
 
 @pytest.mark.parametrize(
     "step",
-    ["create_keystore", "deploy_contract", "open_sqlite", "add_events", "build_bind_log", "policy_text", "_move"],
+    ["create_keystore", "deploy_contract", "open_store", "add_events", "build_bind_log", "policy_text", "_move"],
 )
 def test_a_failure_at_any_step_leaves_nothing_behind(
     home: Home,

@@ -230,3 +230,24 @@ def test_the_text_of_a_new_home_is_read_back(home: Home) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_any_text_is_quoted(text: str) -> None:
     assert tomllib.loads(default_settings_text({"kind": text}, []))["chain"]["kind"] == text
+
+
+# --- a database on PostgreSQL ---
+
+
+def test_database_url_in_file_and_environment(home: Home) -> None:
+    written = load(home, 'database = "postgresql://bob:s3cret@h/db?schema=bank"\n' + DEV)
+    assert str(written.database) == "postgresql://bob@h/db?schema=bank"
+    assert "s3cret" not in f"{written!r} {written}"
+    named = load(home, DEV, {"HOLDFAST_DATABASE": "postgresql://h/db"})
+    assert str(named.database) == "postgresql://h/db?schema=holdfast"
+    assert load(home, DEV, {"HOLDFAST_DATABASE": "other.db"}).database == home.root / "other.db"
+
+
+@pytest.mark.parametrize(
+    "value", ['"postgresql://bob:s3cret@h/db?schema=A"', '"a\\u0000b"', "5", "[]", "{url = 's3cret'}"]
+)
+def test_database_that_is_none(home: Home, value: str) -> None:
+    with pytest.raises(ConfigurationError, match="database") as caught:
+        load(home, f"database = {value}\n" + DEV)
+    assert "s3cret" not in str(caught.value)
