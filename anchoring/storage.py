@@ -43,6 +43,7 @@ __all__ = [
     "add_transaction",
     "archive_receipt",
     "enqueue_anchor",
+    "find_anchor",
     "load_anchors",
     "load_receipt",
     "load_timestamps",
@@ -175,8 +176,8 @@ def enqueue_anchor(connection: Connection, size: int, root: bytes, now_ms: int) 
     A checkpoint covers all smaller ones, so older requests for which nothing was sent yet are dropped. Raises
     ``ConflictError`` when another root was asked for at that size, ``RefusedError`` for a size below one asked for.
     """
-    anchors = load_anchors(connection)
-    newest = max(anchors, key=lambda anchor: anchor.size, default=None)
+    found = connection.execute(select(_anchor).order_by(_anchor.c.size.desc()).limit(1)).first()
+    newest = None if found is None else _to_anchor(found)
     if newest is not None and newest.size == size and newest.root != root:
         raise ConflictError(f"another root of size {size} is to be anchored: {newest.root.hex()}, not {root.hex()}")
     if newest is not None and newest.size > size:
@@ -197,10 +198,19 @@ def load_anchors(connection: Connection, *states: AnchorState) -> list[StoredAnc
     return [_to_anchor(row) for row in connection.execute(query)]
 
 
-def newest_final_anchor(connection: Connection) -> StoredAnchor | None:
-    """The final anchor with the largest size, or None."""
-    final = load_anchors(connection, AnchorState.FINAL)
-    return final[-1] if final else None
+def newest_final_anchor(connection: Connection, *, below: int | None = None) -> StoredAnchor | None:
+    """The final anchor with the largest size, of those smaller than ``below`` if that is given, or None."""
+    query = select(_anchor).where(_anchor.c.state == AnchorState.FINAL.value).order_by(_anchor.c.size.desc()).limit(1)
+    if below is not None:
+        query = query.where(_anchor.c.size < below)
+    row = connection.execute(query).first()
+    return None if row is None else _to_anchor(row)
+
+
+def find_anchor(connection: Connection, size: int) -> StoredAnchor | None:
+    """The anchor of the checkpoint of ``size``, or None when none was asked for."""
+    row = connection.execute(select(_anchor).where(_anchor.c.size == size)).first()
+    return None if row is None else _to_anchor(row)
 
 
 def move_anchor(

@@ -8,24 +8,30 @@ the chain although nothing here says so is recognised; and the contract refuses 
 replaced goes back to pending, and the same bytes are sent again.
 
 Anchors go out in order, the next one when the one before is in a block, so that each block's state shows one of them.
-At finality the receipt is verified with ``anchoring.receipt`` and archived; nothing below that state is an anchor.
+At finality the receipt is verified with ``anchoring.receipt`` and archived; nothing below that state is an anchor. What
+is final or failed stays so: before that, the other nodes are asked; and when a final block is gone later, nothing is
+anchored again: that is an incident, ``foreign-chain``.
 
 Spec: docs/spec/anchor.md, section 5.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from eth_hash.auto import keccak
 from sqlalchemy import Connection
 
+from anchoring.chain.agreement import HeaderCheck
 from anchoring.chain.client import Chain, Inclusion, SendRefused, WhyRefused
+from anchoring.chain.fees import Offer, first_offer, is_priced_out, raised_offer
 from anchoring.chain.transactions import Transaction, TransactionSigner, transaction_hash
 from anchoring.contracts import anchor_call
-from anchoring.receipt import AnchorReceipt, AnchorRecord, read_anchor, slots
+from anchoring.receipt import DEVELOPMENT_CHAIN_ID, AnchorReceipt, AnchorRecord, read_anchor, slots
+from anchoring.rollback import RollbackState
 from anchoring.storage import (
     AnchorState,
     StoredAnchor,
@@ -33,12 +39,14 @@ from anchoring.storage import (
     add_transaction,
     archive_receipt,
     enqueue_anchor,
+    find_anchor,
     load_anchors,
     load_receipt,
     load_transactions,
     move_anchor,
+    newest_final_anchor,
 )
-from identity.errors import ConfigurationError, ReceiptMismatch, RefusedError
+from identity.errors import ConfigurationError, ReadOnlyState, ReceiptMismatch, RefusedError, TransportError
 
 __all__ = ["AnchorChange", "AnchorTarget", "OutboxPolicy", "SqlStorePort", "advance", "enqueue"]
 
@@ -66,7 +74,7 @@ class OutboxPolicy:
     max_fee_cap: int = 500 * 10**9
     """Never offer more than this."""
     bump_after_ms: int = 600_000
-    """Offer more for a transaction that was not mined for so long."""
+    """Offer more for a transaction that was not mined for so long; and only then take a gap of nonces for real."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +114,21 @@ def advance(
     target: AnchorTarget,
     now_ms: int,
     policy: OutboxPolicy | None = None,
+    *,
+    agree: HeaderCheck | None = None,
+    go_on: Callable[[], bool] | None = None,
+    on_change: Callable[[AnchorChange], None] | None = None,
 ) -> list[AnchorChange]:
     """Move every open anchor as far as it goes now, and return the steps that were made, in order.
 
-    Call it again later: nothing is lost in between. Raises ``ConfigurationError`` when the chain or the key is not the
-    log's, ``TransportError`` when the chain fails, ``RefusedError`` when its fees are above the cap,
-    ``ReceiptMismatch`` when what the chain shows cannot be, ``ConflictError`` when another process advances too. Steps
-    made before an error are kept.
+    Call it again later: nothing is lost in between. ``agree`` has to accept a block before anything is final or failed
+    because of it; ``go_on`` is asked before each step, so that a process can be ended between two; ``on_change`` is
+    told of each step once it is durable, also of those before an error.
+
+    Raises ``ConfigurationError`` when the chain or the key is not the log's, ``ReadOnlyState`` (``foreign-chain``) when
+    the newest final anchor's block is not on the chain any more, ``TransportError`` when the chain fails,
+    ``RefusedError`` when its fees are above the cap, ``ReceiptMismatch`` when what the chain shows cannot be,
+    ``ConflictError`` when another process advances too. Steps made before an error are kept.
     """
     if (found := chain.chain_id()) != target.chain_id:
         raise ConfigurationError(f"the chain has id {found}, the log is anchored on chain {target.chain_id}")
@@ -120,7 +136,21 @@ def advance(
         raise ConfigurationError(
             f"the anchor key has address {signer.address.hex()}, the log is anchored by {target.owner.hex()}"
         )
-    return _Run(store, chain, signer, target, now_ms, policy or OutboxPolicy()).run()
+    run = _Run(store, chain, signer, target, now_ms, policy or OutboxPolicy(), agree or _nobody_else, go_on or _always)
+    run.advance(on_change or _ignore)
+    return run.changes
+
+
+def _nobody_else(_number: int, _block_hash: bytes) -> None:
+    """The check where only one node is configured: there is nobody to ask."""
+
+
+def _always() -> bool:
+    return True
+
+
+def _ignore(_change: AnchorChange) -> None:
+    """For a caller that looks at the returned list."""
 
 
 @dataclass(slots=True)
@@ -133,32 +163,66 @@ class _Run:
     target: AnchorTarget
     now_ms: int
     policy: OutboxPolicy
+    agree: HeaderCheck
+    go_on: Callable[[], bool]
+    changes: list[AnchorChange] = field(default_factory=list)
 
-    def run(self) -> list[AnchorChange]:
+    def advance(self, on_change: Callable[[AnchorChange], None]) -> None:
         with self.store.read() as tx:
             opened = load_anchors(tx.connection, AnchorState.PENDING, AnchorState.SUBMITTED, AnchorState.MINED)
-        changes: list[AnchorChange] = []
+            final = newest_final_anchor(tx.connection)
+        if opened and final is not None:
+            self._require_history(final)
+        failed: TransportError | ReceiptMismatch | None = None
         for anchor in opened:
-            moved = self._push(anchor, changes)
-            if moved.state in (AnchorState.PENDING, AnchorState.SUBMITTED):
+            try:
+                state = self._push(anchor, on_change)
+            except (TransportError, ReceiptMismatch) as exc:
+                state, failed = self._state(anchor.size), failed or exc
+            if state in (AnchorState.PENDING, AnchorState.SUBMITTED) or not self.go_on():
                 break
-        return changes
+        if failed is not None:
+            raise failed
 
-    def _push(self, anchor: StoredAnchor, changes: list[AnchorChange]) -> StoredAnchor:
-        """Take steps until the anchor has to wait or is done."""
+    def _state(self, size: int) -> AnchorState:
+        with self.store.read() as tx:
+            anchor = find_anchor(tx.connection, size)
+        assert anchor is not None
+        return anchor.state
+
+    def _require_history(self, final: StoredAnchor) -> None:
+        """Nothing is sent to a chain that has lost what was final on it: it is another chain, or was rewritten."""
+        assert final.block_number is not None
+        head = self.chain.head_number()
+        is_behind = head < final.block_number
+        if is_behind and self.target.chain_id != DEVELOPMENT_CHAIN_ID:
+            raise TransportError(
+                f"the node is behind: its newest block is {head}, a final anchor is in block {final.block_number}",
+                hint="wait until it has caught up; a node that was started empty has to be given its chain back",
+            )
+        if is_behind or keccak(self.chain.header(final.block_number)) != final.block_hash:
+            raise ReadOnlyState(
+                RollbackState.FOREIGN_CHAIN.value,
+                f"the final anchor of size {final.size} in block {final.block_number} is not on this chain",
+                hint="nothing is anchored again by itself; see docs/how-to/operate-anchoring.md",
+            )
+
+    def _push(self, anchor: StoredAnchor, on_change: Callable[[AnchorChange], None]) -> AnchorState:
+        """Take steps until the anchor has to wait or is done; the state it is in then."""
         steps = {
             AnchorState.PENDING: self._submit,
             AnchorState.SUBMITTED: self._watch,
             AnchorState.MINED: self._settle,
         }
         for _ in range(_MAX_MOVES):
-            step = steps.get(anchor.state)
+            step = steps.get(anchor.state) if self.go_on() else None
             moved = None if step is None else step(anchor)
             if moved is None:
                 break
-            changes.append(AnchorChange(anchor.size, anchor.state, moved.state, moved.reason))
+            self.changes.append(AnchorChange(anchor.size, anchor.state, moved.state, moved.reason))
+            on_change(self.changes[-1])
             anchor = moved
-        return anchor
+        return anchor.state
 
     # pending -> submitted
 
@@ -181,19 +245,27 @@ class _Run:
         if live:
             self._send_again(anchor, live[-1])
             return None
+        ahead = [transaction for transaction in transactions if transaction.nonce > nonce]
+        if ahead and self.now_ms - ahead[-1].prepared_ms < self.policy.bump_after_ms:
+            # The node is behind, or a transaction of the key that came before ours is gone. The first passes by itself.
+            self._send(ahead[-1])
+            return None
         # The nonce went to a transaction that is not kept here: an earlier life of this store, or another user of the
-        # key. What the chain holds says whether it was this very anchor.
+        # key. What the chain holds says whether it was this very anchor. Or there is a gap: the anchor itself fills it.
         return self._begin(anchor)
 
     def _included(self, anchor: StoredAnchor, inclusion: Inclusion) -> StoredAnchor | None:
+        block = inclusion.number, inclusion.block_hash
+        if keccak(self.chain.header(inclusion.number)) != inclusion.block_hash:
+            raise TransportError(f"the node names a block {block[1].hex()} that is not its block {block[0]}")
         if inclusion.succeeded:
-            return self._move(anchor, AnchorState.MINED, block=(inclusion.number, inclusion.block_hash))
+            return self._move(anchor, AnchorState.MINED, block=block)
         record = self._record(inclusion.number)
         if record is not None and _shows(record, anchor):
             return self._adopt(anchor, record)
         if inclusion.number > self.chain.final_number():
             return None
-        return self._move(anchor, AnchorState.FAILED, reason=_refusal(record, anchor) or "REVERTED")
+        return self._fail(anchor, block, _refusal(record, anchor) or "REVERTED")
 
     def _begin(self, anchor: StoredAnchor) -> StoredAnchor | None:
         """For an anchor none of whose transactions can be mined: look whether it is needed, and make one."""
@@ -211,14 +283,21 @@ class _Run:
 
     def _refuse(self, anchor: StoredAnchor) -> StoredAnchor | None:
         """The contract would not take the anchor now. It fails when the final state says so too."""
+        number = self.chain.final_number()
+        header = self.chain.header(number)
         try:
-            record = self._record(self.chain.final_number())
+            record = self._verify(self._receipt(number, header), keccak(header))
         except ReceiptMismatch as exc:
             if exc.reason != "NO_CONTRACT":
                 raise
             return None  # deployed after the final block
         refusal = _refusal(record, anchor)
-        return None if refusal is None else self._move(anchor, AnchorState.FAILED, reason=refusal)
+        return None if refusal is None else self._fail(anchor, (number, keccak(header)), refusal)
+
+    def _fail(self, anchor: StoredAnchor, block: tuple[int, bytes], reason: str) -> StoredAnchor:
+        """The final block shows that the anchor will never be."""
+        self.agree(*block)
+        return self._move(anchor, AnchorState.FAILED, reason=reason)
 
     # mined -> final
 
@@ -230,19 +309,34 @@ class _Run:
         header = self.chain.header(anchor.block_number) if is_there else b""
         if keccak(header) != anchor.block_hash:
             return self._move(anchor, AnchorState.PENDING, reason="REORG")
+        block = anchor.block_number, keccak(header)
         with self.store.read() as tx:
             is_archived = load_receipt(tx.connection, anchor) is not None
         if not is_archived:
-            receipt = self._receipt(anchor.block_number, header)
-            record = self._verify(receipt, anchor.block_hash)
+            try:
+                receipt = self._receipt(anchor.block_number, header)
+            except TransportError:
+                return self._show_later(anchor)
+            record = self._verify(receipt, block[1])
             if record is None or not _shows(record, anchor):
                 # Another anchor followed in the same block, so that no state shows this one; a later one covers it.
-                refusal = _refusal(record, anchor) or "NO_ANCHOR"
-                return self._move(anchor, AnchorState.FAILED, reason=refusal) if is_final else None
+                return self._fail(anchor, block, _refusal(record, anchor) or "NO_ANCHOR") if is_final else None
             with self.store.write() as write:
                 archive_receipt(write.connection, anchor, receipt, self.now_ms)
-        block = anchor.block_number, anchor.block_hash
-        return self._move(anchor, AnchorState.FINAL, block=block) if is_final else None
+        if not is_final:
+            return None
+        self.agree(*block)
+        return self._move(anchor, AnchorState.FINAL, block=block)
+
+    def _show_later(self, anchor: StoredAnchor) -> StoredAnchor | None:
+        """The node proves nothing about the anchor's block any more. Its newest state shows the anchor as well."""
+        number = self.chain.head_number()
+        header = self.chain.header(number)
+        record = self._verify(self._receipt(number, header), keccak(header))
+        if record is not None and _shows(record, anchor):
+            return self._move(anchor, AnchorState.MINED, reason="LATER_BLOCK", block=(number, keccak(header)))
+        # A later anchor covers it, if that becomes final; or the node contradicts itself.
+        return self._refuse(anchor)
 
     # Transactions
 
@@ -252,14 +346,9 @@ class _Run:
 
     def _send_first(self, anchor: StoredAnchor, prev_size: int) -> StoredAnchor | None:
         """Sign, store and send a transaction with the next nonce."""
-        max_fee, priority_fee = self._market()
-        if max_fee > self.policy.max_fee_cap:
-            fees = self.chain.fees()
-            max_fee = self.policy.max_fee_cap
-            if fees.base + fees.priority > max_fee:
-                raise RefusedError(f"the chain asks {fees.base + fees.priority} wei for gas, the cap is {max_fee}")
+        offer = first_offer(self.chain.fees(), self.policy.max_fee_cap)
         nonce = self.chain.transaction_count(self.target.owner)
-        transaction = self._sign(anchor, prev_size, nonce, max_fee, priority_fee)
+        transaction = self._sign(anchor, prev_size, nonce, offer)
         with self.store.write() as tx:
             add_transaction(tx.connection, transaction)
             moved = move_anchor(tx.connection, anchor, AnchorState.SUBMITTED, self.now_ms)
@@ -268,26 +357,23 @@ class _Run:
 
     def _send_again(self, anchor: StoredAnchor, transaction: StoredTransaction) -> None:
         """Send the same bytes, or, when they have waited too long, a transaction that offers more."""
-        if self.now_ms - transaction.prepared_ms >= self.policy.bump_after_ms:
-            max_fee, priority_fee = self._market()
-            # Nodes take a replacement when both fees grow by a tenth (geth) or an eighth (others).
-            max_fee = max(max_fee, -(-transaction.max_fee * 9 // 8))
-            priority_fee = max(priority_fee, -(-transaction.priority_fee * 9 // 8))
-            if priority_fee <= max_fee <= self.policy.max_fee_cap:
-                nonce, prev_size = transaction.nonce, transaction.prev_size
-                transaction = self._sign(anchor, prev_size, nonce, max_fee, priority_fee)
-                with self.store.write() as tx:
-                    add_transaction(tx.connection, transaction)
+        if self.now_ms - transaction.prepared_ms < self.policy.bump_after_ms:
+            self._send(transaction)
+            return
+        fees, last = self.chain.fees(), Offer(transaction.max_fee, transaction.priority_fee)
+        offer = raised_offer(last, fees, self.policy.max_fee_cap)
+        if offer is not None:
+            transaction = self._sign(anchor, transaction.prev_size, transaction.nonce, offer)
+            with self.store.write() as tx:
+                add_transaction(tx.connection, transaction)
         self._send(transaction)
+        if offer is None and is_priced_out(last, fees):
+            raise RefusedError(
+                f"the chain asks {fees.base} wei for gas, the anchor offers {last.max_fee}, the cap allows no more",
+                hint="wait until gas is cheaper, or raise chain.max_fee_gwei",
+            )
 
-    def _market(self) -> tuple[int, int]:
-        """What to offer now: enough for a base fee that doubles, and the tip."""
-        fees = self.chain.fees()
-        return 2 * fees.base + fees.priority, fees.priority
-
-    def _sign(
-        self, anchor: StoredAnchor, prev_size: int, nonce: int, max_fee: int, priority_fee: int
-    ) -> StoredTransaction:
+    def _sign(self, anchor: StoredAnchor, prev_size: int, nonce: int, offer: Offer) -> StoredTransaction:
         raw = self.signer.sign(
             Transaction(
                 chain_id=self.target.chain_id,
@@ -295,8 +381,8 @@ class _Run:
                 to=self.target.contract,
                 data=anchor_call(self.target.log_id, prev_size, anchor.size, anchor.root),
                 gas=self.policy.gas,
-                max_fee=max_fee,
-                priority_fee=priority_fee,
+                max_fee=offer.max_fee,
+                priority_fee=offer.priority_fee,
             )
         )
         return StoredTransaction(
@@ -304,8 +390,8 @@ class _Run:
             size=anchor.size,
             prev_size=prev_size,
             nonce=nonce,
-            max_fee=max_fee,
-            priority_fee=priority_fee,
+            max_fee=offer.max_fee,
+            priority_fee=offer.priority_fee,
             raw=raw,
             prepared_ms=self.now_ms,
         )
@@ -315,8 +401,18 @@ class _Run:
             self.chain.send_raw(transaction.raw)
         except SendRefused as exc:
             # A used nonce is looked into at the next step; a price too low is raised when the transaction has waited.
+            if exc.why is WhyRefused.NO_FUNDS:
+                raise SendRefused(exc.why, self._missing_funds(transaction)) from exc
             if exc.why not in (WhyRefused.NONCE_USED, WhyRefused.UNDERPRICED):
                 raise
+
+    def _missing_funds(self, transaction: StoredTransaction) -> str:
+        balance = self.chain.balance(self.target.owner)
+        needed = self.policy.gas * transaction.max_fee
+        return (
+            f"the anchor account 0x{self.target.owner.hex()} holds {balance} wei and an anchor may take {needed}; "
+            f"send coins to it"
+        )
 
     # What the chain holds
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from hashlib import sha256
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -705,7 +706,16 @@ def test_a_node_that_moves_blocks_about_does_not_hold_us(
     advance(store, pool, key, target, 10)
     pool.mine(2)
     monkeypatch.setattr(pool.chain, "inclusion", lambda _: Inclusion(b"\xab" * 32, 1, True))
-    changes = advance(store, pool, key, target, 11)
+    with pytest.raises(TransportError, match="not its block 1"):
+        advance(store, pool, key, target, 11)
+    assert anchors(store) == {5: SUBMITTED}
+    own = Inclusion(keccak(pool.header(1)), 1, True)
+    monkeypatch.setattr(pool.chain, "inclusion", lambda _: own)
+    headers = cycle([pool.header(1), pool.header(2)])
+    monkeypatch.setattr(pool.chain, "header", lambda _: next(headers))
+    changes: list[AnchorChange] = []
+    with suppress(TransportError, ReceiptMismatch):
+        advance(store, pool, key, target, 12, on_change=changes.append)
     assert len(changes) <= 8
     assert FINAL not in steps(changes)
 
