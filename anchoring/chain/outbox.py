@@ -28,9 +28,10 @@ from sqlalchemy import Connection
 from anchoring.chain.agreement import HeaderCheck
 from anchoring.chain.client import Chain, Inclusion, SendRefused, WhyRefused
 from anchoring.chain.fees import Offer, first_offer, is_priced_out, raised_offer
+from anchoring.chain.record import AnchorTarget, RecordReader, refusal, shows
 from anchoring.chain.transactions import Transaction, TransactionSigner, transaction_hash
 from anchoring.contracts import anchor_call
-from anchoring.receipt import DEVELOPMENT_CHAIN_ID, AnchorReceipt, AnchorRecord, read_anchor, slots
+from anchoring.receipt import DEVELOPMENT_CHAIN_ID, AnchorRecord
 from anchoring.rollback import RollbackState
 from anchoring.storage import (
     AnchorState,
@@ -52,17 +53,6 @@ __all__ = ["AnchorChange", "AnchorTarget", "OutboxPolicy", "SqlStorePort", "adva
 
 _MAX_MOVES: Final = 8
 """Steps of one anchor in one call: more than it takes to become final, fewer than a lying node could keep us busy."""
-
-
-@dataclass(frozen=True, slots=True)
-class AnchorTarget:
-    """Where a log is anchored, from its descriptor, and the code that the contract must have."""
-
-    chain_id: int
-    contract: bytes
-    owner: bytes
-    log_id: bytes
-    code_hash: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +126,17 @@ def advance(
         raise ConfigurationError(
             f"the anchor key has address {signer.address.hex()}, the log is anchored by {target.owner.hex()}"
         )
-    run = _Run(store, chain, signer, target, now_ms, policy or OutboxPolicy(), agree or _nobody_else, go_on or _always)
+    run = _Run(
+        store=store,
+        chain=chain,
+        signer=signer,
+        target=target,
+        now_ms=now_ms,
+        policy=policy or OutboxPolicy(),
+        agree=agree or _nobody_else,
+        go_on=go_on or _always,
+        reader=RecordReader(chain, target),
+    )
     run.advance(on_change or _ignore)
     return run.changes
 
@@ -165,6 +165,7 @@ class _Run:
     policy: OutboxPolicy
     agree: HeaderCheck
     go_on: Callable[[], bool]
+    reader: RecordReader
     changes: list[AnchorChange] = field(default_factory=list)
 
     def advance(self, on_change: Callable[[AnchorChange], None]) -> None:
@@ -236,10 +237,14 @@ class _Run:
 
     def _watch(self, anchor: StoredAnchor) -> StoredAnchor | None:
         transactions = self._transactions(anchor)
+        reverted: tuple[StoredTransaction, Inclusion] | None = None
         for transaction in reversed(transactions):
-            inclusion = self.chain.inclusion(transaction.hash)
+            inclusion = self._inclusion(transaction)
+            if inclusion is not None and inclusion.succeeded:
+                self._require_effect(anchor, inclusion)
+                return self._move(anchor, AnchorState.MINED, block=(inclusion.number, inclusion.block_hash))
             if inclusion is not None:
-                return self._included(anchor, inclusion)
+                reverted = reverted or (transaction, inclusion)
         nonce = self.chain.transaction_count(self.target.owner)
         live = [transaction for transaction in transactions if transaction.nonce == nonce]
         if live:
@@ -250,29 +255,54 @@ class _Run:
             # The node is behind, or a transaction of the key that came before ours is gone. The first passes by itself.
             self._send(ahead[-1])
             return None
+        if reverted is not None:
+            return self._reverted(anchor, *reverted)
         # The nonce went to a transaction that is not kept here: an earlier life of this store, or another user of the
         # key. What the chain holds says whether it was this very anchor. Or there is a gap: the anchor itself fills it.
         return self._begin(anchor)
 
-    def _included(self, anchor: StoredAnchor, inclusion: Inclusion) -> StoredAnchor | None:
-        block = inclusion.number, inclusion.block_hash
-        if keccak(self.chain.header(inclusion.number)) != inclusion.block_hash:
-            raise TransportError(f"the node names a block {block[1].hex()} that is not its block {block[0]}")
-        if inclusion.succeeded:
-            return self._move(anchor, AnchorState.MINED, block=block)
-        record = self._record(inclusion.number)
-        if record is not None and _shows(record, anchor):
+    def _inclusion(self, transaction: StoredTransaction) -> Inclusion | None:
+        """Where the transaction is, in a block that the chain has."""
+        found = self.chain.inclusion(transaction.hash)
+        if found is not None and keccak(self.chain.header(found.number)) != found.block_hash:
+            raise TransportError(
+                f"the node names a block {found.block_hash.hex()} that is not its block {found.number}"
+            )
+        return found
+
+    def _require_effect(self, anchor: StoredAnchor, inclusion: Inclusion) -> None:
+        """The state after the block shows the anchor, or one that came after it. Some nodes do not prove that state."""
+        header = self.chain.header(inclusion.number)
+        try:
+            receipt = self.reader.receipt(inclusion.number, header)
+        except TransportError:
+            return
+        record = self.reader.verify(receipt, keccak(header))
+        if record is None or record.size < anchor.size:
+            raise TransportError(
+                f"the node says that block {inclusion.number} holds the anchor, and its state does not"
+            )
+
+    def _reverted(
+        self, anchor: StoredAnchor, transaction: StoredTransaction, inclusion: Inclusion
+    ) -> StoredAnchor | None:
+        """The contract refused it: because of what came before, which may be mended, or for good."""
+        record = self.reader.record(inclusion.number)
+        if record is not None and shows(record, anchor.size, anchor.root):
             return self._adopt(anchor, record)
+        why = refusal(record, anchor.size)
+        if why is None and (0 if record is None else record.size) != transaction.prev_size:
+            return self._begin(anchor)  # it was to follow an anchor that did not come, or came later
         if inclusion.number > self.chain.final_number():
             return None
-        return self._fail(anchor, block, _refusal(record, anchor) or "REVERTED")
+        return self._fail(anchor, (inclusion.number, inclusion.block_hash), why or "REVERTED")
 
     def _begin(self, anchor: StoredAnchor) -> StoredAnchor | None:
         """For an anchor none of whose transactions can be mined: look whether it is needed, and make one."""
-        record = self._record(self.chain.head_number())
-        if record is not None and _shows(record, anchor):
+        record = self.reader.record(self.chain.head_number())
+        if record is not None and shows(record, anchor.size, anchor.root):
             return self._adopt(anchor, record)
-        if _refusal(record, anchor) is not None:
+        if refusal(record, anchor.size) is not None:
             return self._refuse(anchor)
         return self._send_first(anchor, 0 if record is None else record.size)
 
@@ -286,13 +316,13 @@ class _Run:
         number = self.chain.final_number()
         header = self.chain.header(number)
         try:
-            record = self._verify(self._receipt(number, header), keccak(header))
+            record = self.reader.verify(self.reader.receipt(number, header), keccak(header))
         except ReceiptMismatch as exc:
             if exc.reason != "NO_CONTRACT":
                 raise
             return None  # deployed after the final block
-        refusal = _refusal(record, anchor)
-        return None if refusal is None else self._fail(anchor, (number, keccak(header)), refusal)
+        why = refusal(record, anchor.size)
+        return None if why is None else self._fail(anchor, (number, keccak(header)), why)
 
     def _fail(self, anchor: StoredAnchor, block: tuple[int, bytes], reason: str) -> StoredAnchor:
         """The final block shows that the anchor will never be."""
@@ -314,13 +344,13 @@ class _Run:
             is_archived = load_receipt(tx.connection, anchor) is not None
         if not is_archived:
             try:
-                receipt = self._receipt(anchor.block_number, header)
+                receipt = self.reader.receipt(anchor.block_number, header)
             except TransportError:
                 return self._show_later(anchor)
-            record = self._verify(receipt, block[1])
-            if record is None or not _shows(record, anchor):
+            record = self.reader.verify(receipt, block[1])
+            if not shows(record, anchor.size, anchor.root):
                 # Another anchor followed in the same block, so that no state shows this one; a later one covers it.
-                return self._fail(anchor, block, _refusal(record, anchor) or "NO_ANCHOR") if is_final else None
+                return self._hidden(anchor, block, record) if is_final else None
             with self.store.write() as write:
                 archive_receipt(write.connection, anchor, receipt, self.now_ms)
         if not is_final:
@@ -328,12 +358,19 @@ class _Run:
         self.agree(*block)
         return self._move(anchor, AnchorState.FINAL, block=block)
 
+    def _hidden(self, anchor: StoredAnchor, block: tuple[int, bytes], record: AnchorRecord | None) -> StoredAnchor:
+        """A final block was said to hold the anchor, and does not show it."""
+        why = refusal(record, anchor.size)
+        if why is None:
+            return self._move(anchor, AnchorState.PENDING, reason="NO_ANCHOR")
+        return self._fail(anchor, block, why)
+
     def _show_later(self, anchor: StoredAnchor) -> StoredAnchor | None:
         """The node proves nothing about the anchor's block any more. Its newest state shows the anchor as well."""
         number = self.chain.head_number()
         header = self.chain.header(number)
-        record = self._verify(self._receipt(number, header), keccak(header))
-        if record is not None and _shows(record, anchor):
+        record = self.reader.verify(self.reader.receipt(number, header), keccak(header))
+        if shows(record, anchor.size, anchor.root):
             return self._move(anchor, AnchorState.MINED, reason="LATER_BLOCK", block=(number, keccak(header)))
         # A later anchor covers it, if that becomes final; or the node contradicts itself.
         return self._refuse(anchor)
@@ -414,28 +451,6 @@ class _Run:
             f"send coins to it"
         )
 
-    # What the chain holds
-
-    def _record(self, number: int) -> AnchorRecord | None:
-        """The log's record in the state after block ``number``, verified under the header that the chain gives."""
-        header = self.chain.header(number)
-        return self._verify(self._receipt(number, header), keccak(header))
-
-    def _receipt(self, number: int, header: bytes) -> AnchorReceipt:
-        meta, root, _ = slots(self.target.owner, self.target.log_id)
-        proofs = self.chain.get_proof(self.target.contract, (meta, root), number)
-        return AnchorReceipt(header, proofs.account_proof, (proofs.storage_proofs[0], proofs.storage_proofs[1]))
-
-    def _verify(self, receipt: AnchorReceipt, block_hash: bytes) -> AnchorRecord | None:
-        return read_anchor(
-            receipt,
-            contract=self.target.contract,
-            owner=self.target.owner,
-            log_id=self.target.log_id,
-            block_hash=block_hash,
-            code_hash=self.target.code_hash,
-        )
-
     def _move(
         self,
         anchor: StoredAnchor,
@@ -446,16 +461,3 @@ class _Run:
     ) -> StoredAnchor:
         with self.store.write() as tx:
             return move_anchor(tx.connection, anchor, state, self.now_ms, reason=reason, block=block)
-
-
-def _shows(record: AnchorRecord, anchor: StoredAnchor) -> bool:
-    return record.size == anchor.size and record.root == anchor.root
-
-
-def _refusal(record: AnchorRecord | None, anchor: StoredAnchor) -> str | None:
-    """Why the contract refuses the anchor when it holds ``record``, or None."""
-    if record is not None and record.closed:
-        return "CLOSED"
-    if record is not None and record.size >= anchor.size:
-        return "STALE"
-    return None
