@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     delete,
+    func,
     insert,
     select,
     update,
@@ -50,6 +51,8 @@ __all__ = [
     "load_transactions",
     "move_anchor",
     "newest_final_anchor",
+    "newest_token_size",
+    "newest_tokens",
 ]
 
 _Row = BigInteger().with_variant(Integer(), "sqlite")
@@ -311,6 +314,26 @@ def load_timestamps(connection: Connection, size: int) -> list[StoredTimestamp]:
     """The timestamps of the checkpoint of ``size``, in the order they were acquired."""
     query = select(_timestamp).where(_timestamp.c.size == size).order_by(_timestamp.c.id)
     return [_to_timestamp(connection, row) for row in connection.execute(query).all()]
+
+
+def newest_token_size(connection: Connection, *, below: int | None = None) -> int | None:
+    """The size of the largest checkpoint that has a token, of those smaller than ``below`` if that is given."""
+    query = select(func.max(_timestamp.c.size))
+    if below is not None:
+        query = query.where(_timestamp.c.size < below)
+    return connection.execute(query).scalar()
+
+
+def newest_tokens(connection: Connection) -> dict[str, tuple[int, int]]:
+    """Of each authority that has ever answered, by its name here: the newest token's size and time in milliseconds."""
+    newest = select(_timestamp.c.authority, func.max(_timestamp.c.id).label("id")).group_by(_timestamp.c.authority)
+    same = newest.subquery()
+    query = select(_timestamp).join(same, _timestamp.c.id == same.c.id).order_by(_timestamp.c.authority)
+    found = {}
+    for row in connection.execute(query):
+        _require_sound(_timestamp, row)
+        found[row.authority] = row.size, row.gen_time_ms
+    return found
 
 
 _KINDS: Final = ("certificates", "crls", "ocsps")

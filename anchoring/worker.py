@@ -6,13 +6,14 @@ authority or a node that fails stops nothing but its own part; what failed stand
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from anchoring.chain.agreement import HeaderCheck
 from anchoring.chain.client import Chain
 from anchoring.chain.outbox import AnchorChange, AnchorTarget, OutboxPolicy, advance, enqueue
 from anchoring.chain.transactions import TransactionSigner
-from anchoring.storage import StoredTimestamp, add_timestamp, load_anchors, load_timestamps
+from anchoring.storage import StoredTimestamp, add_timestamp, find_anchor, load_timestamps
 from anchoring.tsa.source import AcquiredToken, TimestampSource
 from identity.errors import (
     AuditError,
@@ -25,19 +26,28 @@ from identity.errors import (
 from ledger.checkpoint import imprint_message
 from ledger.statement import LogDescriptor, log_origin
 from ledger.storage.sql import SqlStore
-from ledger.store import StoredCheckpoint
+from ledger.store import StoredCheckpoint, newest_checkpoint
 
 __all__ = ["AnchorSender", "Failure", "Round", "run_round"]
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorSender:
-    """What sending anchors takes: the chain, the key that pays, where the log is anchored, and what it may cost."""
+    """What sending anchors takes: the chain, the key that pays, where the log is anchored, and what it may cost.
+
+    ``agree`` asks other nodes before anything becomes irrevocable; None where there are none.
+    """
 
     chain: Chain
     signer: TransactionSigner
     target: AnchorTarget
     policy: OutboxPolicy = field(default_factory=OutboxPolicy)
+    agree: HeaderCheck | None = None
+
+    @property
+    def name(self) -> str:
+        """What failures of this part are called."""
+        return f"chain {self.target.chain_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +75,31 @@ def run_round(
     sources: Sequence[TimestampSource],
     sender: AnchorSender | None,
     now_ms: int,
+    *,
+    go_on: Callable[[], bool] | None = None,
 ) -> Round:
-    """Timestamp and anchor the newest checkpoint. Raises ``MissingEvidenceError`` when there is none."""
+    """Timestamp and anchor the newest checkpoint. Raises ``MissingEvidenceError`` when there is none.
+
+    ``go_on`` is asked before each step: when it says no, the round ends there, and the next one goes on.
+    """
+    may_go_on = go_on or _always
     with store.read() as tx:
-        checkpoints = list(tx.checkpoints())
-        if not checkpoints:
+        newest = newest_checkpoint(tx)
+        if newest is None:
             raise MissingEvidenceError("there is no checkpoint yet", hint="run 'holdfast checkpoint create' first")
-        newest = checkpoints[-1]
         held = {stored.authority for stored in load_timestamps(tx.connection, newest.size)}
     done = Round(newest.size, {}, [], [])
     message = imprint_message(newest.note, log_origin(descriptor, log_id), descriptor.key)
     for source in sources:
-        if source.name not in held:
+        if source.name not in held and may_go_on():
             _timestamp(store, source, newest, message, now_ms, done)
-    if sender is not None:
-        _anchor(store, sender, newest, now_ms, done)
+    if sender is not None and may_go_on():
+        _anchor(store, sender, newest, now_ms, done, may_go_on)
     return done
+
+
+def _always() -> bool:
+    return True
 
 
 def _timestamp(
@@ -108,13 +127,30 @@ def _timestamp(
     done.tokens[source.name] = token
 
 
-def _anchor(store: SqlStore, sender: AnchorSender, checkpoint: StoredCheckpoint, now_ms: int, done: Round) -> None:
+def _anchor(
+    store: SqlStore,
+    sender: AnchorSender,
+    checkpoint: StoredCheckpoint,
+    now_ms: int,
+    done: Round,
+    go_on: Callable[[], bool],
+) -> None:
     with store.read() as tx:
-        known = {anchor.size for anchor in load_anchors(tx.connection)}
+        known = find_anchor(tx.connection, checkpoint.size)
     try:
-        if checkpoint.size not in known:
+        if known is None:
             with store.write() as tx:
                 enqueue(tx, checkpoint.size, checkpoint.root, now_ms)
-        done.changes.extend(advance(store, sender.chain, sender.signer, sender.target, now_ms, sender.policy))
+        advance(
+            store,
+            sender.chain,
+            sender.signer,
+            sender.target,
+            now_ms,
+            sender.policy,
+            agree=sender.agree,
+            go_on=go_on,
+            on_change=done.changes.append,
+        )
     except (TransportError, VerificationError, ConflictError, RefusedError) as exc:
-        done.failures.append(Failure(f"chain {sender.target.chain_id}", exc))
+        done.failures.append(Failure(sender.name, exc))

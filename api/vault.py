@@ -34,9 +34,9 @@ from identity.textforms import to_zbase32
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
-from ledger.log_writer import LogWriter, Plan
+from ledger.log_writer import LogWriter, Plan, covered_lengths
 from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
-from ledger.statement import FeedHead, LogDescriptor, parse_statement
+from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
 
@@ -280,22 +280,21 @@ class Vault:
     def blind_window(self, anchored: int) -> tuple[int, int | None]:
         """How many entries no anchor of a log size up to ``anchored`` covers, and the oldest time that one claims.
 
-        Only of feeds that the log serves: those of identities that have bound it.
+        Only of feeds that the log serves: those of identities that have bound it. The log is read backwards from the
+        anchor, no further than to the last head of each of these feeds, and only heads are parsed.
         """
         log_id, _ = self.log_descriptor()
-        covered: dict[bytes, int] = {}
         with self.store.read() as tx:
-            for statement in map(parse_statement, list(tx.log_leaves(0, anchored))):
-                if isinstance(statement, FeedHead):
-                    covered[statement.key] = statement.length
             served = {one for one in tx.identities() if log_id in key_history(tx, one).logs}
+            feeds = [info.state for info in map(_info, tx.feeds()) if _is_served(info, served)]
+            covered = covered_lengths(tx, anchored, {state.key for state in feeds if state.length})
             count, oldest = 0, None
-            for info in map(_info, tx.feeds()):
-                length = covered.get(info.state.key, 0)
-                if info.description is None or info.description.identity not in served or length >= info.state.length:
+            for state in feeds:
+                length = covered.get(state.key, 0)
+                if length >= state.length:
                     continue
-                count += info.state.length - length
-                claimed_ms = _claimed_ms(tx.block(info.state.key, length))
+                count += state.length - length
+                claimed_ms = _claimed_ms(tx.block(state.key, length))
                 oldest = claimed_ms if oldest is None else min(oldest, claimed_ms or oldest)
         return count, oldest
 
@@ -389,6 +388,10 @@ def root_signers(ring: KeyRing, history: KeyHistory) -> list[tuple[int, Ed25519S
             hint="holdfast identity rotate-root puts the present one in",
         )
     return [(index, Ed25519Signer(seed)) for index, seed in enumerate(ring.root_seeds)]
+
+
+def _is_served(info: FeedInfo, identities: set[bytes]) -> bool:
+    return info.description is not None and info.description.identity in identities
 
 
 def _claimed_ms(block: bytes) -> int | None:

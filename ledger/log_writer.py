@@ -40,7 +40,7 @@ from ledger.statement import (
 )
 from ledger.store import FeedKey, FeedState, LogState, ReadTransaction, Store, StoredCheckpoint, stored_tree_hash
 
-__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason"]
+__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason", "covered_lengths"]
 
 _CHUNK: Final = 4096
 """Leaves read at a time when looking back for what the log states last."""
@@ -239,6 +239,26 @@ class LogWriter:
         found.feeds.update({key: known.feeds.get(key) for key in missing})
         self._logged = found
         return found
+
+
+def covered_lengths(tx: ReadTransaction, size: int, feeds: set[FeedKey]) -> dict[FeedKey, int]:
+    """The lengths up to which the log's first ``size`` leaves cover these feeds; one that they do not name is left out.
+
+    Read from the end, no further than to the last head of each feed.
+    """
+    covered: dict[FeedKey, int] = {}
+    missing = set(feeds)
+    for _, leaf in _backwards(tx, size) if missing else ():
+        key = feed_head_key(leaf)
+        if key is None or FeedKey(key) not in missing:
+            continue
+        statement = parse_statement(leaf)
+        assert isinstance(statement, FeedHead)
+        covered[FeedKey(key)] = statement.length
+        missing.discard(FeedKey(key))
+        if not missing:
+            break
+    return covered
 
 
 def _backwards(tx: ReadTransaction, size: int) -> Iterator[tuple[int, bytes]]:

@@ -32,6 +32,7 @@ __all__ = [
     "StoredCheckpoint",
     "StoredEvent",
     "WriteTransaction",
+    "newest_checkpoint",
     "stored_tree_hash",
 ]
 
@@ -207,6 +208,18 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Release the engine. Idempotent."""
+
+
+def newest_checkpoint(tx: ReadTransaction) -> StoredCheckpoint | None:
+    """The log's newest checkpoint, or None before the first. Costs the same however many there are.
+
+    A checkpoint is signed over all leaves in the transaction that adds them, so it is the one of the log's size; a log
+    whose last leaves no checkpoint covers is searched.
+    """
+    state = tx.log()
+    if state is None:
+        return None
+    return tx.checkpoint(state.size) or max(tx.checkpoints(), key=lambda one: one.size, default=None)
 
 
 def stored_tree_hash(tx: ReadTransaction, key: FeedKey, length: int) -> bytes:

@@ -170,5 +170,4 @@ def _locate(view: ChainView, final: BlockHeader, archived: tuple[int, int, bytes
             raise TransportError(f"the nodes are behind block {number}, in which this log is anchored")
         # The development chain never lags: a block it does not have is a block of another chain.
         return ArchivedAnchor(size, number, False)
-    node = next(iter(view.nodes.values()))
-    return ArchivedAnchor(size, number, parse_header(node.header(number)).hash == block_hash)
+    return ArchivedAnchor(size, number, fetch_header(view, number).hash == block_hash)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -79,6 +80,11 @@ class _Server(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], methods: _Methods) -> None:
         super().__init__(address, _Handler)
         self.methods = methods
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that leaves before it has its answer is no error of ours."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

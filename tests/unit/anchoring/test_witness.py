@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
-from anchoring import witness
 from anchoring.receipt import AnchorReceipt, receipt_digest
 from anchoring.storage import (
     AnchorState,
@@ -137,13 +136,63 @@ def test_a_final_anchor_is_stated_once(store: SqlStore) -> None:
     assert pending(store) == ([], [])
 
 
-def test_the_newest_statement_is_found_far_back(store: SqlStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More leaves than are read at a time stand behind it."""
-    monkeypatch.setattr(witness, "_CHUNK", 3)
+def test_the_newest_statement_is_found_far_back(store: SqlStore) -> None:
+    """Ten checkpoints without a statement stand behind it."""
     stamp(store, 2)
     anchor(store, 2)
     for _ in range(10):
         checkpoint(store)
+    assert pending(store) == ([], [])
+
+
+class Counting:
+    """A read transaction that counts the leaves and checkpoints it is asked for."""
+
+    def __init__(self, tx: Any) -> None:
+        self._tx = tx
+        self.read = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tx, name)
+
+    def log_leaves(self, start: int, stop: int) -> Iterator[bytes]:
+        for leaf in self._tx.log_leaves(start, stop):
+            self.read += 1
+            yield leaf
+
+    def checkpoints(self, above: int = 0) -> Iterator[Any]:
+        for found in self._tx.checkpoints(above):
+            self.read += 1
+            yield found
+
+
+@pytest.mark.parametrize("before", [5, 60])
+def test_the_cost_depends_on_what_is_new(store: SqlStore, before: int) -> None:
+    """Tokens and anchors for every checkpoint, however many there were: the last few leaves are looked at."""
+    for size in range(2, 2 + before):
+        newest = checkpoint(store)
+        if size % 3:
+            stamp(store, newest)
+            anchor(store, newest)
+    with store.read() as tx:
+        counting: Any = Counting(tx)
+        times, anchors = pending_witnesses(counting)
+        assert counting.read <= 16
+    assert len(times) == len(anchors) <= 1
+
+
+def test_several_unstated_ones_are_stated_in_order(store: SqlStore) -> None:
+    checkpoint(store)
+    stamp(store, 2)
+    checkpoint(store)
+    with store.read() as tx:
+        sizes = [one.size for one in tx.checkpoints()]
+    for size in sizes[1:]:
+        stamp(store, size)
+        anchor(store, size)
+    times, anchors = pending(store)
+    assert [one.size for one in times] == [one.size for one in anchors] == sizes[1:]
+    checkpoint(store)
     assert pending(store) == ([], [])
 
 

@@ -28,7 +28,7 @@ from ledger.feed import FeedWriter, create_feed
 from ledger.identities import add_events
 from ledger.log import consistency_proof, hash_leaf, inclusion_proof, verify_consistency, verify_inclusion
 from ledger.log_transfer import LogAudit, audit_log, export_log, feeds_at_hand, log_records, read_log_export
-from ledger.log_writer import LogWriter, WithheldFeed, WithheldReason
+from ledger.log_writer import LogWriter, WithheldFeed, WithheldReason, covered_lengths
 from ledger.manifest import FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import tree_hash
 from ledger.statement import (
@@ -43,7 +43,7 @@ from ledger.statement import (
     parse_statement,
 )
 from ledger.storage.memory import MemoryStore
-from ledger.store import FeedKey, Store, StoredCheckpoint
+from ledger.store import FeedKey, Store, StoredCheckpoint, newest_checkpoint
 
 LOG_KEY = Ed25519Signer(b"log".ljust(32, b"\0"))
 CHAIN = ChainBinding(31337, bytes(20), bytes(20))
@@ -532,3 +532,38 @@ def test_an_outsider_audits_the_exported_log(vault: Vault) -> None:
 def test_leaves_after_the_last_checkpoint_are_not_exported(vault: Vault) -> None:
     with pytest.raises(MissingEvidenceError):
         export_log(vault.store, BytesIO())
+
+
+# --- what a size of the log covers ----------------------------------------------------------------------------------
+
+
+def test_the_newest_checkpoint(vault: Vault) -> None:
+    with vault.store.read() as tx:
+        assert newest_checkpoint(tx) is None
+    for _ in range(3):
+        vault.append()
+        made = vault.writer.append_checkpoint()
+        with vault.store.read() as tx:
+            assert newest_checkpoint(tx) == made
+
+
+def test_a_store_without_a_log_has_no_newest_checkpoint(store: Store) -> None:
+    with store.read() as tx:
+        assert newest_checkpoint(tx) is None
+
+
+@pytest.mark.parametrize("chunk", [2, 4096])
+def test_lengths_that_a_size_covers(vault: Vault, monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(log_writer, "_CHUNK", chunk)
+    quiet, empty = vault.new_feed("quiet"), vault.new_feed("empty")
+    vault.append(2, quiet)
+    sizes = []
+    for _ in range(4):
+        vault.append(3)
+        sizes.append(vault.writer.append_checkpoint().size)
+    feeds = {vault.feed, quiet, empty}
+    with vault.store.read() as tx:
+        for position, size in enumerate(sizes, start=1):
+            assert covered_lengths(tx, size, feeds) == {vault.feed: 3 * position, quiet: 2}
+        assert covered_lengths(tx, sizes[-1], {quiet}) == {quiet: 2}
+        assert covered_lengths(tx, sizes[-1], set()) == covered_lengths(tx, 0, feeds) == {}

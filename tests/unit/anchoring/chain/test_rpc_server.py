@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
+import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -168,3 +171,41 @@ def test_a_common_library_can_use_it(server: DevChainServer, target: AnchorTarge
 def test_answers_are_one_line_of_json(server: DevChainServer) -> None:
     body = {"jsonrpc": "2.0", "id": 1, "method": "eth_chainId", "params": []}
     assert json.loads(CLIENT.post(server.url, json=body).content)["result"] == hex(DEVELOPMENT_CHAIN_ID)
+
+
+def test_a_client_that_leaves_before_its_answer(
+    server: DevChainServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It resets the connection while the answer is made: that is no error of the server's, and the next one is fine."""
+    left = threading.Event()
+    answered = threading.Event()
+
+    def slow(_self: Any, _body: bytes) -> bytes:
+        left.wait(10)
+        answered.set()
+        return b" " * 2**20
+
+    monkeypatch.setattr("anchoring.chain.rpc_server._Methods.answer", slow)
+    port = int(server.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"POST / HTTP/1.0\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+        time.sleep(0.1)
+    left.set()
+    assert answered.wait(10)
+    monkeypatch.undo()
+    assert ask(server, "net_version") == "1212434006"
+    server.close()
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_of_the_server_itself_is_not_hidden(
+    server: DevChainServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_self: Any, _body: bytes) -> bytes:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("anchoring.chain.rpc_server._Methods.answer", broken)
+    with pytest.raises(httpx.HTTPError):
+        ask(server, "net_version")
+    assert "ZeroDivisionError" in capsys.readouterr().err
