@@ -24,6 +24,7 @@ from ledger.log import root_at
 from ledger.statement import LogDescriptor
 
 if TYPE_CHECKING:
+    from anchoring.chain.agreement import HeaderCheck
     from anchoring.chain.check import ChainView
     from anchoring.chain.client import Chain, ChainReader
     from anchoring.chain.dev import DevChain
@@ -167,7 +168,7 @@ class Session:
             log_id=log_id,
             code_hash=load_contract().code_hash,
         )
-        return AnchorSender(chain, LocalKey(ring.anchor_key), target, self._outbox_policy())
+        return AnchorSender(chain, LocalKey(ring.anchor_key), target, self._outbox_policy(), self._other_nodes())
 
     def pin_final_anchors(self) -> None:
         """Pin the blocks of final anchors. Only for the development chain: nobody else vouches for that one."""
@@ -216,6 +217,14 @@ class Session:
         return {
             name: self._opened.enter_context(_rpc_chain(chain, [url])) for name, url in _named_nodes(chain.urls).items()
         }
+
+    def _other_nodes(self) -> HeaderCheck | None:
+        """Asks every configured node before an anchor is final or failed; None where there is only one."""
+        from anchoring.chain.agreement import all_who_answer
+
+        chain = self.settings.chain
+        several = isinstance(chain, RpcChainSettings) and len(chain.urls) > 1
+        return all_who_answer(self._readers()) if several else None
 
     def _outbox_policy(self) -> OutboxPolicy:
         from anchoring.chain.outbox import OutboxPolicy

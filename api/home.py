@@ -49,3 +49,7 @@ class Home:
     @property
     def last_check(self) -> Path:
         return self.root / "last-check.json"
+
+    @property
+    def last_round(self) -> Path:
+        return self.root / "last-round.json"

@@ -27,6 +27,7 @@ from identity.jsontext import parse_json
 from ledger.storage.location import StoreLocation, parse_location
 
 __all__ = [
+    "AlarmSettings",
     "AuthoritySettings",
     "ChainSettings",
     "DevAuthoritySettings",
@@ -87,6 +88,8 @@ def _store_location(value: object) -> StoreLocation:
 
 DatabaseLocation = Annotated[StoreLocation, NoDecode, PlainValidator(_store_location)]
 
+Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}[smhd]$")]
+
 
 class DevChainSettings(_Part):
     """The embedded development chain. It proves nothing to anybody else."""
@@ -136,6 +139,17 @@ class HttpAuthoritySettings(_Part):
     crl_urls: tuple[HttpUrl, ...] = ()
 
 
+class AlarmSettings(_Part):
+    """What 'holdfast status' warns of, as durations such as 90m, 24h or 7d."""
+
+    anchor_lag: Duration = "24h"
+    """A checkpoint without a final anchor, or an anchor on its way, for so long."""
+    token_age: Duration = "24h"  # noqa: S105  (no secret: a duration)
+    """The newest token this old, while the newest checkpoint lacks one."""
+    blind: Duration = "24h"
+    """An entry without a final anchor, by the time that it claims."""
+
+
 ChainSettings = DevChainSettings | RpcChainSettings | NoChainSettings
 AuthoritySettings = DevAuthoritySettings | HttpAuthoritySettings
 
@@ -155,6 +169,7 @@ class Settings(BaseSettings):
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
     chain: ChainSettings = Field(discriminator="kind")
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
+    alarms: AlarmSettings = AlarmSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -66,6 +66,7 @@ def _run(out: Output, session: Session, ring: KeyRing, wait: float) -> tuple[int
     from anchoring.storage import AnchorState, load_anchors
     from anchoring.worker import run_round
     from api.bootstrap import now_ms
+    from api.last_round import LastRound, keep_round
 
     log_id, descriptor = session.vault.log_descriptor()
     sources, sender = session.sources(), session.sender(ring)
@@ -75,19 +76,40 @@ def _run(out: Output, session: Session, ring: KeyRing, wait: float) -> tuple[int
         done = run_round(session.vault.store, log_id, descriptor, sources, sender, now_ms())
         tokens |= {name: time_text(out, token.verified.gen_time_ms) for name, token in done.tokens.items()}
         failures: dict[str, Plain] = {failure.what: str(failure.error) for failure in done.failures}
+        keep_round(session.home, LastRound(now_ms(), {what: str(said) for what, said in failures.items()}))
         with session.vault.store.read() as tx:
-            states = {anchor.state for anchor in load_anchors(tx.connection)}
+            is_open = load_anchors(tx.connection, AnchorState.PENDING, AnchorState.SUBMITTED, AnchorState.MINED)
         left_s = deadline - time.monotonic()
-        if left_s <= 0 or (not failures and states <= {AnchorState.FINAL, AnchorState.FAILED}):
+        if left_s <= 0 or not (failures or is_open):
             return done.size, tokens, failures
         time.sleep(min(_POLL_S, left_s))
 
 
 def _anchor(session: Session, size: int) -> StoredAnchor | None:
-    from anchoring.storage import load_anchors
+    from anchoring.storage import find_anchor
 
     with session.vault.store.read() as tx:
-        return next((anchor for anchor in load_anchors(tx.connection) if anchor.size == size), None)
+        return find_anchor(tx.connection, size)
+
+
+@group.add("work", examples=["holdfast anchor work", "holdfast anchor work --every 1h --json"])
+def work(
+    ctx: typer.Context,
+    every: Annotated[
+        str, typer.Option("--every", metavar="DURATION", help="Between two rounds: 90s, 15m, 1h.")
+    ] = "15m",
+    passphrase_file: PassphraseFile = None,
+) -> ExitCode:
+    """Run rounds of 'anchor run' until SIGTERM or SIGINT; one line for each change.
+
+    What fails is tried again after 5 seconds, then twice as long each time, an hour at most, each part by itself. Ends
+    with exit code 77 when the store must not be written to, which the chain is asked at every interval.
+    """
+    from api.cli.service import run_service
+
+    with opened(ctx) as session:
+        run_service(ctx, session, every, passphrase_file)
+    return ExitCode.OK
 
 
 @group.add("status", examples=["holdfast anchor status", "holdfast anchor status --json"])

@@ -12,6 +12,7 @@ from api.cli.session import opened
 from api.cli.times import time_text
 
 if TYPE_CHECKING:
+    from anchoring.health import Health, OpenAnchor
     from anchoring.rollback import RollbackState
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
@@ -94,21 +95,21 @@ def _duration(text: str) -> int:
 
 def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int | None]:
     """What the store says about itself, and since when its oldest entry without a final anchor waits for one."""
-    from anchoring.storage import AnchorState, load_anchors, load_timestamps
-    from api.bootstrap import is_development
+    from anchoring.storage import load_timestamps
+    from api.bootstrap import is_development, now_ms
+    from api.health import read_health
     from identity.textforms import to_hex
+    from ledger.store import newest_checkpoint
 
     vault = session.vault
+    health = read_health(session, now_ms())
     history = vault.history()
     log_id, descriptor = vault.log_descriptor()
     feeds = vault.feeds()
     with vault.store.read() as tx:
-        newest = max((checkpoint.size for checkpoint in tx.checkpoints()), default=None)
-        tokens = 0 if newest is None else len(load_timestamps(tx.connection, newest))
-        anchors = load_anchors(tx.connection)
-    anchored = max((anchor.size for anchor in anchors if anchor.state is AnchorState.FINAL), default=None)
-    blind, since_ms = vault.blind_window(anchored or 0)
-    states = [anchor.state for anchor in anchors]
+        newest = newest_checkpoint(tx)
+        tokens = 0 if newest is None else len(load_timestamps(tx.connection, newest.size))
+    since_ms = health.blind.since_ms
     return {
         "identity": to_hex(history.identity),
         "label": history.label,
@@ -116,11 +117,42 @@ def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int 
         "development": is_development(descriptor),
         "feeds": len(feeds),
         "entries": sum(info.state.length for info in feeds),
-        "checkpoint": newest,
+        "checkpoint": None if newest is None else newest.size,
         "tokens": tokens,
-        "anchored": anchored,
-        "anchors_open": sum(state not in (AnchorState.FINAL, AnchorState.FAILED) for state in states),
-        "anchors_failed": states.count(AnchorState.FAILED),
-        "blind_entries": blind,
+        "anchored": health.lag.final_size,
+        "anchors_open": len(health.lag.waiting),
+        "anchors_failed": len(health.lag.failed),
+        "blind_entries": health.blind.entries,
         "blind_since": None if since_ms is None else time_text(out, since_ms),
+        **_health_facts(out, session, health),
     }, since_ms
+
+
+def _health_facts(out: Output, session: Session, health: Health) -> dict[str, Plain]:
+    """How well anchoring keeps up, and what of it is worth a warning."""
+    from anchoring.health import warnings
+    from api.bootstrap import now_ms
+    from api.health import thresholds
+
+    said = warnings(health, thresholds(session.settings.alarms), now_ms())
+    for warning in said:
+        out.note(f"warning: {warning}")
+    since_ms = health.lag.final_ms
+    return {
+        "anchored_since": None if since_ms is None else time_text(out, since_ms),
+        "checkpoints_behind": health.lag.checkpoints,
+        "waiting": [_open_fields(out, anchor) for anchor in health.lag.waiting],
+        "failed": [_open_fields(out, anchor) for anchor in health.lag.failed],
+        "newest_tokens": {
+            name: {"size": size, "time": time_text(out, time_ms)}
+            for name, (size, time_ms) in health.tokens.newest.items()
+        },
+        "tokens_missing": list(health.tokens.missing),
+        "failures": dict(health.failures),
+        "warnings": said,
+    }
+
+
+def _open_fields(out: Output, anchor: OpenAnchor) -> dict[str, Plain]:
+    since = time_text(out, anchor.since_ms)
+    return {"size": anchor.size, "state": anchor.state, "since": since, "reason": anchor.reason}
