@@ -425,3 +425,43 @@ def test_what_is_no_evidence_has_no_parts(shell: Any) -> None:
     ran = shell("verify", "evidence.json", "--policy", "home/policy.toml", "--unpack", "parts", code=1)
     assert "nothing was unpacked" in ran.err
     assert not shell.path("parts").exists()
+
+
+# --- how well anchoring keeps up ---
+
+
+def test_status_says_what_waits_and_what_lacks_a_token(shell: Any) -> None:
+    shell("feed", "append", "ledger", "notes.jsonl")
+    shell("checkpoint", "create")
+    found = status(shell)
+    assert (found["checkpoints_behind"], found["waiting"], found["warnings"]) == (2, [], [])
+    assert found["tokens_missing"] == ["embedded development authority"]
+    assert found["newest_tokens"]["embedded development authority"]["size"] == found["anchored"] == 4
+    shell("anchor", "run")
+    found = status(shell)
+    assert (found["checkpoints_behind"], found["tokens_missing"]) == (0, [])
+    assert found["anchored_since"] <= found["checked"]
+
+
+def test_status_warns_beyond_the_thresholds_of_the_settings(shell: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shell("feed", "append", "ledger", "notes.jsonl")
+    shell("checkpoint", "create")
+    later = now_ms() + 2 * 3_600_000
+    monkeypatch.setattr("api.bootstrap.now_ms", lambda: later)
+    assert shell("status", "--json").json[0]["warnings"] == []
+    with shell.path("home/holdfast.toml").open("a") as settings:
+        settings.write('\n[alarms]\nanchor_lag = "1h"\ntoken_age = "90m"\nblind = "1h"\n')
+    ran = shell("status")
+    assert [line.partition(": warning: ")[2].partition(" ")[2][:30] for line in ran.err.splitlines()] == [
+        "checkpoints wait, the newest f",
+        "newest token is 2h 0m old, and",
+        "entries wait for an anchor, th",
+    ]
+    assert len(shell("status", "--json").json[0]["warnings"]) == 3
+
+
+@pytest.mark.parametrize("value", ['"1w"', '"0h"', "24", '"24h "'])
+def test_thresholds_that_are_none(shell: Any, value: str) -> None:
+    with shell.path("home/holdfast.toml").open("a") as settings:
+        settings.write(f"\n[alarms]\nblind = {value}\n")
+    shell("status", code=78)
