@@ -88,6 +88,8 @@ class Session:
         self.settings = settings
         self.vault = vault
         self._opened = ExitStack()
+        self._dev_reader = self._opened.enter_context(ExitStack())
+        self._rpc_nodes: Mapping[str, ChainReader] | None = None
 
     # The chain.
 
@@ -213,10 +215,15 @@ class Session:
         if isinstance(chain, NoChainSettings):
             raise TransportError("the settings name no chain, and the log is bound to one")
         if isinstance(chain, DevChainSettings):
-            return open_nodes(self._opened, DEVELOPMENT_CHAIN_ID, [], self.settings.dev_dir)
-        return {
-            name: self._opened.enter_context(_rpc_chain(chain, [url])) for name, url in _named_nodes(chain.urls).items()
-        }
+            # Opened anew: another file may stand there by now.
+            self._dev_reader.close()
+            return open_nodes(self._dev_reader, DEVELOPMENT_CHAIN_ID, [], self.settings.dev_dir)
+        if self._rpc_nodes is None:
+            self._rpc_nodes = {
+                name: self._opened.enter_context(_rpc_chain(chain, [url]))
+                for name, url in _named_nodes(chain.urls).items()
+            }
+        return self._rpc_nodes
 
     def _other_nodes(self) -> HeaderCheck | None:
         """Asks every configured node before an anchor is final or failed; None where there is only one."""

@@ -150,7 +150,7 @@ def fields(prefix: str, *models: type[BaseModel]) -> set[str]:
 
 def test_settings() -> None:
     documented = {row[0].strip("`") for row in rows("reference/settings.md", 3)}
-    known = fields("", settings.Settings) - {"chain"}
+    known = fields("", settings.Settings) - {"chain", "alarms"} | fields("alarms.", settings.AlarmSettings)
     known |= fields("chain.", settings.DevChainSettings, settings.RpcChainSettings, settings.NoChainSettings)
     known |= fields("authorities.", settings.DevAuthoritySettings, settings.HttpAuthoritySettings)
     assert documented == known
