@@ -92,7 +92,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """All three together. ``chained`` is whether the log has a chain, ``stamped`` whether the settings name authorities.
+    """All three together. ``chained``: the log has a chain; ``stamped``: the settings name authorities.
 
     ``failures`` are the parts that failed in the last round that a worker made, with what they said.
     """
