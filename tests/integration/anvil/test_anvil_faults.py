@@ -84,6 +84,8 @@ class Ground:
     def settle(self) -> dict[int, AnchorState]:
         for _ in range(8):
             self.advance()
+            if set(self.states().values()) <= {FINAL, FAILED}:
+                break
             self.node.mine(2)
         return self.states()
 

@@ -24,12 +24,15 @@ from anchoring.storage import (
     add_transaction,
     archive_receipt,
     enqueue_anchor,
+    find_anchor,
     load_anchors,
     load_receipt,
     load_timestamps,
     load_transactions,
     move_anchor,
     newest_final_anchor,
+    newest_token_size,
+    newest_tokens,
 )
 from identity.errors import ConflictError, DamagedFile, RefusedError, StorageError
 from ledger.storage.engine import open_store
@@ -309,3 +312,34 @@ def test_the_migration_imports_nothing_of_ours() -> None:
     source = Path(__file__).parents[3] / "ledger" / "storage" / "migrations" / "versions" / "0002_anchoring.py"
     imports = re.findall(r"^(?:from|import) (\S+)", source.read_text(encoding="utf-8"), re.MULTILINE)
     assert imports == ["__future__", "alembic"]
+
+
+# Asking for the newest
+
+
+def test_one_anchor_by_its_size_and_the_newest_final_one(store: SqlStore) -> None:
+    block = (9, b"\x09" * 32)
+    for size in (3, 5, 8):
+        pending = enqueue(store, size)
+        mined = move(store, pending, AnchorState.MINED, block)
+        if size != 8:
+            move(store, mined, AnchorState.FINAL, block)
+    with store.read() as tx:
+        found = find_anchor(tx.connection, 5)
+        assert found is not None
+        assert (found.size, found.state) == (5, AnchorState.FINAL)
+        assert find_anchor(tx.connection, 4) is None
+        newest = [newest_final_anchor(tx.connection, below=below) for below in (None, 6, 5, 3)]
+    assert [None if one is None else one.size for one in newest] == [5, 5, 3, None]
+
+
+def test_the_newest_tokens(store: SqlStore) -> None:
+    with store.read() as tx:
+        assert (newest_tokens(tx.connection), newest_token_size(tx.connection)) == ({}, None)
+    for number, (authority, size) in enumerate([("b", 3), ("a", 3), ("b", 7), ("a", 5)]):
+        with store.write() as tx:
+            token = StoredTimestamp(size, authority, b"response %d" % number, (), (), (), 1000 + number, 0)
+            add_timestamp(tx.connection, token)
+    with store.read() as tx:
+        assert newest_tokens(tx.connection) == {"a": (5, 1003), "b": (7, 1002)}
+        assert [newest_token_size(tx.connection, below=below) for below in (None, 7, 5, 3)] == [7, 5, 3, None]
