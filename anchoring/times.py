@@ -15,6 +15,7 @@ from anchoring.evidence import CheckpointEvidence
 from anchoring.policy import Policy
 from anchoring.report import Claim, Finding, failure
 from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken, match_authority, verify_token
+from anchoring.timestamp.independence import group_independent
 from anchoring.trusted_log import LogView
 from identity.errors import AuditError, TokenUndecided
 from identity.verdict import Status
@@ -44,7 +45,7 @@ class CheckpointTimes:
 
     def authorities(self, position: int) -> int:
         """How many distinct authorities state a time for the checkpoint."""
-        return len(_by_root(self._tokens[position]))
+        return len(_independent(self._tokens[position]))
 
     def existence_ms(self, position: int) -> int | None:
         """By when k authorities say that the checkpoint existed: the k-th smallest (genTime + accuracy), if k do."""
@@ -55,7 +56,7 @@ class CheckpointTimes:
 
         What was made with these tokens at hand is later than this.
         """
-        groups = _by_root(self._tokens[position])
+        groups = _independent(self._tokens[position])
         times = sorted((max(token.earliest_ms for token in tokens) for tokens in groups), reverse=True)
         return times[self._k - 1] if len(times) >= self._k else None
 
@@ -121,11 +122,13 @@ class _Verification:
         """When the tokens on a checkpoint provably existed: by the tokens on a later one that logs their digests."""
         size = self._log.checkpoints[position].size
         timestamps = self._checkpoints[position].timestamps
+        # The leaf stands under the first checkpoint here that covers it; each later one covers it too.
         times = [
             existence
             for leaf, statement in self._log.statements(TimeStatement)
-            if statement.size == size and leaf.checkpoint > position and _names_all(statement, timestamps)
-            if (existence := _existence_ms(self.tokens[leaf.checkpoint], self._policy.k)) is not None
+            if statement.size == size and _names_all(statement, timestamps)
+            for later in range(max(leaf.checkpoint, position + 1), len(self._checkpoints))
+            if (existence := _existence_ms(self.tokens[later], self._policy.k)) is not None
         ]
         return min(times, default=None)
 
@@ -142,16 +145,14 @@ class _Verification:
 
 
 def _existence_ms(tokens: Tokens, k: int) -> int | None:
-    times = sorted(min(token.latest_ms for token in group) for group in _by_root(tokens))
+    times = sorted(min(token.latest_ms for token in group) for group in _independent(tokens))
     return times[k - 1] if len(times) >= k else None
 
 
-def _by_root(tokens: Tokens) -> list[list[VerifiedToken]]:
-    """The tokens by their root: whoever holds a root can be every authority under it, so it speaks once."""
-    groups: dict[bytes, list[VerifiedToken]] = {}
-    for authority, token in tokens.items():
-        groups.setdefault(authority.root, []).append(token)
-    return list(groups.values())
+def _independent(tokens: Tokens) -> list[list[VerifiedToken]]:
+    """The tokens by who can have made them: authorities whose paths share a key speak once."""
+    held = list(tokens.values())
+    return [[held[member] for member in group] for group in group_independent(token.keys for token in held)]
 
 
 def _names_all(statement: TimeStatement, timestamps: Sequence[TimestampEvidence]) -> bool:

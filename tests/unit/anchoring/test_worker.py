@@ -56,7 +56,9 @@ class Source:
         self.asked.append((message, now_ms))
         if self.error is not None:
             raise self.error
-        verified = VerifiedToken(now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False)
+        verified = VerifiedToken(
+            now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False, now_ms + 1, frozenset({self.name.encode()})
+        )
         response = f"{self.name} {len(self.asked)}".encode()
         return AcquiredToken(TimestampEvidence(response, (b"certificate",), (b"crl",), (b"ocsp",)), verified)
 
