@@ -31,13 +31,23 @@ class CheckpointTimes:
     """The tokens that count, for each checkpoint by its position in the evidence, and what was found about the rest."""
 
     def __init__(
-        self, tokens: Mapping[int, Tokens], stamped: frozenset[int], findings: Sequence[Finding], k: int
+        self,
+        tokens: Mapping[int, Tokens],
+        stamped: frozenset[int],
+        findings: Sequence[Finding],
+        left_out: Mapping[int, Sequence[Finding]],
+        k: int,
     ) -> None:
         """``stamped`` are the positions that carry any token, whether it counts or not."""
         self._tokens = tokens
         self._k = k
         self.stamped = stamped
         self.findings = tuple(findings)
+        self._left_out = left_out
+
+    def left_out(self, position: int) -> tuple[str, ...]:
+        """Why tokens on the checkpoint do not count, where enough others do."""
+        return tuple(finding.reason for finding in self._left_out[position])
 
     def tokens(self, position: int) -> tuple[VerifiedToken, ...]:
         """The tokens that count on the checkpoint."""
@@ -74,7 +84,7 @@ def verify_times(
         verifying.verify_checkpoint(position)
     verifying.refuse_other_tokens()
     stamped = frozenset(position for position, checkpoint in enumerate(checkpoints) if checkpoint.timestamps)
-    return CheckpointTimes(verifying.tokens, stamped, verifying.findings, policy.k)
+    return CheckpointTimes(verifying.tokens, stamped, verifying.findings, verifying.left_out, policy.k)
 
 
 class _Verification:
@@ -87,28 +97,41 @@ class _Verification:
         self._at_ms = at_ms
         self.tokens: dict[int, Tokens] = {}
         self.findings: list[Finding] = []
+        self.left_out: dict[int, list[Finding]] = {}
 
     def verify_checkpoint(self, position: int) -> None:
         checkpoint = self._checkpoints[position]
         origin = log_origin(self._log.descriptor, self._log.log_id)
         message = imprint_message(checkpoint.note, origin, self._log.descriptor.key)
         proven_by_ms = self._renewed_by(position)
-        self.tokens[position] = {}
+        accepted: Tokens = {}
+        undecided: list[Finding] = []
         for timestamp in checkpoint.timestamps:
-            self._verify_token(self.tokens[position], timestamp, message, proven_by_ms)
+            self._verify_token(accepted, undecided, timestamp, message, proven_by_ms)
+        self.tokens[position] = accepted
+        # Nothing rests on an undecided token where k others count: of a pool, some authorities are unknown to some
+        # readers, and some certificates end before others. Where too few count, it is what is missing.
+        enough = _existence_ms(accepted, self._policy.k) is not None
+        self.left_out[position] = undecided if enough else []
+        self.findings += [] if enough else undecided
 
     def _verify_token(
-        self, accepted: Tokens, timestamp: TimestampEvidence, message: bytes, proven_by_ms: int | None
+        self,
+        accepted: Tokens,
+        undecided: list[Finding],
+        timestamp: TimestampEvidence,
+        message: bytes,
+        proven_by_ms: int | None,
     ) -> None:
         try:
             authority = match_authority(timestamp, self._policy.authorities)
             if authority is None:
                 detail = "a token is from an authority that the policy does not name"
-                self._find(Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail)
+                undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail))
                 return
             token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
         except TokenUndecided as exc:
-            self._find(Status.INDETERMINATE, exc.reason, str(exc))
+            undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, exc.reason, str(exc)))
             return
         except AuditError as exc:
             self.findings.append(failure(Claim.TIME, exc))
