@@ -49,3 +49,7 @@ class Home:
     @property
     def last_check(self) -> Path:
         return self.root / "last-check.json"
+
+    @property
+    def troubles(self) -> Path:
+        return self.root / "authorities.json"

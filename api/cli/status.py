@@ -12,11 +12,16 @@ from api.cli.session import opened
 from api.cli.times import time_text
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from anchoring.rollback import RollbackState
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
 
 __all__ = ["group"]
+
+_RENEW_MS = 30 * 86_400_000
+"""So long before the newest tokens cease to count it is said."""
 
 group = CommandGroup("status", "Where the store stands: feeds, checkpoints, tokens, anchors, rollback.")
 
@@ -106,6 +111,7 @@ def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int 
         newest = max((checkpoint.size for checkpoint in tx.checkpoints()), default=None)
         tokens = 0 if newest is None else len(load_timestamps(tx.connection, newest))
         anchors = load_anchors(tx.connection)
+        stamped = _stamped_facts(out, session, tx.connection, newest)
     anchored = max((anchor.size for anchor in anchors if anchor.state is AnchorState.FINAL), default=None)
     blind, since_ms = vault.blind_window(anchored or 0)
     states = [anchor.state for anchor in anchors]
@@ -118,9 +124,34 @@ def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int 
         "entries": sum(info.state.length for info in feeds),
         "checkpoint": newest,
         "tokens": tokens,
+        **stamped,
         "anchored": anchored,
         "anchors_open": sum(state not in (AnchorState.FINAL, AnchorState.FAILED) for state in states),
         "anchors_failed": states.count(AnchorState.FAILED),
         "blind_entries": blind,
         "blind_since": None if since_ms is None else time_text(out, since_ms),
     }, since_ms
+
+
+def _stamped_facts(out: Output, session: Session, connection: Connection, newest: int | None) -> dict[str, Plain]:
+    """Who has stamped the newest checkpoint, of those that the home's policy trusts, and until when that counts."""
+    from api.bootstrap import now_ms
+    from api.pool import pool_standing, trusted_by_home
+    from identity.errors import ConfigurationError
+
+    try:
+        authorities, k = trusted_by_home(session.home)
+    except ConfigurationError as exc:
+        out.note(f"who is trusted cannot be read: {exc}")
+        return {"authorities": None, "authorities_wanted": None, "tokens_expire": None}
+    if newest is None or not authorities:
+        return {"authorities": 0, "authorities_wanted": k if authorities else 0, "tokens_expire": None}
+    standing = pool_standing(connection, newest, authorities, k)
+    expires_ms = standing.expires_ms
+    if expires_ms is not None and expires_ms - now_ms() < _RENEW_MS:
+        out.note("the newest tokens cease to count soon: 'holdfast checkpoint create --restate', then 'anchor run'")
+    return {
+        "authorities": standing.authorities,
+        "authorities_wanted": k,
+        "tokens_expire": None if expires_ms is None else time_text(out, expires_ms),
+    }
