@@ -1,6 +1,6 @@
 """The revocation matrix: the same token with other revocation data a row, by CRL and by OCSP, from RSA and ECDSA.
 
-OpenSSL is told to check CRLs (``-crl_check_all``), which it does not by itself and cannot for OCSP responses in files; it
+OpenSSL is told to check CRLs (``-crl_check_all``), which it does not by itself; it reads no OCSP responses here, and it
 judges at the time asked about, since it knows no proof of existence. rfc3161-client looks at no revocation data.
 pyHanko judges at genTime, with revocation data required. A row fails when any tool changes its mind.
 """
