@@ -96,6 +96,9 @@ def keep_troubles(home: Home, troubles: Mapping[str, Trouble]) -> None:
     """Remember them for the next round. A home that cannot be written to forgets them, and asks too early."""
     draft = home.troubles.with_name(f".{home.troubles.name}.{secrets.token_hex(8)}")
     try:
+        if not troubles:
+            home.troubles.unlink(missing_ok=True)
+            return
         draft.write_bytes(encode_troubles(troubles))
         draft.replace(home.troubles)
     except OSError:
