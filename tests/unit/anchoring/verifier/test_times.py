@@ -89,6 +89,36 @@ def test_one_authority_of_two_is_not_enough(sealed: Bench) -> None:
     assert found == {"time INDETERMINATE NOT_ENOUGH_AUTHORITIES", "origin INDETERMINATE NO_FRESH_IDENTITY"}
 
 
+def test_what_is_undecided_about_a_token_is_no_finding_where_enough_others_count(bench: Bench) -> None:
+    """The reader knows the first authority only, and one is enough; another reader asks for both."""
+    bench.append("a")
+    first = bench.add(bench.who(), bench.what(1))
+    bench.stamp(first, bench.around.first, bench.around.second)
+    bench.anchor(first)
+    bench.add(bench.when(first), bench.who())
+    evidence = bench.export(0)
+    report = bench.report(evidence)
+    assert report.exit_code == 0
+    assert "UNKNOWN_AUTHORITY" in report.to_text(), "it is said all the same"
+    assert bench.find(evidence, k=2) == {
+        "time INDETERMINATE UNKNOWN_AUTHORITY",
+        "time INDETERMINATE NOT_ENOUGH_AUTHORITIES",
+        "origin INDETERMINATE NO_FRESH_IDENTITY",
+    }
+
+
+def test_what_is_wrong_with_a_token_is_a_finding_all_the_same(bench: Bench) -> None:
+    bench.append("a")
+    first = bench.add(bench.who(), bench.what(1))
+    bench.stamp(first, bench.around.first, bench.around.second)
+    bench.anchor(first)
+    evidence = bench.export(0)
+    good, other = bench.tokens[first.size]
+    altered = replace(other, response=other.response[:-1] + bytes([other.response[-1] ^ 1]))
+    found = bench.find(bench.altered(evidence, 0, timestamps=(good, altered)), authorities=bench.both)
+    assert any(finding.startswith("time FAILED") for finding in found)
+
+
 def test_one_lying_authority_cannot_make_an_old_identity_head_fresh(bench: Bench) -> None:
     """Its clock is a year ahead when it stamps; the other's is right."""
     bench.append("a")
