@@ -19,9 +19,8 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import yaml
 from asn1crypto import ocsp, tsp
-from certomancer.registry import ArchLabel, CertLabel, CertomancerConfig, ServiceLabel
+from certomancer.registry import ArchLabel, CertLabel, CertomancerConfig, KeyLabel, ServiceLabel
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -121,90 +120,13 @@ def private_pem(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 @dataclass
 class Pki:
-    """A PKI of certomancer's behind HTTP: /crl, /ocsp, /sha1 (its own time-stamping) and /tsa (ours, with its key)."""
+    """A PKI of certomancer's behind HTTP: CRL, OCSP, /sha1 (its own time-stamping) and /tsa (ours, with its key)."""
 
     served: Served
-    arch: Any
     authority: Authority
-    sign: Callable[[tsp.TimeStampReq], bytes]
 
     def source(self, path: str = "/tsa") -> HttpSource:
         return HttpSource(self.served.url + path, self.authority, limits=IMPATIENT)
-
-
-def certomancer_text(url: str, revocation: str) -> str:
-    """One root, a TSA that names where its revocation data is, and a responder that the root has authorised."""
-    validity = {"valid-from": "2020-01-01T00:00:00+0000", "valid-to": "2120-01-01T00:00:00+0000"}
-
-    def usage(*bits: str) -> dict[str, Any]:
-        return {"id": "key_usage", "critical": True, "smart-value": {"schema": "key-usage", "params": list(bits)}}
-
-    source = {
-        "crl": {
-            "id": "crl_distribution_points",
-            "smart-value": {"schema": "crl-dist-url", "params": {"crl-repo-names": ["root"]}},
-        },
-        "ocsp": {
-            "id": "authority_information_access",
-            "smart-value": {"schema": "aia-urls", "params": {"ocsp-responder-names": ["ocsp"]}},
-        },
-    }[revocation]
-    return yaml.safe_dump(
-        {
-            "external-url-prefix": url,
-            "keysets": {"keys": {"keys": {name: {"path": f"{name}.pem"} for name in ("root", "tsa", "responder")}}},
-            "pki-architectures": {
-                "pool": {
-                    "keyset": "keys",
-                    "entities": {
-                        "root": {"common-name": "Certomancer Root"},
-                        "tsa": {"common-name": "Certomancer TSA"},
-                        "responder": {"common-name": "Certomancer Responder"},
-                    },
-                    "certs": {
-                        "root": {
-                            "subject": "root",
-                            "issuer": "root",
-                            "validity": validity,
-                            "extensions": [
-                                {"id": "basic_constraints", "critical": True, "value": {"ca": True}},
-                                usage("key_cert_sign", "crl_sign"),
-                            ],
-                        },
-                        "tsa": {
-                            "subject": "tsa",
-                            "issuer": "root",
-                            "validity": validity,
-                            "extensions": [
-                                usage("digital_signature"),
-                                {"id": "extended_key_usage", "critical": True, "value": ["time_stamping"]},
-                                source,
-                            ],
-                        },
-                        "responder": {
-                            "subject": "responder",
-                            "issuer": "root",
-                            "validity": validity,
-                            "extensions": [
-                                usage("digital_signature"),
-                                {"id": "extended_key_usage", "critical": True, "value": ["ocsp_signing"]},
-                                {"id": "ocsp_no_check"},
-                            ],
-                        },
-                    },
-                    "services": {
-                        "ocsp": {
-                            "ocsp": {"for-issuer": "root", "responder-cert": "responder", "signing-key": "responder"}
-                        },
-                        "crl-repo": {
-                            "root": {"for-issuer": "root", "signing-key": "root", "simulated-update-schedule": "P1D"}
-                        },
-                        "time-stamping": {"sha1": {"signing-key": "tsa", "signing-cert": "tsa"}},
-                    },
-                }
-            },
-        }
-    )
 
 
 @pytest.fixture(scope="module", params=["rsa-crl", "rsa-ocsp", "ecdsa-crl", "ecdsa-ocsp"])
@@ -217,60 +139,62 @@ def pki_of_certomancer(
 
 @contextmanager
 def certomancer_pki(name: str, pki: ModuleType, folder: Path) -> Iterator[Pki]:
-    kind, revocation = name.split("-")
-    for label in ("root", "tsa", "responder"):
-        (folder / f"{label}.pem").write_bytes(private_pem(new_key(kind)))
+    """``name`` is the kind of keys, and what the certificate names: ``rsa-crl``, ``ecdsa-ocsp`` ..."""
+    kind, label = name.split("-")
+    for key in ("root", "tsa", "responder"):
+        (folder / f"{key}.pem").write_bytes(private_pem(new_key(kind)))
+    text = Path(__file__).with_name("certomancer.yml").read_text(encoding="utf-8")
     with serving() as served:
-        (folder / "pki.yml").write_text(certomancer_text(served.url, revocation))
+        (folder / "pki.yml").write_text(text.replace("http://certomancer.example", served.url), encoding="utf-8")
         config = CertomancerConfig.from_file(str(folder / "pki.yml"), key_search_dir=str(folder))
         arch = config.get_pki_arch(ArchLabel("pool"))
-        root, tsa = (arch.get_cert(CertLabel(label)) for label in ("root", "tsa"))
-        certificate = x509.load_der_x509_certificate(tsa.dump())
-        key = load_der_private_key(arch.key_set.get_private_key("tsa").dump(), None)
-        signer = pki.Issued(key, certificate)
-        maker = pki.TokenMaker()
+        certificate = x509.load_der_x509_certificate(arch.get_cert(CertLabel(label)).dump())
+        private = load_der_private_key(arch.key_set.get_private_key(KeyLabel("tsa")).dump(), None)
+        stamp = stamper(pki, pki.Issued(private, certificate))
+        served.answers = {"/tsa": lambda body: ("application/timestamp-reply", stamp(body)), **services(arch, served)}
+        root = arch.get_cert(CertLabel("root")).dump()
+        yield Pki(served, Authority(root, POLICY, certificate.subject.rfc4514_string()))
 
-        def sign(body: bytes) -> bytes:
-            query = parse_request(body)
-            info = {
-                "message_imprint": tsp.MessageImprint.load(query.imprint_der),
-                "nonce": query.nonce,
-                "policy": POLICY,
-                "gen_time": datetime.now(UTC),
-            }
-            response: bytes = maker.response(pki.Change(info=info), signer=signer)
-            return response
 
-        made = Pki(served, arch, Authority(root.dump(), POLICY, certificate.subject.rfc4514_string()), sign)
-        services = arch.service_registry
-        own = services.get_tsa_info(ServiceLabel("sha1"))
+def stamper(pki: ModuleType, signer: Any) -> Callable[[bytes], bytes]:
+    """A time-stamping service with that certificate and key."""
+    maker = pki.TokenMaker()
 
-        def stamp_by_sha1(body: bytes) -> bytes:
-            service = services.summon_timestamper(own.label, datetime.now(UTC))
-            answer: bytes = service.request_tsa_response(tsp.TimeStampReq.load(body)).dump()
-            return answer
-
-        def answer_ocsp(body: bytes) -> bytes:
-            responder = services.summon_responder(ServiceLabel("ocsp"), datetime.now(UTC).replace(microsecond=0))
-            answer: bytes = responder.build_ocsp_response(ocsp.OCSPRequest.load(body)).dump()
-            return answer
-
-        made.served.answers = {
-            "/tsa": lambda body: ("application/timestamp-reply", sign(body)),
-            "/sha1": lambda body: ("application/timestamp-reply", stamp_by_sha1(body)),
-            **{
-                path(info.url, served): lambda body: ("application/ocsp-response", answer_ocsp(body))
-                for info in services.list_ocsp_responders()
-            },
-            **{
-                path(info.latest_external_url, served): lambda _: (
-                    "application/pkix-crl",
-                    services.get_crl(ServiceLabel("root"), datetime.now(UTC)).dump(),
-                )
-                for info in services.list_crl_repos()
-            },
+    def stamp(body: bytes) -> bytes:
+        query = parse_request(body)
+        info = {
+            "message_imprint": tsp.MessageImprint.load(query.imprint_der),
+            "nonce": query.nonce,
+            "policy": POLICY,
+            "gen_time": datetime.now(UTC),
         }
-        yield made
+        response: bytes = maker.response(pki.Change(info=info), signer=signer)
+        return response
+
+    return stamp
+
+
+def services(arch: Any, served: Served) -> dict[str, Answer]:
+    """certomancer's own services: its time-stamping at /sha1, CRL and OCSP where its certificates say."""
+    registry = arch.service_registry
+
+    def stamp(body: bytes) -> tuple[str, bytes]:
+        service = registry.summon_timestamper(ServiceLabel("sha1"), datetime.now(UTC))
+        return "application/timestamp-reply", service.request_tsa_response(tsp.TimeStampReq.load(body)).dump()
+
+    def answer(body: bytes) -> tuple[str, bytes]:
+        responder = registry.summon_responder(ServiceLabel("ocsp"), datetime.now(UTC).replace(microsecond=0))
+        return "application/ocsp-response", responder.build_ocsp_response(ocsp.OCSPRequest.load(body)).dump()
+
+    def crl(_: bytes) -> tuple[str, bytes]:
+        return "application/pkix-crl", registry.get_crl(ServiceLabel("root"), datetime.now(UTC)).dump()
+
+    (responder,), (repository,) = registry.list_ocsp_responders(), registry.list_crl_repos()
+    return {
+        "/sha1": stamp,
+        path(responder.url, served): answer,
+        path(repository.latest_external_url, served): crl,
+    }
 
 
 def path(url: str, served: Served) -> str:

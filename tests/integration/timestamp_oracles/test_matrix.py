@@ -104,7 +104,7 @@ def sha1_ess(maker: Maker, change: Any) -> TimestampEvidence:
     identifier = tsp.ESSCertID({"cert_hash": hashlib.sha1(maker.signer.der).digest()})
     old = ("signing_certificate", [tsp.SigningCertificate({"certs": [identifier]})])
     drop = without("signing_certificate_v2")
-    return maker.evidence(change(attributes=lambda attributes: [*drop(attributes), old]))  # type: ignore[no-any-return]
+    return maker.evidence(change(attributes=lambda attributes: [*drop(attributes), old]))
 
 
 def ess_v2_sha1(maker: Maker, change: Any) -> TimestampEvidence:

@@ -53,7 +53,7 @@ def send(handler: BaseHTTPRequestHandler, body: bytes, *, status: int = 200, kin
     handler.wfile.write(body)
 
 
-def drip(handler: BaseHTTPRequestHandler, _: bytes) -> None:
+def drip(handler: BaseHTTPRequestHandler, body: bytes) -> None:
     handler.send_response(200)
     handler.send_header("Content-Type", REPLY)
     handler.send_header("Content-Length", "60000")
