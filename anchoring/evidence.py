@@ -20,6 +20,7 @@ from identity.jsontext import parse_json
 from identity.textforms import parse_base64, to_base64
 
 __all__ = [
+    "MAX_CHECKPOINTS",
     "MAX_EVIDENCE_BYTES",
     "MEDIA_TYPE",
     "CheckpointEvidence",
@@ -38,7 +39,7 @@ _MAX_DEPTH = 9
 # far above what an exporter writes and keep the work of a verifier small.
 _MAX_PATH = 54
 _MAX_EVENTS = 10_000
-_MAX_CHECKPOINTS = 16
+MAX_CHECKPOINTS: Final = 16
 _MAX_LEAVES = 64
 _MAX_TIMESTAMPS = 16
 _MAX_MATERIAL = 16
@@ -121,7 +122,7 @@ def parse_evidence(data: bytes) -> Evidence:
             leaf=_binary(descriptor["leaf"], "log.descriptor.leaf"),
             proof=_path(descriptor["proof"], "log.descriptor.proof"),
         ),
-        checkpoints=_items(log["checkpoints"], "log.checkpoints", _MAX_CHECKPOINTS, _checkpoint, least=1),
+        checkpoints=_items(log["checkpoints"], "log.checkpoints", MAX_CHECKPOINTS, _checkpoint, least=1),
     )
 
 

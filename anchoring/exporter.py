@@ -3,20 +3,22 @@
 The exporter decides nothing that the verifier relies on; it only chooses which of the log's leaves and checkpoints to
 show (docs/spec/evidence.md, section "Choosing what to show"):
 
-* the first logged head longer than the entry's index, under the first timestamped checkpoint that covers it;
+* the first logged head longer than the entry's index, under the first checkpoint that covers it and that enough
+  authorities have stamped;
 * the newest identity head, and the newest ``time`` leaf before it, for freshness;
 * when the entry's device was revoked, the first identity head that shows it;
-* the first checkpoint from there on whose anchor is final.
+* the first checkpoint from there on whose anchor is final;
+* where later tokens end later than the ones shown: the ``time`` leaves and checkpoints that keep these alive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
-from anchoring.evidence import CheckpointEvidence, DescriptorEvidence, Evidence, LeafEvidence
+from anchoring.evidence import MAX_CHECKPOINTS, CheckpointEvidence, DescriptorEvidence, Evidence, LeafEvidence
 from anchoring.receipt import AnchorReceipt
+from anchoring.stamps import Judge, Stamps, take_at_its_word
 from anchoring.timestamp import TimestampEvidence
 from identity.errors import MissingEvidenceError
 from identity.history import KeyHistory, fold, parse_signed_event
@@ -31,10 +33,16 @@ __all__ = ["Archive", "export_evidence"]
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Where tokens and receipts are kept, by the size of the checkpoint they belong to."""
+    """Where tokens and receipts are kept, by the size of the checkpoint they belong to.
+
+    ``judge`` says what a token is worth to those who are to be shown the evidence, and ``k`` how many independent
+    authorities they ask for. By default any token is as good as another.
+    """
 
     timestamps: Callable[[int], Sequence[TimestampEvidence]]
     receipt: Callable[[int], AnchorReceipt | None]
+    judge: Judge = take_at_its_word
+    k: int = 1
 
 
 @dataclass(slots=True)
@@ -48,13 +56,16 @@ class _Scan:
 
 @dataclass(slots=True)
 class _Choice:
-    """What to show: leaves by index; checkpoints, and among them those with their tokens, by size."""
+    """What to show: leaves by index; checkpoints, and among them those with their tokens, by size.
+
+    ``times`` are the statements shown about tokens that are shown, by the size that they are about.
+    """
 
     leaves: set[int]
     shown: set[int]
     timestamped: set[int]
     anchored: int | None = None
-    time: TimeStatement | None = None
+    times: dict[int, TimeStatement] = field(default_factory=dict)
 
     def show(self, leaf: int, sizes: list[int]) -> set[int]:
         """Show the leaf under the first of those checkpoints, if there is one; return that one's size."""
@@ -86,7 +97,8 @@ def export_evidence(tx: ReadTransaction, archive: Archive, key: FeedKey, index: 
         )
     head_index, head = scan.head
     checkpoints = list(tx.checkpoints())
-    first = next((c for c in checkpoints if c.size > head_index and archive.timestamps(c.size)), None)
+    stamps = Stamps(archive.timestamps, archive.judge, archive.k, scan.times, [c.size for c in checkpoints])
+    first = stamps.first(head_index)
     if first is None:
         raise MissingEvidenceError(
             f"the checkpoint that covers entry {index} is not timestamped yet", hint="run 'holdfast anchor run' first"
@@ -94,15 +106,17 @@ def export_evidence(tx: ReadTransaction, archive: Archive, key: FeedKey, index: 
 
     events, history = _events_up_to(tx, description.identity, scan)
     device = device_key(manifest)
-    choice = _choose(scan, history, device, checkpoints, archive, first, head_index)
+    later = [checkpoint.size for checkpoint in checkpoints if checkpoint.size >= first]
+    choice = _choose(scan, history, device, later, archive, stamps, head_index)
+    _renew(choice, stamps)
     return Evidence(
         manifest=state.manifest,
         proof=_proof(tx, key, index, head.length, history, device),
         events=tuple(events),
         descriptor=DescriptorEvidence(
-            leaf=next(iter(tx.log_leaves(0, 1))), proof=tuple(inclusion_proof(tx.log_node, 0, first.size))
+            leaf=next(iter(tx.log_leaves(0, 1))), proof=tuple(inclusion_proof(tx.log_node, 0, first))
         ),
-        checkpoints=_checkpoint_members(tx, archive, checkpoints, choice),
+        checkpoints=_checkpoint_members(tx, archive, stamps, checkpoints, choice),
     )
 
 
@@ -140,13 +154,13 @@ def _choose(
     scan: _Scan,
     history: KeyHistory,
     device: bytes,
-    checkpoints: list[StoredCheckpoint],
+    later: list[int],
     archive: Archive,
-    first: StoredCheckpoint,
+    stamps: Stamps,
     head_index: int,
 ) -> _Choice:
-    later = [checkpoint.size for checkpoint in checkpoints if checkpoint.size >= first.size]
-    choice = _Choice(leaves={head_index}, shown={first.size}, timestamped={first.size})
+    """``later`` are the sizes of the checkpoints from the one that evidence begins with."""
+    choice = _Choice(leaves={head_index}, shown={later[0]}, timestamped={later[0]})
     choice.anchored = next((size for size in later if archive.receipt(size) is not None), None)
     if choice.anchored is not None:
         choice.shown.add(choice.anchored)
@@ -159,14 +173,27 @@ def _choose(
         choice.timestamped |= choice.show(
             revoked, [size for size in later if size > revoked and archive.timestamps(size)]
         )
-    for position, statement in reversed(scan.times):
-        if position < newest and statement.size >= first.size and archive.timestamps(statement.size):
-            choice.show(position, [size for size in later if size > position])
-            choice.shown.add(statement.size)
-            choice.timestamped.add(statement.size)
-            choice.time = statement
-            break
+    stated = stamps.newest_statement(later[0], newest)
+    if stated is not None:
+        position, statement = stated
+        choice.show(position, [size for size in later if size > position])
+        choice.shown.add(statement.size)
+        choice.timestamped.add(statement.size)
+        choice.times[statement.size] = statement
     return choice
+
+
+def _renew(choice: _Choice, stamps: Stamps) -> None:
+    """Show what proves that the tokens shown are older than the end of their certificates, as far as there is room."""
+    for begin in sorted(choice.timestamped):
+        for leaf, statement, size in stamps.renewals(begin):
+            if choice.times.setdefault(statement.size, statement) is not statement:
+                break  # another statement about these tokens is shown; two might name different ones
+            if size not in choice.shown and len(choice.shown) == MAX_CHECKPOINTS:
+                return
+            choice.leaves.add(leaf)
+            choice.shown.add(size)
+            choice.timestamped.add(size)
 
 
 def _proof(tx: ReadTransaction, key: FeedKey, index: int, length: int, history: KeyHistory, device: bytes) -> bytes:
@@ -180,7 +207,7 @@ def _proof(tx: ReadTransaction, key: FeedKey, index: int, length: int, history: 
 
 
 def _checkpoint_members(
-    tx: ReadTransaction, archive: Archive, checkpoints: list[StoredCheckpoint], choice: _Choice
+    tx: ReadTransaction, archive: Archive, stamps: Stamps, checkpoints: list[StoredCheckpoint], choice: _Choice
 ) -> tuple[CheckpointEvidence, ...]:
     members = []
     previous = 0
@@ -194,7 +221,7 @@ def _checkpoint_members(
                 note=checkpoint.note,
                 consistency=tuple(consistency_proof(tx.log_node, previous, size)) if previous else (),
                 leaves=tuple(_leaf(tx, leaf, size) for leaf in under),
-                timestamps=_tokens(archive, choice, size),
+                timestamps=_tokens(archive, stamps, choice, size),
                 anchor=archive.receipt(size) if size == choice.anchored else None,
             )
         )
@@ -202,14 +229,12 @@ def _checkpoint_members(
     return tuple(members)
 
 
-def _tokens(archive: Archive, choice: _Choice, size: int) -> tuple[TimestampEvidence, ...]:
+def _tokens(archive: Archive, stamps: Stamps, choice: _Choice, size: int) -> tuple[TimestampEvidence, ...]:
     """The checkpoint's tokens. Where the log is shown to name them, one that came too late to be named stays out."""
     if size not in choice.timestamped:
         return ()
-    tokens = archive.timestamps(size)
-    if choice.time is None or choice.time.size != size:
-        return tuple(tokens)
-    return tuple(token for token in tokens if sha256(token.response).digest() in choice.time.responses)
+    statement = choice.times.get(size)
+    return tuple(archive.timestamps(size) if statement is None else stamps.named(statement))
 
 
 def _leaf(tx: ReadTransaction, index: int, size: int) -> LeafEvidence:

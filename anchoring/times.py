@@ -15,6 +15,7 @@ from anchoring.evidence import CheckpointEvidence
 from anchoring.policy import Policy
 from anchoring.report import Claim, Finding, failure
 from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken, match_authority, verify_token
+from anchoring.timestamp.independence import group_independent
 from anchoring.trusted_log import LogView
 from identity.errors import AuditError, TokenUndecided
 from identity.verdict import Status
@@ -30,13 +31,23 @@ class CheckpointTimes:
     """The tokens that count, for each checkpoint by its position in the evidence, and what was found about the rest."""
 
     def __init__(
-        self, tokens: Mapping[int, Tokens], stamped: frozenset[int], findings: Sequence[Finding], k: int
+        self,
+        tokens: Mapping[int, Tokens],
+        stamped: frozenset[int],
+        findings: Sequence[Finding],
+        left_out: Mapping[int, Sequence[Finding]],
+        k: int,
     ) -> None:
         """``stamped`` are the positions that carry any token, whether it counts or not."""
         self._tokens = tokens
         self._k = k
         self.stamped = stamped
         self.findings = tuple(findings)
+        self._left_out = left_out
+
+    def left_out(self, position: int) -> tuple[str, ...]:
+        """Why tokens on the checkpoint do not count, where enough others do."""
+        return tuple(finding.reason for finding in self._left_out[position])
 
     def tokens(self, position: int) -> tuple[VerifiedToken, ...]:
         """The tokens that count on the checkpoint."""
@@ -44,7 +55,7 @@ class CheckpointTimes:
 
     def authorities(self, position: int) -> int:
         """How many distinct authorities state a time for the checkpoint."""
-        return len(_by_root(self._tokens[position]))
+        return len(_independent(self._tokens[position]))
 
     def existence_ms(self, position: int) -> int | None:
         """By when k authorities say that the checkpoint existed: the k-th smallest (genTime + accuracy), if k do."""
@@ -55,7 +66,7 @@ class CheckpointTimes:
 
         What was made with these tokens at hand is later than this.
         """
-        groups = _by_root(self._tokens[position])
+        groups = _independent(self._tokens[position])
         times = sorted((max(token.earliest_ms for token in tokens) for tokens in groups), reverse=True)
         return times[self._k - 1] if len(times) >= self._k else None
 
@@ -73,7 +84,7 @@ def verify_times(
         verifying.verify_checkpoint(position)
     verifying.refuse_other_tokens()
     stamped = frozenset(position for position, checkpoint in enumerate(checkpoints) if checkpoint.timestamps)
-    return CheckpointTimes(verifying.tokens, stamped, verifying.findings, policy.k)
+    return CheckpointTimes(verifying.tokens, stamped, verifying.findings, verifying.left_out, policy.k)
 
 
 class _Verification:
@@ -86,28 +97,41 @@ class _Verification:
         self._at_ms = at_ms
         self.tokens: dict[int, Tokens] = {}
         self.findings: list[Finding] = []
+        self.left_out: dict[int, list[Finding]] = {}
 
     def verify_checkpoint(self, position: int) -> None:
         checkpoint = self._checkpoints[position]
         origin = log_origin(self._log.descriptor, self._log.log_id)
         message = imprint_message(checkpoint.note, origin, self._log.descriptor.key)
         proven_by_ms = self._renewed_by(position)
-        self.tokens[position] = {}
+        accepted: Tokens = {}
+        undecided: list[Finding] = []
         for timestamp in checkpoint.timestamps:
-            self._verify_token(self.tokens[position], timestamp, message, proven_by_ms)
+            self._verify_token(accepted, undecided, timestamp, message, proven_by_ms)
+        self.tokens[position] = accepted
+        # Nothing rests on an undecided token where k others count: of a pool, some authorities are unknown to some
+        # readers, and some certificates end before others. Where too few count, it is what is missing.
+        enough = _existence_ms(accepted, self._policy.k) is not None
+        self.left_out[position] = undecided if enough else []
+        self.findings += [] if enough else undecided
 
     def _verify_token(
-        self, accepted: Tokens, timestamp: TimestampEvidence, message: bytes, proven_by_ms: int | None
+        self,
+        accepted: Tokens,
+        undecided: list[Finding],
+        timestamp: TimestampEvidence,
+        message: bytes,
+        proven_by_ms: int | None,
     ) -> None:
         try:
             authority = match_authority(timestamp, self._policy.authorities)
             if authority is None:
                 detail = "a token is from an authority that the policy does not name"
-                self._find(Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail)
+                undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail))
                 return
             token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
         except TokenUndecided as exc:
-            self._find(Status.INDETERMINATE, exc.reason, str(exc))
+            undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, exc.reason, str(exc)))
             return
         except AuditError as exc:
             self.findings.append(failure(Claim.TIME, exc))
@@ -121,11 +145,13 @@ class _Verification:
         """When the tokens on a checkpoint provably existed: by the tokens on a later one that logs their digests."""
         size = self._log.checkpoints[position].size
         timestamps = self._checkpoints[position].timestamps
+        # The leaf stands under the first checkpoint here that covers it; each later one covers it too.
         times = [
             existence
             for leaf, statement in self._log.statements(TimeStatement)
-            if statement.size == size and leaf.checkpoint > position and _names_all(statement, timestamps)
-            if (existence := _existence_ms(self.tokens[leaf.checkpoint], self._policy.k)) is not None
+            if statement.size == size and _names_all(statement, timestamps)
+            for later in range(max(leaf.checkpoint, position + 1), len(self._checkpoints))
+            if (existence := _existence_ms(self.tokens[later], self._policy.k)) is not None
         ]
         return min(times, default=None)
 
@@ -142,16 +168,14 @@ class _Verification:
 
 
 def _existence_ms(tokens: Tokens, k: int) -> int | None:
-    times = sorted(min(token.latest_ms for token in group) for group in _by_root(tokens))
+    times = sorted(min(token.latest_ms for token in group) for group in _independent(tokens))
     return times[k - 1] if len(times) >= k else None
 
 
-def _by_root(tokens: Tokens) -> list[list[VerifiedToken]]:
-    """The tokens by their root: whoever holds a root can be every authority under it, so it speaks once."""
-    groups: dict[bytes, list[VerifiedToken]] = {}
-    for authority, token in tokens.items():
-        groups.setdefault(authority.root, []).append(token)
-    return list(groups.values())
+def _independent(tokens: Tokens) -> list[list[VerifiedToken]]:
+    """The tokens by who can have made them: authorities whose paths share a key speak once."""
+    held = list(tokens.values())
+    return [[held[member] for member in group] for group in group_independent(token.keys for token in held)]
 
 
 def _names_all(statement: TimeStatement, timestamps: Sequence[TimestampEvidence]) -> bool:

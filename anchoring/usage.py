@@ -65,9 +65,10 @@ class Usage:
             if leaf.index < self._identity_leaf:
                 self._leaves.add(leaf.index)
                 self._tokens.add(position)
-            if position in self._tokens and position < leaf.checkpoint and leaf.checkpoint in times.stamped:
+            later = {number for number in times.stamped if number >= max(leaf.checkpoint, position + 1)}
+            if position in self._tokens and later:
                 self._leaves.add(leaf.index)
-                self._tokens.add(leaf.checkpoint)
+                self._tokens |= later
 
 
 def find_unused_trees(proof: VerifiedProof, logged_length: int, device: Device | None) -> Iterator[Finding]:

@@ -253,7 +253,9 @@ class _Verification:
             return
         self._facts["existed_by"] = proven_ms
         names = ", ".join(token.authority for token in times.tokens(0))
-        self._pass(Claim.TIME, f"existed by {format_time(proven_ms)}, according to {names}")
+        left_out = ", ".join(times.left_out(0))
+        detail = f"existed by {format_time(proven_ms)}, according to {names}"
+        self._pass(Claim.TIME, f"{detail}; tokens that do not count: {left_out}" if left_out else detail)
 
     # Step 8.
 

@@ -8,13 +8,14 @@ better.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 
 from sqlalchemy import Connection
 
 from anchoring.exporter import Archive
 from anchoring.receipt import AnchorReceipt, receipt_digest
+from anchoring.stamps import take_at_its_word
 from anchoring.storage import (
     AnchorState,
     find_anchor,
@@ -24,7 +25,8 @@ from anchoring.storage import (
     newest_final_anchor,
     newest_token_size,
 )
-from anchoring.timestamp import TimestampEvidence
+from anchoring.timestamp import Authority, TimestampEvidence
+from anchoring.timestamp.standing import token_standing
 from ledger.statement import AnchorStatement, TimeStatement, parse_statement
 from ledger.storage.sql import SqlReadTransaction
 from ledger.store import ReadTransaction
@@ -32,8 +34,12 @@ from ledger.store import ReadTransaction
 __all__ = ["open_archive", "pending_witnesses", "time_statement", "tokens_of"]
 
 
-def open_archive(tx: SqlReadTransaction) -> Archive:
-    """The archived tokens and final receipts, as the exporter reads them; each is read once in the transaction."""
+def open_archive(tx: SqlReadTransaction, authorities: Sequence[Authority] = (), k: int = 1) -> Archive:
+    """The archived tokens and final receipts, as the exporter reads them; each is read once in the transaction.
+
+    ``authorities`` and ``k`` are those of the policy that the evidence is meant for. Without authorities every token
+    is taken at its word.
+    """
     connection = tx.connection
     final = {anchor.size: anchor for anchor in load_anchors(connection, AnchorState.FINAL)}
 
@@ -45,7 +51,8 @@ def open_archive(tx: SqlReadTransaction) -> Archive:
     def timestamps(size: int) -> list[TimestampEvidence]:
         return tokens_of(connection, size)
 
-    return Archive(timestamps, receipt)
+    judge = partial(token_standing, authorities=authorities) if authorities else take_at_its_word
+    return Archive(timestamps, receipt, judge, k)
 
 
 def pending_witnesses(tx: SqlReadTransaction) -> tuple[list[TimeStatement], list[AnchorStatement]]:

@@ -1,7 +1,8 @@
 """Anchoring as something that runs for months: rounds, again and again, each part by a schedule of its own.
 
 Every part (each authority, the chain, the rollback check) fails and recovers alone; ``anchoring.schedule`` says when it
-is tried again. What a round does is durable step by step, so the service may be ended between any two, and the next
+is tried again, and for an authority the pool does (``anchoring.tsa.backoff``), which remembers it between two runs of
+whatever program. What a round does is durable step by step, so the service may be ended between any two, and the next
 one goes on. A state in which the store must not be written to ends it: somebody has to look.
 """
 
@@ -9,14 +10,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from anchoring.rollback import RollbackState
 from anchoring.schedule import Part, Retry, after_failure, after_success, due_parts, wait_ms
 from anchoring.storage import AnchorState, load_anchors
+from anchoring.tsa.backoff import Trouble, next_attempt_ms
+from anchoring.tsa.pool import PoolPolicy
 from anchoring.worker import AnchorSender, Round, run_round
 from api.last_round import LastRound, keep_round
+from api.pool import keep_troubles, load_troubles
 from identity.errors import MissingEvidenceError, ReadOnlyState, StoreBusy
 
 if TYPE_CHECKING:
@@ -62,6 +66,7 @@ class AnchorService:
     interval_ms: int
     around: Surroundings
     stop: threading.Event
+    pool: PoolPolicy = field(default_factory=PoolPolicy)
     retry: Retry = field(default_factory=Retry)
     _parts: dict[str, Part] = field(default_factory=dict)
     _state: RollbackState | None = None
@@ -106,7 +111,8 @@ class AnchorService:
     def _round(self, due: set[str]) -> None:
         session = self.session
         log_id, descriptor = session.vault.log_descriptor()
-        sources = [source for name, source in self.sources.items() if name in due]
+        # The pool knows whom to leave alone for a while, and how many are wanted.
+        sources = list(self.sources.values()) if due & self.sources.keys() else []
         sender = self.sender if self.sender is not None and self.sender.name in due else None
         try:
             done = run_round(
@@ -116,6 +122,8 @@ class AnchorService:
                 sources,
                 sender,
                 self.around.now_ms(),
+                pool=self.pool,
+                troubles=load_troubles(session.home),
                 go_on=lambda: not self.stop.is_set(),
             )
         except MissingEvidenceError:  # no checkpoint yet
@@ -123,8 +131,12 @@ class AnchorService:
         except StoreBusy as exc:
             self._settle(due, dict.fromkeys(due, str(exc)))
         else:
+            if sources:
+                keep_troubles(session.home, done.troubles)
             self._report(done)
-            self._settle(due, {failure.what: str(failure.error) for failure in done.failures})
+            left_alone = {name: trouble.reason for name, trouble in done.backed_off.items()}
+            failures = left_alone | {failure.what: str(failure.error) for failure in done.failures}
+            self._settle(due, failures, done.troubles)
 
     def _report(self, done: Round) -> None:
         chain = "" if self.sender is None else self.sender.name
@@ -138,11 +150,13 @@ class AnchorService:
             if isinstance(failure.error, ReadOnlyState):
                 raise failure.error
 
-    def _settle(self, due: set[str], failures: Mapping[str, str]) -> None:
+    def _settle(
+        self, due: set[str], failures: Mapping[str, str], troubles: Mapping[str, Trouble] | None = None
+    ) -> None:
         """Set when each part is due again, and remember what failed for whoever asks for the status."""
         for name in sorted(due):
             if name in failures:
-                self._failed(name, failures[name])
+                self._failed(name, failures[name], (troubles or {}).get(name))
             else:
                 self._succeeded(name, self._interval(name))
         standing = {name: part.reason for name, part in self._parts.items() if part.reason is not None}
@@ -161,9 +175,12 @@ class AnchorService:
         if before is not None and before.failures:
             self._tell(name, "recovered", detail=f"after {before.failures} failures")
 
-    def _failed(self, name: str, reason: str) -> None:
-        before = self._parts.get(name)
-        self._parts[name] = after_failure(before, self.around.ticks_ms(), reason, self.retry, self.around.jitter())
+    def _failed(self, name: str, reason: str, trouble: Trouble | None = None) -> None:
+        before, ticks_ms = self._parts.get(name), self.around.ticks_ms()
+        after = after_failure(before, ticks_ms, reason, self.retry, self.around.jitter())
+        if trouble is not None:
+            after = replace(after, due_ms=ticks_ms + max(0, next_attempt_ms(trouble) - self.around.now_ms()))
+        self._parts[name] = after
         if before is None or before.reason != reason:
             self._tell(name, "failed", detail=reason)
 

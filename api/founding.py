@@ -57,8 +57,8 @@ class Founding:
     ``database`` is where its store is made, by default a file in the home. ``contract`` is one that is deployed
     already, to be used instead of a new one; ``anchor_key`` a key (secp256k1, 32 bytes) that has coins, instead of a
     new one. ``fund`` gives the anchor key's address coins, where somebody can: on the development chain.
-    ``authorities`` are those that its policy trusts. ``settings`` is the text of its ``holdfast.toml``, ``files`` are
-    what that names, by file name.
+    ``authorities`` are those that its policy trusts, ``k`` of which must agree. ``settings`` is the text of its
+    ``holdfast.toml``, ``files`` are what that names, by file name.
     """
 
     label: str
@@ -73,6 +73,7 @@ class Founding:
     anchor_key: bytes | None = None
     files: Mapping[str, bytes] = field(default_factory=dict)
     kdf: KdfProfile = ARGON2ID_2026
+    k: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ def found_home(
         store = made.enter_context(_new_store(place, home))
         identity, log_id = _fill_store(store, replace(unbound, chain=binding), log_key, ring, events, now_ms)
         store.close()
-        trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash)
+        trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash, founding.k)
         _write_durably(draft.headers, b"")
         _write_durably(draft.settings, founding.settings.encode())
         _write_durably(draft.policy, trusted.encode())

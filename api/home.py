@@ -53,3 +53,7 @@ class Home:
     @property
     def last_round(self) -> Path:
         return self.root / "last-round.json"
+
+    @property
+    def troubles(self) -> Path:
+        return self.root / "authorities.json"

@@ -13,7 +13,12 @@ __all__ = ["policy_text"]
 
 
 def policy_text(
-    identity: bytes, log_id: bytes, authorities: Sequence[Authority], chain: ChainBinding | None, code_hash: bytes
+    identity: bytes,
+    log_id: bytes,
+    authorities: Sequence[Authority],
+    chain: ChainBinding | None,
+    code_hash: bytes,
+    k: int = 1,
 ) -> str:
     """The TOML of docs/spec/policy.md. Without a chain, the claim ``anchor`` is not demanded."""
     claims = ["origin", "integrity", "log", "time"] + ([] if chain is None else ["anchor"])
@@ -26,7 +31,7 @@ def policy_text(
         f"require = [{', '.join(f'{claim!r}' for claim in claims)}]".replace("'", '"'),
         "",
         "[tsa]",
-        "k = 1",
+        f"k = {k}",
         'max_identity_age = "30d"',
         "" if authorities else "authorities = []",
     ]

@@ -11,7 +11,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -36,6 +44,7 @@ __all__ = [
     "NoChainSettings",
     "RpcChainSettings",
     "Settings",
+    "TimestampSettings",
     "default_settings_text",
     "dev_directory",
     "find_home",
@@ -150,6 +159,19 @@ class AlarmSettings(_Part):
     """An entry without a final anchor, by the time that it claims."""
 
 
+class TimestampSettings(_Part):
+    """How many authorities are wanted, and how they are asked."""
+
+    k: int = Field(default=1, ge=1, le=16)
+    """Independent ones that must have stamped a checkpoint; 'holdfast init' writes it into the home's policy."""
+    ask: Literal["all", "k"] = "all"
+    """All of them for every checkpoint, or, in their order, only as many as ``k`` takes."""
+    parallel: int = Field(default=4, ge=1, le=16)
+    """At most so many at a time."""
+    patience_s: float = Field(default=120.0, gt=0, le=600)
+    """For one authority in one round."""
+
+
 ChainSettings = DevChainSettings | RpcChainSettings | NoChainSettings
 AuthoritySettings = DevAuthoritySettings | HttpAuthoritySettings
 
@@ -168,8 +190,18 @@ class Settings(BaseSettings):
     dev_dir: FilePath
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
     chain: ChainSettings = Field(discriminator="kind")
+    timestamps: TimestampSettings = TimestampSettings()
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
     alarms: AlarmSettings = AlarmSettings()
+
+    @model_validator(mode="after")
+    def _check_authorities(self) -> Settings:
+        names = [one.url if isinstance(one, HttpAuthoritySettings) else one.kind for one in self.authorities]
+        if len(set(names)) != len(names):
+            raise ValueError("authorities: one of them stands there twice")
+        if names and self.timestamps.k > len(names):
+            raise ValueError(f"timestamps.k is {self.timestamps.k}, and there are {len(names)} authorities")
+        return self
 
     @classmethod
     def settings_customise_sources(
@@ -362,7 +394,8 @@ def _first_fault(error: Exception) -> str:
         return str(error).partition("\n")[0]
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(step) for step in first["loc"])
-    return f"{where}: {first['msg']}"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message
 
 
 def _toml_lines(values: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.history import (
@@ -39,6 +39,9 @@ from ledger.manifest import Continuation, FeedDescription, describe, device_key,
 from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
+
+if TYPE_CHECKING:
+    from anchoring.timestamp import Authority
 
 __all__ = ["FeedInfo", "Guard", "Vault", "device_signer", "log_signer", "own_history", "root_signers"]
 
@@ -298,14 +301,17 @@ class Vault:
                 oldest = claimed_ms if oldest is None else min(oldest, claimed_ms or oldest)
         return count, oldest
 
-    def evidence(self, key: FeedKey, index: int) -> bytes:
-        """The evidence file for one entry. Raises ``MissingEvidenceError`` for what is not sealed yet."""
+    def evidence(self, key: FeedKey, index: int, authorities: Sequence[Authority] = (), k: int = 1) -> bytes:
+        """The evidence file for one entry, for readers who trust ``k`` of those authorities.
+
+        Raises ``MissingEvidenceError`` for what is not sealed yet.
+        """
         from anchoring.evidence import encode_evidence
         from anchoring.exporter import export_evidence
         from anchoring.witness import open_archive
 
         with self.store.read() as tx:
-            return encode_evidence(export_evidence(tx, open_archive(tx), key, index))
+            return encode_evidence(export_evidence(tx, open_archive(tx, authorities, k), key, index))
 
     def require_writable(self) -> None:
         """Ask the guard, once for this open store. Raises ``ReadOnlyState``."""

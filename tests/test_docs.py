@@ -150,7 +150,8 @@ def fields(prefix: str, *models: type[BaseModel]) -> set[str]:
 
 def test_settings() -> None:
     documented = {row[0].strip("`") for row in rows("reference/settings.md", 3)}
-    known = fields("", settings.Settings) - {"chain", "alarms"} | fields("alarms.", settings.AlarmSettings)
+    known = fields("", settings.Settings) - {"chain", "timestamps", "alarms"}
+    known |= fields("timestamps.", settings.TimestampSettings) | fields("alarms.", settings.AlarmSettings)
     known |= fields("chain.", settings.DevChainSettings, settings.RpcChainSettings, settings.NoChainSettings)
     known |= fields("authorities.", settings.DevAuthoritySettings, settings.HttpAuthoritySettings)
     assert documented == known

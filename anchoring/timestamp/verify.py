@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 
 from anchoring.timestamp.certificates import assemble_path, check_validity, load_certificate, name_text, to_der
+from anchoring.timestamp.independence import path_keys
 from anchoring.timestamp.path import PathInput, validate_token
 from anchoring.timestamp.response import SignedToken, TimestampInfo, parse_response
 from anchoring.timestamp.revocation import RevocationData, check_revocation, load_crl, load_ocsp
@@ -33,6 +34,7 @@ __all__ = [
     "Authority",
     "TimestampEvidence",
     "VerifiedToken",
+    "expiry_ms",
     "match_authority",
     "token_path",
     "verify_token",
@@ -85,6 +87,7 @@ class VerifiedToken:
 
     Milliseconds UTC; ``earliest_ms`` is genTime - accuracy rounded down, ``latest_ms`` genTime + accuracy rounded up.
     ``authority`` is the subject of the certificate; ``development`` marks a token that proves nothing to anybody else.
+    ``expires_ms`` is the earliest notAfter on the path, ``keys`` the digests of all keys on it (``path_keys``).
     """
 
     gen_time_ms: int
@@ -95,6 +98,8 @@ class VerifiedToken:
     policy_oid: str
     serial: int
     development: bool
+    expires_ms: int
+    keys: frozenset[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +152,7 @@ def verify_token(
         PathInput([to_der(item) for item in path], authority.root, evidence.crls, evidence.ocsps, moment),
     )
     verified = _verified(info, subject, (*path, root))
-    _check_still_counts(verified, path, revoked, authority, at_ms=at_ms, proven_by_ms=proven_by_ms)
+    _check_still_counts(verified, revoked, authority, at_ms=at_ms, proven_by_ms=proven_by_ms)
     return verified
 
 
@@ -167,6 +172,11 @@ def match_authority(evidence: TimestampEvidence, authorities: Sequence[Authority
             continue
         return authority
     return candidates[0] if candidates else None
+
+
+def expiry_ms(path: Sequence[x509.Certificate]) -> int:
+    """The earliest notAfter on a path without its root: after it, a token needs proof that it is older."""
+    return min(_ms(certificate.not_valid_after_utc) for certificate in path)
 
 
 def token_path(evidence: TimestampEvidence, root: bytes) -> tuple[x509.Certificate, ...]:
@@ -205,12 +215,13 @@ def _verified(info: TimestampInfo, subject: str, chain: Sequence[x509.Certificat
         policy_oid=info.policy_oid,
         serial=info.serial,
         development=info.policy_oid == DEVELOPMENT_POLICY_OID or any(DEVELOPMENT_MARK in name for name in names),
+        expires_ms=expiry_ms(chain[:-1]),
+        keys=path_keys(chain),
     )
 
 
 def _check_still_counts(
     verified: VerifiedToken,
-    path: Sequence[x509.Certificate],
     revoked: datetime | None,
     authority: Authority,
     *,
@@ -227,7 +238,7 @@ def _check_still_counts(
             raise TokenRejected("REVOKED", "the policy says that the authority was revoked before the token's time")
         if revoked_ms <= at_ms and (proven_by_ms is None or proven_by_ms >= revoked_ms):
             raise TokenUndecided("REVOKED_NO_POE", "the authority was revoked later; nothing proves the token older")
-    expires_ms = min(_ms(certificate.not_valid_after_utc) for certificate in path)
+    expires_ms = verified.expires_ms
     if expires_ms < at_ms and (proven_by_ms is None or proven_by_ms > expires_ms):
         raise TokenUndecided(
             "EXPIRED_NO_POE", "the authority's certificate has expired; nothing proves the token older"

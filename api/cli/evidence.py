@@ -34,12 +34,14 @@ def export(
 
     Exit code 2 when the entry is not under a timestamped checkpoint yet.
     """
+    from api.pool import trusted_by_home
+
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
         info = named_feed(session, feed)
         if index >= info.state.length:
             raise UsageError(f"there is no entry {index}", hint=f"the feed has {info.state.length} entries, from 0")
-        data = session.vault.evidence(info.state.key, index)
+        data = session.vault.evidence(info.state.key, index, *trusted_by_home(session.home))
     with open_output(out, output, force=force) as stream:
         stream.write(data)
     written(out, "evidence", output, {"feed": info.name, "key": info.key_text, "index": index, "bytes": len(data)})

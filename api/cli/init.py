@@ -101,6 +101,7 @@ def init(
     """
     from api.bootstrap import now_ms, open_chain, open_sources
     from api.founding import Founding, found_home
+    from api.pool import check_independence
 
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
@@ -114,6 +115,8 @@ def init(
     own_contract, own_key = _funding(settings, contract, anchor_key_file)
     passphrase = read_passphrase(passphrase_file, run.environ, ask_twice=True)
     with _phrase_keeper(run.out, phrase_file) as keep_phrase, ExitStack() as opened:
+        authorities = [source.authority for source in open_sources(settings)]
+        check_independence(authorities, settings.timestamps.k)
         chain = open_chain(opened, settings)
         founding = Founding(
             label=label,
@@ -121,12 +124,13 @@ def init(
             log_name=log_name,
             chain=chain,
             fund=_faucet(chain, settings),
-            authorities=[source.authority for source in open_sources(settings)],
+            authorities=authorities,
             settings=text,
             database=settings.database if isinstance(settings.database, PostgresLocation) else None,
             contract=own_contract,
             anchor_key=own_key,
             files=files,
+            k=settings.timestamps.k,
         )
         founded = found_home(home, founding, passphrase, now_ms=now_ms(), keep_phrase=keep_phrase)
     _report(run.out, home, settings, founded)

@@ -32,6 +32,7 @@ def run_service(ctx: typer.Context, session: Session, every: str, passphrase_fil
     from anchoring.policy import parse_duration
     from api.anchor_service import AnchorService, Surroundings
     from api.bootstrap import now_ms
+    from api.pool import pool_policy
     from identity.keystore import open_keystore
 
     run = invocation(ctx)
@@ -53,6 +54,7 @@ def run_service(ctx: typer.Context, session: Session, every: str, passphrase_fil
                 tell=lambda event: _print(run.out, event),
             ),
             stop=stop,
+            pool=pool_policy(session.settings),
         ).run()
 
 

@@ -12,12 +12,17 @@ from api.cli.session import opened
 from api.cli.times import time_text
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from anchoring.health import Health, OpenAnchor
     from anchoring.rollback import RollbackState
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
 
 __all__ = ["group"]
+
+_RENEW_MS = 30 * 86_400_000
+"""So long before the newest tokens cease to count it is said."""
 
 group = CommandGroup("status", "Where the store stands: feeds, checkpoints, tokens, anchors, rollback.")
 
@@ -109,6 +114,7 @@ def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int 
     with vault.store.read() as tx:
         newest = newest_checkpoint(tx)
         tokens = 0 if newest is None else len(load_timestamps(tx.connection, newest.size))
+        stamped = _stamped_facts(out, session, tx.connection, None if newest is None else newest.size)
     since_ms = health.blind.since_ms
     return {
         "identity": to_hex(history.identity),
@@ -119,6 +125,7 @@ def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int 
         "entries": sum(info.state.length for info in feeds),
         "checkpoint": None if newest is None else newest.size,
         "tokens": tokens,
+        **stamped,
         "anchored": health.lag.final_size,
         "anchors_open": len(health.lag.waiting),
         "anchors_failed": len(health.lag.failed),
@@ -156,3 +163,27 @@ def _health_facts(out: Output, session: Session, health: Health) -> dict[str, Pl
 def _open_fields(out: Output, anchor: OpenAnchor) -> dict[str, Plain]:
     since = time_text(out, anchor.since_ms)
     return {"size": anchor.size, "state": anchor.state, "since": since, "reason": anchor.reason}
+
+
+def _stamped_facts(out: Output, session: Session, connection: Connection, newest: int | None) -> dict[str, Plain]:
+    """Who has stamped the newest checkpoint, of those that the home's policy trusts, and until when that counts."""
+    from api.bootstrap import now_ms
+    from api.pool import pool_standing, trusted_by_home
+    from identity.errors import ConfigurationError
+
+    try:
+        authorities, k = trusted_by_home(session.home)
+    except ConfigurationError as exc:
+        out.note(f"who is trusted cannot be read: {exc}")
+        return {"authorities": None, "authorities_wanted": None, "tokens_expire": None}
+    if newest is None or not authorities:
+        return {"authorities": 0, "authorities_wanted": k if authorities else 0, "tokens_expire": None}
+    standing = pool_standing(connection, newest, authorities, k)
+    expires_ms = standing.expires_ms
+    if expires_ms is not None and expires_ms - now_ms() < _RENEW_MS:
+        out.note("the newest tokens cease to count soon: 'holdfast checkpoint create --restate', then 'anchor run'")
+    return {
+        "authorities": standing.authorities,
+        "authorities_wanted": k,
+        "tokens_expire": None if expires_ms is None else time_text(out, expires_ms),
+    }

@@ -74,7 +74,8 @@ class TokenMaker:
     policy = POLICY
     message = MESSAGE
 
-    def __init__(self) -> None:
+    def __init__(self, new_key: Callable[[], Key] = lambda: ec.generate_private_key(ec.SECP256R1())) -> None:
+        self.new_key = new_key
         self.root = self.issue("Root", ca=True)
         self.signer = self.issue("TSA", issuer=self.root)
         self.rsa_key = rsa.generate_private_key(65537, 2048)
@@ -105,7 +106,7 @@ class TokenMaker:
         digest: hashes.HashAlgorithm | None = None,
     ) -> Issued:
         """A certificate; without an issuer it is self-signed and has no extended key usage."""
-        key = key or ec.generate_private_key(ec.SECP256R1())
+        key = key or self.new_key()
         subject = name(common_name)
         builder = (
             x509.CertificateBuilder()
@@ -173,6 +174,7 @@ class TokenMaker:
         embed: Sequence[Issued] = (),
         status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
         this_update: timedelta = timedelta(hours=-1),
+        next_update: timedelta = timedelta(days=1),
         revoked: timedelta | None = None,
     ) -> bytes:
         """An OCSP response about ``certificate``, signed by ``responder`` (the issuer)."""
@@ -186,7 +188,7 @@ class TokenMaker:
                 algorithm=hashes.SHA256(),
                 cert_status=status,
                 this_update=NOW + this_update,
-                next_update=NOW + timedelta(days=1),
+                next_update=NOW + next_update,
                 revocation_time=None if revoked is None else NOW + revoked,
                 revocation_reason=None,
             )

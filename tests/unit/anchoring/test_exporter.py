@@ -112,8 +112,8 @@ class Node:
             self.receipts[checkpoint.size] = RECEIPT
         return checkpoint
 
-    def export(self, index: int, key: FeedKey | None = None) -> Evidence:
-        archive = Archive(lambda size: self.tokens.get(size, []), self.receipts.get)
+    def export(self, index: int, key: FeedKey | None = None, k: int = 1) -> Evidence:
+        archive = Archive(lambda size: self.tokens.get(size, []), self.receipts.get, k=k)
         with self.store.read() as tx:
             evidence = export_evidence(tx, archive, key or self.key, index)
         assert parse_evidence(encode_evidence(evidence)) == evidence
@@ -349,3 +349,29 @@ def test_a_last_good_head_that_is_not_here_is_not_led_to(node: Node) -> None:
     evidence: Any = node.export(0)
     verified = verify_proof(parse_manifest(evidence.manifest), parse_evidence_proof(evidence.proof))
     assert set(verified.trees) == {1}
+
+
+def test_the_first_checkpoint_that_k_authorities_have_stamped(node: Node) -> None:
+    node.append()
+    first = node.add(node.who(), node.what(), stamped=True, anchored=True)  # 1, 2
+    second = node.add(node.when(first), node.who(), stamped=True)  # 3, 4
+    node.tokens[second.size].append(TimestampEvidence(b"another"))
+    node.add(node.when(second), node.who(), stamped=True)  # 5, 6
+    assert shown(node.export(0, k=1))[0][0] == 3
+    two = node.export(0, k=2)
+    assert shown(two) == [(5, [2], True, False), (7, [5, 6], False, False)]
+    assert len(two.checkpoints[0].timestamps) == 2
+    assert shown(node.export(0, k=3))[0][0] == 3, "nowhere are there three: what there is"
+
+
+def test_a_time_leaf_that_names_too_few_is_not_shown(node: Node) -> None:
+    """What it does not name would have to stay out, and then too few would be left."""
+    node.append()
+    first = node.add(node.who(), node.what(), stamped=True, anchored=True)  # 1, 2
+    named = node.when(first)
+    node.tokens[first.size].append(TimestampEvidence(b"late"))
+    node.add(named, node.who())  # 3, 4
+    two = node.export(0, k=2)
+    assert shown(two) == [(3, [2], True, True), (5, [4], False, False)]
+    assert len(two.checkpoints[0].timestamps) == 2
+    assert shown(node.export(0, k=1))[1][1] == [3, 4]

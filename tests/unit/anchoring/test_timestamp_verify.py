@@ -27,6 +27,7 @@ from anchoring.timestamp import (
     verify_token,
 )
 from anchoring.timestamp.der import SEQUENCE, encode_der, encode_integer
+from anchoring.timestamp.independence import path_keys
 from identity.errors import ImprintMismatch, LimitExceeded, MalformedError, TokenRejected, TokenUndecided
 
 DAY_MS = 86_400_000
@@ -59,6 +60,8 @@ def test_what_is_verified(maker: Any) -> None:
         policy_oid=maker.policy,
         serial=4711,
         development=False,
+        expires_ms=maker.now_ms + 365 * DAY_MS,
+        keys=path_keys([maker.signer.certificate, maker.root.certificate]),
     )
 
 

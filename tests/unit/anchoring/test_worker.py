@@ -14,7 +14,9 @@ from anchoring.chain.outbox import AnchorTarget
 from anchoring.chain.transactions import LocalKey
 from anchoring.storage import AnchorState, load_anchors, load_timestamps
 from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken
-from anchoring.tsa.source import AcquiredToken
+from anchoring.tsa.dev import DevelopmentAuthority
+from anchoring.tsa.pool import PoolPolicy
+from anchoring.tsa.source import AcquiredToken, EmbeddedSource
 from anchoring.worker import AnchorSender, run_round
 from identity.errors import (
     AuditError,
@@ -56,7 +58,9 @@ class Source:
         self.asked.append((message, now_ms))
         if self.error is not None:
             raise self.error
-        verified = VerifiedToken(now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False)
+        verified = VerifiedToken(
+            now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False, now_ms + 1, frozenset({self.name.encode()})
+        )
         response = f"{self.name} {len(self.asked)}".encode()
         return AcquiredToken(TimestampEvidence(response, (b"certificate",), (b"crl",), (b"ocsp",)), verified)
 
@@ -193,3 +197,34 @@ def test_a_store_that_cannot_be_written_to_ends_the_round(
     store.close()
     with closing(open_sqlite(tmp_path / "vault.db", read_only=True)) as read_only, pytest.raises(StorageError):
         run_round(read_only, log_id, DESCRIPTOR, [Source("one")], None, NOW)
+
+
+def test_how_many_have_stamped_is_counted_over_rounds_and_what_failed_waits(
+    store: SqlStore, log_id: bytes, size: int, tmp_path: Path
+) -> None:
+    authority = DevelopmentAuthority(tmp_path / "tsa", clock=lambda: NOW)
+    real, bad, twin = EmbeddedSource(authority), Source("bad", TransportError("down")), Source("twin")
+    first = run_round(store, log_id, DESCRIPTOR, [real, bad], None, NOW, pool=PoolPolicy(k=2))
+    assert (first.authorities, first.wanted, first.succeeded) == (1, 2, False)
+    assert first.failures[0].by_authority
+    second = run_round(
+        store, log_id, DESCRIPTOR, [real, bad, twin], None, NOW + 1, pool=PoolPolicy(k=2), troubles=first.troubles
+    )
+    assert (second.authorities, second.wanted, second.succeeded) == (2, 2, True)
+    assert (list(second.backed_off), second.failures, len(bad.asked)) == (["bad"], [], 1)
+    gone = run_round(store, log_id, DESCRIPTOR, [real], None, NOW, troubles=second.troubles)
+    assert gone.troubles == {}, "of an authority that is no longer there nothing is remembered"
+
+
+def test_enough_authorities_are_a_success_whoever_else_failed(store: SqlStore, log_id: bytes, size: int) -> None:
+    done = run_round(store, log_id, DESCRIPTOR, [Source("a"), Source("bad", TransportError("down"))], None, NOW)
+    assert done.succeeded
+    assert [failure.what for failure in done.failures] == ["bad"]
+
+
+def test_a_chain_that_fails_is_no_success(store: SqlStore, log_id: bytes, size: int) -> None:
+    assert not run_round(store, log_id, DESCRIPTOR, [Source("a")], sender(SilentChain()), NOW).succeeded
+
+
+def test_without_authorities_none_are_wanted(store: SqlStore, log_id: bytes, size: int) -> None:
+    assert run_round(store, log_id, DESCRIPTOR, [], None, NOW, pool=PoolPolicy(k=2)).succeeded

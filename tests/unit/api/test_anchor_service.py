@@ -18,6 +18,8 @@ from anchoring.rollback import RollbackCheck, RollbackState
 from anchoring.schedule import Retry
 from anchoring.storage import load_anchors, load_timestamps
 from anchoring.timestamp import Authority, TimestampEvidence, VerifiedToken
+from anchoring.tsa.backoff import FIRST_WAIT_MS
+from anchoring.tsa.pool import PoolPolicy
 from anchoring.tsa.source import AcquiredToken
 from anchoring.worker import AnchorSender
 from api.anchor_service import ROLLBACK_CHECK, AnchorEvent, AnchorService, Surroundings
@@ -55,7 +57,8 @@ class Source:
         self.when_asked()
         if self.error is not None:
             raise self.error
-        verified = VerifiedToken(now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False)
+        own = frozenset({self.name.encode()})
+        verified = VerifiedToken(now_ms, 1, now_ms - 1, now_ms + 1, self.name, "1.2.3", 1, False, 1 << 50, own)
         return AcquiredToken(TimestampEvidence(self.name.encode(), (), (), ()), verified)
 
 
@@ -127,7 +130,8 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         around = Surroundings(lambda: START_MS + ticks[0], lambda: ticks[0], lambda: 0.0, events.append)
         named: Any = {source.name: source for source in sources}
         in_session: Any = session
-        service = AnchorService(in_session, named, sender, INTERVAL_MS, around, threading.Event(), RETRY)
+        one_by_one = PoolPolicy(k=2, parallel=1)
+        service = AnchorService(in_session, named, sender, INTERVAL_MS, around, threading.Event(), one_by_one, RETRY)
         yield Stage(service, session, sources, chain, events, ticks)
 
 
@@ -166,11 +170,17 @@ def test_each_part_fails_and_recovers_alone(stage: Stage) -> None:
     remembered = load_round(stage.session.home)
     assert remembered is not None
     assert remembered.failures == {"two": "no answer", CHAIN: "connection refused"}
-    # Nothing is due before the first delay has passed; after it, only what failed.
+    # Nothing is due before the first delay has passed; after it, only what failed, and each by its own schedule.
+    asked = stage.chain.asked
     stage.pass_time(999)
     stage.service.turn()
+    assert stage.chain.asked == asked
     stage.pass_time(1)
     two.error = None
+    stage.service.turn()
+    assert stage.chain.asked > asked
+    assert (len(one.asked), len(two.asked)) == (1, 1)
+    stage.pass_time(FIRST_WAIT_MS - 1000)
     stage.service.turn()
     assert (len(one.asked), len(two.asked)) == (1, 2)
     assert stage.told() == [("two", "token"), ("two", "recovered")], "the chain says what it said before"
@@ -180,13 +190,15 @@ def test_delays_double_up_to_the_longest(stage: Stage) -> None:
     checkpoint(stage)
     one, two = stage.sources
     one.error = TransportError("no answer")
-    for _ in range(4000):
+    tried = []
+    for _ in range(400):
+        before = stage.chain.asked
         stage.service.turn()
-        stage.pass_time(10)
-    asked = [at - START_MS for at in one.asked]
-    assert asked == [0, 1000, 3000, 7000, 15000, 23000, 31000, 39000]
+        tried += [stage.ticks[0]] * (stage.chain.asked > before)
+        stage.pass_time(500)
+    assert tried[:8] == [0, 1000, 3000, 7000, 15000, 23000, 31000, 39000]
+    assert [at - START_MS for at in one.asked] == [0, 30_000, 90_000], "the pool's own schedule"
     assert len(two.asked) == 1
-    assert stage.session.checked == 1
 
 
 def test_a_reason_is_told_when_it_changes(stage: Stage) -> None:

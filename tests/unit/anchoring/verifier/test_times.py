@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from anchoring.timestamp import Authority, TimestampEvidence
 from identity.history import (
     build_close,
     fold,
@@ -86,6 +89,36 @@ def test_one_authority_of_two_is_not_enough(sealed: Bench) -> None:
     assert found == {"time INDETERMINATE NOT_ENOUGH_AUTHORITIES", "origin INDETERMINATE NO_FRESH_IDENTITY"}
 
 
+def test_what_is_undecided_about_a_token_is_no_finding_where_enough_others_count(bench: Bench) -> None:
+    """The reader knows the first authority only, and one is enough; another reader asks for both."""
+    bench.append("a")
+    first = bench.add(bench.who(), bench.what(1))
+    bench.stamp(first, bench.around.first, bench.around.second)
+    bench.anchor(first)
+    bench.add(bench.when(first), bench.who())
+    evidence = bench.export(0)
+    report = bench.report(evidence)
+    assert report.exit_code == 0
+    assert "UNKNOWN_AUTHORITY" in report.to_text(), "it is said all the same"
+    assert bench.find(evidence, k=2) == {
+        "time INDETERMINATE UNKNOWN_AUTHORITY",
+        "time INDETERMINATE NOT_ENOUGH_AUTHORITIES",
+        "origin INDETERMINATE NO_FRESH_IDENTITY",
+    }
+
+
+def test_what_is_wrong_with_a_token_is_a_finding_all_the_same(bench: Bench) -> None:
+    bench.append("a")
+    first = bench.add(bench.who(), bench.what(1))
+    bench.stamp(first, bench.around.first, bench.around.second)
+    bench.anchor(first)
+    evidence = bench.export(0)
+    good, other = bench.tokens[first.size]
+    altered = replace(other, response=other.response[:-1] + bytes([other.response[-1] ^ 1]))
+    found = bench.find(bench.altered(evidence, 0, timestamps=(good, altered)), authorities=bench.both)
+    assert any(finding.startswith("time FAILED") for finding in found)
+
+
 def test_one_lying_authority_cannot_make_an_old_identity_head_fresh(bench: Bench) -> None:
     """Its clock is a year ahead when it stamps; the other's is right."""
     bench.append("a")
@@ -123,6 +156,34 @@ def test_authorities_under_one_root_count_once(bench: Bench, maker: Any, change:
     found = bench.find(evidence, at_ms, k=2, authorities=authorities)
     assert found == {"time INDETERMINATE NOT_ENOUGH_AUTHORITIES", "origin INDETERMINATE NO_FRESH_IDENTITY"}
     assert bench.find(evidence, at_ms, k=1, authorities=authorities) == set()
+
+
+@pytest.mark.parametrize("shared", ["root", "signer"])
+def test_authorities_under_one_key_count_once(bench: Bench, maker: Any, change: Any, shared: str) -> None:
+    """Two roots, two names, one key: whoever holds it can be both."""
+    bench.append("a")
+    first = bench.add(bench.who(), bench.what(1))
+    message = imprint_message(first.note, log_origin(bench.descriptor, bench.log_id), bench.log_key.public_key)
+    other_root = maker.issue("Other Root", ca=True, key=maker.root.key if shared == "root" else None)
+    other = maker.issue("Other TSA", issuer=other_root, key=maker.signer.key if shared == "signer" else None)
+    stranger_root = maker.issue("Stranger", ca=True)
+    stranger = maker.issue("Third TSA", issuer=stranger_root)
+    imprint = change(info={"message_imprint": maker.imprint(message, "sha256")})
+    bench.tokens[first.size] = tuple(
+        TimestampEvidence(maker.response(imprint, signer=signer), crls=(maker.crl(root),))
+        for signer, root in ((maker.signer, maker.root), (other, other_root), (stranger, stranger_root))
+    )
+    bench.anchor(first)
+    bench.add(bench.when(first), bench.who())
+    evidence, at_ms = bench.export(0), maker.now_ms + MINUTE_MS
+    authorities = (
+        maker.authority,
+        Authority(other_root.der, maker.policy, other.subject),
+        Authority(stranger_root.der, maker.policy, stranger.subject),
+    )
+    found = bench.find(evidence, at_ms, k=3, authorities=authorities)
+    assert found == {"time INDETERMINATE NOT_ENOUGH_AUTHORITIES", "origin INDETERMINATE NO_FRESH_IDENTITY"}
+    assert bench.find(evidence, at_ms, k=2, authorities=authorities) == set()
 
 
 def test_two_tokens_of_one_authority_on_one_checkpoint(bench: Bench) -> None:

@@ -80,8 +80,17 @@ def by_hand(sealed: Bench) -> tuple[Shown, Shown]:
 def test_tokens_that_no_finding_needs(own: Bench) -> None:
     third = own.add(own.who())
     own.stamp(third)
-    evidence = replace(own.export(2), checkpoints=(*by_hand(own), own.show(third, after=own.second.size)))
-    assert own.find(evidence) == {"time FAILED UNREFERENCED"}
+    later = own.show(third, after=own.second.size)
+    without_time_leaf = own.show(own.first, 2), own.show(own.second, 5, after=own.first.size), later
+    found = own.find(own.assemble(own.proof(2, 4), *without_time_leaf))
+    assert found == {"origin INDETERMINATE NO_FRESH_IDENTITY", "time FAILED UNREFERENCED"}
+
+
+def test_later_tokens_cover_what_a_time_leaf_names(own: Bench) -> None:
+    """Between the leaf and the tokens a checkpoint without tokens may stand."""
+    third = own.add(own.who())
+    own.stamp(third)
+    assert own.find(own.assemble(own.proof(2, 4), *by_hand(own), own.show(third, after=own.second.size))) == set()
 
 
 def test_what_serves_a_finding_does_not_depend_on_the_policy(sealed: Bench) -> None:
