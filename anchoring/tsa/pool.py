@@ -66,8 +66,8 @@ def ask_pool(
 
     ``held`` are the keys (``path_keys``) of the tokens that are there already, ``troubles`` what ended the last time.
     ``keep`` is called in this thread with each token as it comes, so that what was acquired is safe before the slowest
-    has answered. When ``go_on`` says no, nobody else is asked, and who was asked is not waited for. Raises what ``keep``
-    raises, and what a source raises that is no authority's fault.
+    has answered. When ``go_on`` says no, nobody else is asked, and nobody is waited for. Raises what ``keep`` raises,
+    and what a source raises that is no authority's fault.
     """
     return _Asking(sources, message, now_ms, policy, held, troubles or {}, keep, go_on).run()
 
