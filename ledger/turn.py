@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from identity.errors import AuditError, DamagedFile, MissingEvidenceError, RefusedError, StorageError, StoreBusy
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.keys import Signer
-from ledger.feed import AppendResult, OpenFeed, check_device, check_writable, feed_state, open_feed
+from ledger.feed import AppendResult, Keeper, OpenFeed, check_device, check_writable, feed_state, open_feed
 from ledger.flattree import depth, right_leaf
 from ledger.manifest import device_key, parse_manifest
 from ledger.merkle import Node, TreeBuilder
@@ -31,7 +31,7 @@ from ledger.store import (
     WriteTransaction,
 )
 
-__all__ = ["Condition", "ItemFailed", "Keeper", "OpenFeeds", "SigningFailed", "Turn"]
+__all__ = ["Condition", "ItemFailed", "OpenFeeds", "SigningFailed", "Turn"]
 
 
 class ItemFailed(Exception):
@@ -49,13 +49,6 @@ class SigningFailed(Exception):
         super().__init__(str(error))
         self.key = key
         self.error = error
-
-
-class Keeper(Protocol):
-    """Decides whether this process may sign for a feed now: it may have to hold a lease of it."""
-
-    def hold(self, tx: WriteTransaction, key: FeedKey) -> None:
-        """Called once a turn and feed in the turn's transaction. Raises ``RefusedError`` or ``StoreBusy``."""
 
 
 class OpenFeeds:

@@ -24,9 +24,9 @@ from typing import Final, Self
 
 from identity.errors import AuditError, RefusedError, StorageError, StoreBusy, Unacknowledged, UnknownOutcome
 from identity.keys import Signer
-from ledger.feed import AppendResult, check_batch
+from ledger.feed import AppendResult, Keeper, check_batch
 from ledger.store import FeedKey, Store
-from ledger.turn import Condition, ItemFailed, Keeper, OpenFeeds, SigningFailed, Turn
+from ledger.turn import Condition, ItemFailed, OpenFeeds, SigningFailed, Turn
 
 __all__ = ["AfterCommit", "StoreWriter", "WriterLimits"]
 
