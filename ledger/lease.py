@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from identity.errors import RefusedError, StoreBusy
+from identity.errors import StoreBusy
 from ledger.store import FeedKey
 
 __all__ = ["DURATION_MS", "HOLDER_BYTES", "Lease", "Surroundings", "claim", "lapse"]
@@ -55,8 +55,8 @@ def claim(
 
     ``known`` is the epoch under which ``holder`` believes to hold it. The result equals ``held`` when nothing has to be
     written. None means that the database has another history than the one in which the feed was leased: the feed has to
-    be retired. Raises ``StoreBusy`` while another process holds the lease, ``RefusedError`` when the caller had it and
-    lost it.
+    be retired. Raises ``StoreBusy`` while another process holds the lease, and once when the caller had it and lost it:
+    others wrote to the feed meanwhile.
     """
     expires_ms = around.now_ms + duration_ms
     if held is None:
@@ -66,7 +66,7 @@ def claim(
     if held.holder == holder:
         return replace(held, expires_ms=expires_ms) if 2 * (held.expires_ms - around.now_ms) < duration_ms else held
     if known is not None and held.epoch > known:
-        raise RefusedError(
+        raise StoreBusy(
             f"the lease of feed {key.hex()} was lost: another process has had it since epoch {held.epoch}",
             hint="this process was too slow to keep it; it may take it again when the other one lets go",
         )

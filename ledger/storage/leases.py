@@ -51,8 +51,8 @@ class LeaseKeeper:
     def hold(self, tx: WriteTransaction, key: FeedKey) -> None:
         """Take, renew or confirm the lease of a feed in the transaction that is to append to it.
 
-        Raises ``StoreBusy`` while another process holds it, ``RefusedError`` when it was lost, and when the database
-        has another history than the one in which the feed was leased: then the feed is retired.
+        Raises ``StoreBusy`` while another process holds it or when it was lost, ``RefusedError`` when the database has
+        another history than the one in which the feed was leased: then the feed is retired.
         """
         connection = _connection(tx)
         held = _load(connection, key)

@@ -96,7 +96,7 @@ def test_two_writers_of_one_feed(store: SqlStore, path: Path, key: FeedKey, data
             second.append(key, [b"d"])
         database.wait(1)
         assert second.append(key, [b"e"]).start == 2
-        with pytest.raises(RefusedError, match="lost"):
+        with pytest.raises(StoreBusy, match="lost"):
             first.append(key, [b"f"])
         with pytest.raises(StoreBusy):
             first.append(key, [b"g"])
@@ -125,7 +125,7 @@ def test_writer_that_slept_through_its_lease_signs_nothing(
         database.wait(60_000)
         with store.write() as tx:
             LeaseKeeper().hold(tx, key)
-        with pytest.raises(RefusedError, match="lost"):
+        with pytest.raises(StoreBusy, match="lost"):
             sleeper.append(key, [b"b"])
     assert signer.signed == 1
 
