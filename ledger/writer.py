@@ -150,7 +150,7 @@ class StoreWriter:
                 raise StoreBusy("the writer's queue is full", hint="try again in a moment")
             self._queue.append(job)
             self._queued_bytes += job.size
-            self._changed.notify_all()
+            self._changed.notify()
         return job.future
 
     def append(self, key: FeedKey, blocks: Sequence[bytes], *, condition: Condition | None = None) -> AppendResult:
