@@ -45,9 +45,7 @@ from ledger.store import FeedKey
 from ledger.turn import Turn
 from ledger.writer import StoreWriter
 
-FLOOR: Final = (
-    "one thread, as many entries a commit as there are writers: BLAKE2b tree, PyNaCl, sqlite3 synchronous=FULL"
-)
+FLOOR: Final = "one thread, as many entries a commit as there are writers: BLAKE2b tree, PyNaCl, sqlite3 or psycopg"
 WAYS: Final = ("shared", "shared, conditions", "a lock each")
 
 Append = Callable[[int, int], int]
