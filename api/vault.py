@@ -1,8 +1,9 @@
 """A store with its identity, feeds and checkpoint log, as a user's program sees it.
 
 The command line is made of these calls and adds nothing to what they do. Reading needs no keys. Writing takes the keys
-as an argument, for the one call; a ``Vault`` keeps none. Whether the store may be written to is decided by a ``Guard``
-before anything is written: the rollback check, at every start (docs/spec/rollback.md).
+as an argument, for the one call; a ``Vault`` keeps none, and only a writer that is started keeps its own until it is
+closed. Whether the store may be written to is decided by a ``Guard`` before anything is written: the rollback check, at
+every start (docs/spec/rollback.md).
 
 What makes and reads evidence is imported by the calls that need it: it would be half of the start-up of all others.
 """
@@ -10,10 +11,11 @@ What makes and reads evidence is imported by the calls that need it: it would be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from identity.errors import MalformedError, MissingEvidenceError, RefusedError
+from identity.errors import MalformedError, MissingEvidenceError, RefusedError, StorageError
 from identity.history import (
     DeviceClass,
     KeyHistory,
@@ -37,8 +39,10 @@ from ledger.identities import add_events, key_history
 from ledger.log_writer import LogWriter, Plan, covered_lengths
 from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
 from ledger.statement import LogDescriptor, parse_statement
+from ledger.storage.leases import keeper_for
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
+from ledger.writer import AfterCommit, StoreWriter
 
 if TYPE_CHECKING:
     from anchoring.timestamp import Authority
@@ -80,6 +84,7 @@ class Vault:
         self.store = store
         self._guard = guard
         self._guarded = False
+        self._keeper = keeper_for(store)
 
     # Whose store it is.
 
@@ -239,8 +244,17 @@ class Vault:
         for seed in ring.devices.values():
             signer = Ed25519Signer(seed)
             if signer.public_key == wanted:
-                return FeedWriter(self.store, key, signer)
+                return FeedWriter(self.store, key, signer, self._keeper)
         raise RefusedError("the keystore does not hold the key of this feed's device")
+
+    def start_writer(self, ring: KeyRing, *, after_commit: AfterCommit | None = None) -> StoreWriter:
+        """A writer that the threads of a program share, for all feeds whose devices are in the keystore.
+
+        Unlike ``append`` it keeps the keys until it is closed; close it before the vault. ``after_commit`` as there.
+        """
+        self.require_writable()
+        signers = [Ed25519Signer(seed) for seed in ring.devices.values()]
+        return StoreWriter(self.store, signers, keeper=self._keeper, after_commit=after_commit)
 
     def append(self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry]) -> AppendResult:
         """Append entries as one signed, durable batch."""
@@ -320,7 +334,10 @@ class Vault:
             self._guarded = True
 
     def close(self) -> None:
-        """Release the store. Idempotent."""
+        """Give back the leases that were taken, and release the store. Idempotent."""
+        if self._keeper is not None:
+            with suppress(StorageError):  # they expire by themselves
+                self._keeper.release(self.store)
         self.store.close()
 
     def _last_good(self, key: FeedKey, length: int) -> LastGood:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-SUBJECTS = ("append", "berka_import", "evidence")
+SUBJECTS = ("append", "writers", "berka_import", "evidence")
 
 
 def main() -> int:

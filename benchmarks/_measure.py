@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-__all__ = ["Comparison", "arguments", "compare", "report"]
+__all__ = ["Comparison", "arguments", "compare", "options_of", "report", "write_figures"]
 
 Work = Callable[[], int]
 """Does a round of work; returns how many items it did."""
@@ -60,11 +61,16 @@ def _rate(work: Work) -> float:
 
 def arguments(description: str) -> argparse.Namespace:
     """The options that every benchmark has: ``--rounds``, ``--json`` and ``--directory``."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds; the figures are their medians")
+    return options_of(description).parse_args()
+
+
+def options_of(description: str, *, rounds: int = 7) -> argparse.ArgumentParser:
+    """The same as a parser, for a benchmark that has options of its own."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds; the figures are their medians")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--directory", type=Path, help="where files go; a disk, since in memory a flush costs nothing")
-    return parser.parse_args()
+    return parser
 
 
 def report(title: str, floor: str, comparisons: Sequence[Comparison], path: Path | None) -> None:
@@ -75,9 +81,14 @@ def report(title: str, floor: str, comparisons: Sequence[Comparison], path: Path
     for row in comparisons:
         print(f"{row.subject:{width}}  {_shown(row.ours):>10}  {_shown(row.floor):>10}  {row.ratio:>5.2f}")
     if path is not None:
-        machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-        figures = [asdict(row) for row in comparisons]
-        path.write_text(json.dumps({"title": title, "floor": floor, **machine, "rows": figures}, indent=2) + "\n")
+        write_figures(title, floor, comparisons, path)
+
+
+def write_figures(title: str, floor: str, rows: Sequence[Any], path: Path) -> None:
+    """Write the rows, dataclasses, as JSON, with the machine that they were measured on."""
+    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    figures = [asdict(row) for row in rows]
+    path.write_text(json.dumps({"title": title, "floor": floor, **machine, "rows": figures}, indent=2) + "\n")
 
 
 def _shown(rate: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from identity.errors import DamagedFile, LimitExceeded, MissingEvidenceError, RefusedError
 from identity.history import KeyHistory
@@ -38,6 +38,7 @@ __all__ = [
     "MAX_BLOCK_BYTES",
     "AppendResult",
     "FeedWriter",
+    "Keeper",
     "OpenFeed",
     "append",
     "block_proof",
@@ -160,16 +161,25 @@ def open_feed(tx: ReadTransaction, key: FeedKey, signer: Signer) -> OpenFeed:
     return OpenFeed(key, manifest, description.identity, signer)
 
 
+class Keeper(Protocol):
+    """Decides whether this process may sign for a feed now: it may have to hold a lease of it."""
+
+    def hold(self, tx: WriteTransaction, key: FeedKey) -> None:
+        """Called in the transaction that is to append. Raises ``RefusedError`` or ``StoreBusy``."""
+
+
 class FeedWriter:
     """The writer of one local feed, for a caller that appends alone: an import, a command. See ``ledger.writer``.
 
-    Raises what ``open_feed`` raises. It keeps no state of the feed: another process may append between two calls.
+    Raises what ``open_feed`` raises. It keeps no state of the feed: another process may append between two calls, when
+    ``keeper`` lets it.
     """
 
-    def __init__(self, store: Store, key: FeedKey, signer: Signer) -> None:
+    def __init__(self, store: Store, key: FeedKey, signer: Signer, keeper: Keeper | None = None) -> None:
         with store.read() as tx:
             self._feed = open_feed(tx, key, signer)
         self._store = store
+        self._keeper = keeper
 
     def append(self, blocks: Sequence[bytes]) -> AppendResult:
         """Append blocks and sign the head, once. What is returned is durable.
@@ -185,6 +195,8 @@ class FeedWriter:
         check_batch(blocks)
         state = feed_state(tx, self._feed.key)
         check_writable(state)
+        if self._keeper is not None:
+            self._keeper.hold(tx, self._feed.key)
         tree = TreeBuilder(state.roots, state.length)
         nodes = tree.append_many(blocks)
         head = self._feed.sign(tree)

@@ -9,13 +9,14 @@ turn ends: the blocks of each feed are hashed, the new head is signed once, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any
 
 from identity.errors import AuditError, DamagedFile, MissingEvidenceError, RefusedError, StorageError, StoreBusy
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.keys import Signer
-from ledger.feed import AppendResult, OpenFeed, check_device, check_writable, feed_state, open_feed
+from ledger.feed import AppendResult, Keeper, OpenFeed, check_device, check_writable, feed_state, open_feed
 from ledger.flattree import depth, right_leaf
 from ledger.manifest import device_key, parse_manifest
 from ledger.merkle import Node, TreeBuilder
@@ -31,7 +32,7 @@ from ledger.store import (
     WriteTransaction,
 )
 
-__all__ = ["Condition", "ItemFailed", "Keeper", "OpenFeeds", "SigningFailed", "Turn"]
+__all__ = ["Condition", "ItemFailed", "OpenFeeds", "SigningFailed", "Turn"]
 
 
 class ItemFailed(Exception):
@@ -49,13 +50,6 @@ class SigningFailed(Exception):
         super().__init__(str(error))
         self.key = key
         self.error = error
-
-
-class Keeper(Protocol):
-    """Decides whether this process may sign for a feed now: it may have to hold a lease of it."""
-
-    def hold(self, tx: WriteTransaction, key: FeedKey) -> None:
-        """Called once a turn and feed in the turn's transaction. Raises ``RefusedError`` or ``StoreBusy``."""
 
 
 class OpenFeeds:
@@ -145,11 +139,17 @@ class Turn:
         self._open = feeds
         self._pending: dict[FeedKey, _Pending] = {}
         self._refused: dict[FeedKey, AuditError] = {}
+        self._undo: ExitStack | None = None
+        """What a condition that is running has to undo when it fails; None when nothing, or when none is running."""
 
     @property
     def connection(self) -> Any:
-        """The transaction's SQL connection, on a store that has one."""
+        """The transaction's SQL connection, on a store that has one. Not to be kept from one condition to the next."""
         tx: Any = self._tx
+        if self._undo is not None:
+            # Only now, because most conditions only read, and a savepoint costs two exchanges with a server.
+            self._undo.enter_context(tx.savepoint())
+            self._undo = None
         return tx.connection
 
     def take(self, key: FeedKey, blocks: Sequence[bytes], condition: Condition | None) -> int:
@@ -193,11 +193,14 @@ class Turn:
         return self._pending[key]
 
     def _require(self, condition: Condition) -> None:
-        with self._tx.savepoint():
-            try:
-                condition(self)
-            except Exception as exc:  # (whatever a condition raises is its item's own)
-                raise ItemFailed(exc) from exc
+        try:
+            with ExitStack() as self._undo:
+                try:
+                    condition(self)
+                except Exception as exc:  # (whatever a condition raises is its item's own)
+                    raise ItemFailed(exc) from exc
+        finally:
+            self._undo = None
 
     # The store with the blocks of this turn: ``ledger.store.ReadTransaction``.
 

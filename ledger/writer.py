@@ -24,9 +24,9 @@ from typing import Final, Self
 
 from identity.errors import AuditError, RefusedError, StorageError, StoreBusy, Unacknowledged, UnknownOutcome
 from identity.keys import Signer
-from ledger.feed import AppendResult, check_batch
+from ledger.feed import AppendResult, Keeper, check_batch
 from ledger.store import FeedKey, Store
-from ledger.turn import Condition, ItemFailed, Keeper, OpenFeeds, SigningFailed, Turn
+from ledger.turn import Condition, ItemFailed, OpenFeeds, SigningFailed, Turn
 
 __all__ = ["AfterCommit", "StoreWriter", "WriterLimits"]
 
@@ -150,7 +150,7 @@ class StoreWriter:
                 raise StoreBusy("the writer's queue is full", hint="try again in a moment")
             self._queue.append(job)
             self._queued_bytes += job.size
-            self._changed.notify_all()
+            self._changed.notify()
         return job.future
 
     def append(self, key: FeedKey, blocks: Sequence[bytes], *, condition: Condition | None = None) -> AppendResult:

@@ -23,6 +23,7 @@ __all__ = [
     "feed",
     "head",
     "identity_event",
+    "lease",
     "log",
     "log_leaf",
     "metadata",
@@ -107,4 +108,14 @@ identity_event: Final = Table(
     Column("seq", BigInteger, nullable=False),
     Column("digest", LargeBinary, nullable=False, unique=True),
     Column("signed_event", LargeBinary, nullable=False),
+)
+
+lease: Final = Table(
+    "lease",
+    metadata,
+    Column("feed", LargeBinary, primary_key=True),
+    Column("holder", LargeBinary, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("expires_ms", BigInteger, nullable=False),
+    Column("incarnation", Text, nullable=False),
 )

@@ -388,6 +388,11 @@ class SqlStore:
         self._closed = False
 
     @property
+    def dialect(self) -> str:
+        """The engine, by the name that SQLAlchemy has for it."""
+        return self._reading.dialect.name
+
+    @property
     def read_only(self) -> bool:
         """True when this store was opened for reading only."""
         return self._writing is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from identity.errors import (
     MissingEvidenceError,
     ReadOnlyState,
     RefusedError,
+    StoreBusy,
 )
 from identity.event import DeviceClass, RevocationReason
 from identity.history import build_inception, build_rotate_root, fold, key_commitment, parse_signed_event, sign_event
@@ -34,6 +36,7 @@ from identity.textforms import to_zbase32
 from ledger.entry import Entry, Record, encode_record, record_entry
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import tree_hash
+from ledger.storage.engine import open_store
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey
 
@@ -214,6 +217,46 @@ def test_a_stream_is_appended_in_batches_and_counted(vault: Vault, ring: KeyRing
     assert (result.start, result.length, counted) == (1, 8, [3, 3, 1])
     with vault.store.read() as tx:
         assert [head.length for head in tx.heads(ledger)] == [1, 4, 7, 8]
+
+
+def test_threads_share_a_writer(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    phones = vault.create_feed(ring, "phone", "approvals")
+    told: list[FeedKey] = []
+    with (
+        vault.start_writer(ring, after_commit=lambda results: told.extend(one.key for one in results)) as writer,
+        ThreadPoolExecutor(4) as pool,
+    ):
+        futures = [pool.submit(writer.append, key, [block(n)]) for n in range(10) for key in (ledger, phones)]
+        assert sorted(future.result().start for future in futures) == sorted([*range(10)] * 2)
+    assert {info.name: info.state.length for info in vault.feeds()} == {"ledger": 10, "approvals": 10}
+    assert set(told) == {ledger, phones}
+
+
+def test_a_feed_on_a_server_is_written_by_one_program_at_a_time(
+    vault: Vault, ring: KeyRing, guard: Guard, empty_postgres: str
+) -> None:
+    with closing(Vault(open_store(empty_postgres), guard)) as first:
+        first.import_events([parse_signed_event(event.signed_event) for event in vault.events()])
+        key, free = (first.create_feed(ring, "laptop", name) for name in ("ledger", "free"))
+        with first.start_writer(ring) as writer, closing(Vault(open_store(empty_postgres), guard)) as second:
+            writer.append(key, [block(0)])
+            assert first.append(ring, key, [entry(1)]).start == 1, "the program's own commands are not kept out"
+            with pytest.raises(StoreBusy, match="another process"):
+                second.append(ring, key, [entry(2)])
+            assert second.append(ring, free, [entry(3)]).start == 0
+    with closing(Vault(open_store(empty_postgres), guard)) as third:
+        assert third.append(ring, key, [entry(4)]).start == 2, "what was closed has let go"
+
+
+def test_no_writer_is_started_while_the_guard_forbids_it(vault: Vault, ring: KeyRing, guard: Guard) -> None:
+    guard.error = ReadOnlyState("behind-anchor", "the store is older than its chain")
+    with pytest.raises(ReadOnlyState):
+        vault.start_writer(ring)
+
+
+def test_a_writer_without_the_key_of_a_feed(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    with vault.start_writer(replace(ring, devices={})) as writer, pytest.raises(RefusedError, match="no key"):
+        writer.append(ledger, [block(1)])
 
 
 def test_an_empty_stream_appends_nothing(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:

@@ -13,6 +13,7 @@ from ledger.identities import add_events
 from ledger.merkle import TreeBuilder
 from ledger.noderow import pack_nodes
 from ledger.storage.memory import MemoryStore
+from ledger.storage.sql import SqlWriteTransaction
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, ReadTransaction, Store, WriteTransaction
 from ledger.turn import ItemFailed, OpenFeeds, SigningFailed, Turn
@@ -171,6 +172,25 @@ def test_what_a_refused_condition_wrote_is_undone(
     with store.read() as tx:
         assert tx.connection.exec_driver_sql("SELECT at FROM projection").scalars().all() == [0, 2]
         assert list(tx.blocks(key, 0, 3)) == [b"a", b"c", b"d"]
+
+
+def test_only_a_condition_that_can_write_has_a_savepoint(
+    tmp_path: Any, new_sqlite: Any, feeds: OpenFeeds, member: Any, fill_feed: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = new_sqlite(tmp_path / "store.db")
+    key = fill_feed(store, member, [])
+    savepoints = []
+    original = SqlWriteTransaction.savepoint
+    monkeypatch.setattr(SqlWriteTransaction, "savepoint", lambda tx: savepoints.append(tx) or original(tx))
+    with store.write() as tx:
+        turn = Turn(tx, feeds)
+        turn.take(key, [b"a"], lambda turn: turn.feed(key))
+        assert savepoints == []
+        turn.take(key, [b"b"], lambda turn: (turn.connection, turn.connection))
+        assert len(savepoints) == 1
+        turn.take(key, [b"c"], lambda turn: turn.connection)
+        assert len(savepoints) == 2
+        turn.finish()
 
 
 def test_revoked_between_two_turns(known: Store, key: FeedKey, feeds: OpenFeeds, member: Any) -> None:

@@ -334,6 +334,16 @@ def test_savepoint_in_a_transaction_that_fails(store: Store, key: FeedKey, grow:
         assert tx.feeds() == []
 
 
+def test_fence_changes_nothing(store: Store, key: FeedKey, grow: Any) -> None:
+    state = with_feed(store, key, grow, [b"kept"])
+    with store.write() as tx:
+        tx.fence()
+        tx.fence()
+    with store.read() as tx:
+        assert tx.feeds() == [state]
+        assert list(tx.heads(key, 0)) == [tx.head(key, 1)]
+
+
 def test_exception_rolls_everything_back(store: Store, key: FeedKey, grow: Any, grow_log: Any) -> None:
     state = with_feed(store, key, grow, [b"kept"])
     with store.write() as tx:
