@@ -22,7 +22,9 @@ from ledger.manifest import (
     parse_manifest,
 )
 from ledger.merkle import Node, TreeBuilder, leaf_node, parent_node
-from ledger.proof import encode_proof, make_proof, parse_evidence_proof, verify_proof
+from ledger.proof import encode_proof, parse_evidence_proof
+from ledger.proof_checking import verify_proof
+from ledger.proof_making import make_proof
 from ledger.store import SignedHead
 
 SPEC = (Path(__file__).resolve().parents[3] / "docs" / "spec" / "feed.md").read_text("utf-8")
