@@ -355,7 +355,7 @@ class Known:
         return FEED.nodes.get(index)
 
 
-REQUESTS = [
+REQUESTS: list[tuple[int, dict[str, Any]]] = [
     (0, {"hash": 5, "upgrade": (0, 13)}),
     (0, {"hash": 7, "upgrade": (0, 8)}),
     (0, {"seek": Seek(40), "upgrade": (0, 13)}),
@@ -504,7 +504,7 @@ def test_parts_that_answer_nothing_together_are_malformed() -> None:
 
 def test_a_way_to_a_byte_that_does_not_meet_the_path_is_refused() -> None:
     good = answer(13, {"hash": 0, "nodes": 3, "seek": Seek(34)})
-    other = answer(13, {"hash": 16, "nodes": 2, "seek": Seek(46)})
+    other = answer(13, {"hash": 16, "nodes": 2, "seek": Seek(52)})
     assert other.seek is not None
     with pytest.raises(VerificationError):
         verify_answer(MANIFEST, replace(good, seek=other.seek), Known(13))
