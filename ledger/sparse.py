@@ -210,14 +210,14 @@ def find_fork(
     proof = parse_proof(data)
     if proof.upgrade is None or proof.upgrade.start:
         raise MalformedError("a head as it is shown to somebody who knows nothing is an upgrade from 0")
-    upgrade = verify_answer(manifest, proof, NOTHING_KNOWN, fork=proof.fork).upgrade
-    assert upgrade is not None
-    signed = upgrade.head
+    answer = verify_answer(manifest, proof, NOTHING_KNOWN, fork=proof.fork)
+    assert answer.upgrade is not None
+    signed = answer.upgrade.head
     if signed.fork != FORK:
         other = Branch(signed.length, signed.tree_hash, signed.signature, signed.fork)
         return make_fork(manifest, Branch(head.length, head.tree_hash, head.signature), other)
     common = min(head.length, signed.length)
-    shown = {one.index: one for one in (*proof.upgrade.nodes, *proof.upgrade.additional_nodes, *upgrade.roots)}
+    shown = {one.index: one for one in (*proof.upgrade.nodes, *proof.upgrade.additional_nodes, *answer.nodes)}
 
     def ours(index: int) -> Node:
         found = node(index)

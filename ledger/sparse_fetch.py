@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from identity.errors import AuditError, ForkDetected, MissingEvidenceError
+from identity.errors import AuditError, ForkDetected, MalformedError, MissingEvidenceError, RefusedError
 from ledger.fork import ForkProof, encode_fork, verify_fork
 from ledger.head import signable
 from ledger.manifest import Manifest, feed_key
 from ledger.merkle import Node
-from ledger.proof import encode_proof
+from ledger.proof import encode_proof, parse_proof
+from ledger.proof_checking import NOTHING_KNOWN, verify_answer
 from ledger.proof_making import answer_request
 from ledger.request import Request
 from ledger.sparse import (
@@ -30,13 +32,14 @@ from ledger.sparse import (
     ask_node,
     find_fork,
     judge_answer,
+    learned_from,
     read_bytes,
 )
 from ledger.storage.sparse import SparseFeed, hold_feed, sparse_feed
 from ledger.storage.sql import SqlReadTransaction, SqlStore
 from ledger.store import FeedKey, ReadTransaction, SignedHead, Store
 
-__all__ = ["Source", "SparseReader", "StoredSource", "StoredTree"]
+__all__ = ["IngestedProof", "Source", "SparseReader", "StoredSource", "StoredTree", "fork_detected", "ingest_proof"]
 
 
 class Source(Protocol):
@@ -219,17 +222,8 @@ class SparseReader:
                 return  # it has nothing yet
         fork = self._find_fork(head, data)
         if fork is not None:
-            verify_fork(self._manifest, fork)
-            first, second = (
-                signable(self.key, branch.tree_hash, branch.length, branch.fork) + branch.signature
-                for branch in (fork.first, fork.second)
-            )
-            raise ForkDetected(
-                f"feed {self.key.hex()}: {source.name} has a signed head that contradicts ours of {head.length} blocks",
-                first=first,
-                second=second,
-                proof=encode_fork(fork),
-            )
+            message = f"{source.name} has a signed head that contradicts ours of {head.length} blocks"
+            raise fork_detected(self._manifest, fork, message)
 
     def _find_fork(self, head: SignedHead, data: bytes) -> ForkProof | None:
         """The fork, if it is one; nodes of ours that are not held are asked for."""
@@ -275,3 +269,61 @@ class SparseReader:
     def _plan(self, index: int) -> Request | None:
         with self._store.read() as tx:
             return ask_block(self._held(tx), index)
+
+
+@dataclass(frozen=True, slots=True)
+class IngestedProof:
+    """A proof was taken in: of the feed ``key``, whose signed length is ``length``; ``block`` is the one it brought."""
+
+    key: FeedKey
+    length: int
+    block: int | None
+
+
+def ingest_proof(store: SqlStore, data: bytes) -> IngestedProof:
+    """Take in a proof that carries its feed's manifest, as part of a feed: whole, or nothing.
+
+    It may begin at the length that is held, or at 0, when it is about the head that is held or nothing is. Raises
+    ``ForkDetected`` with its proof when its signed head contradicts ours, ``RefusedError`` for a feed that is held
+    whole, or a head of another length that does not continue ours, and what ``verify_answer`` does.
+    """
+    proof = parse_proof(data)
+    if proof.manifest is None:
+        raise MalformedError("a proof that is taken in by itself carries the manifest of its feed")
+    key = feed_key(proof.manifest)
+    with store.write() as tx:
+        if tx.feed(key) is not None:
+            raise RefusedError(f"feed {key.hex()} is held whole")
+        held = hold_feed(tx.connection, proof.manifest)
+        again = held.length > 0 and proof.upgrade is not None and proof.upgrade.start == 0
+        if again:
+            _check_head(held, data)
+        answer = verify_answer(proof.manifest, proof, NOTHING_KNOWN if again else held)
+        if again and answer.upgrade is not None and answer.upgrade.head.length != held.length:
+            raise RefusedError(
+                f"feed {key.hex()} is held at {held.length} blocks, the proof is about {answer.upgrade.head.length}",
+                hint=f"ask for one that begins at {held.length}",
+            )
+        held.learn(learned_from(answer))
+        return IngestedProof(key, held.length, None if answer.block is None else answer.block.index)
+
+
+def _check_head(held: SparseFeed, data: bytes) -> None:
+    head = held.head()
+    try:
+        fork = find_fork(held.manifest, head, held.find, data)
+    except MissingEvidenceError:
+        return  # the proof does not show its tree at our length: nothing follows from it but what it says itself
+    if fork is not None:
+        raise fork_detected(held.manifest, fork, f"the proof's head contradicts ours of {head.length} blocks")
+
+
+def fork_detected(manifest: Manifest, fork: ForkProof, message: str) -> ForkDetected:
+    """The error that carries a fork proof, verified, and both signed statements."""
+    verify_fork(manifest, fork)
+    key = feed_key(manifest)
+    first, second = (
+        signable(key, branch.tree_hash, branch.length, branch.fork) + branch.signature
+        for branch in (fork.first, fork.second)
+    )
+    return ForkDetected(f"feed {key.hex()}: {message}", first=first, second=second, proof=encode_fork(fork))
