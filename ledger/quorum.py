@@ -1,6 +1,6 @@
 """Heads by several signers: what each signs for itself, and the envelope that is assembled from their signatures.
 
-Implements docs/spec/feed.md sections 2.5 and 3.6. The signers need not stand at the same length: where the manifest
+Implements docs/spec/feed.md sections 2.5 and 3.5. The signers need not stand at the same length: where the manifest
 allows patches, those that are ahead certify a shorter tree with the signature on their longer one, and the envelope
 carries the nodes in between.
 """
