@@ -99,9 +99,14 @@ class StoredSource:
 
 
 class SparseReader:
-    """Reads a feed in parts from ``sources`` into ``store``. ``dropped`` says which of them lied or failed, and how."""
+    """Reads a feed in parts from ``sources`` into ``store``. ``dropped`` says which of them lied or failed, and how.
+
+    Raises ``RefusedError`` when two sources have one name: neither could be told from the other.
+    """
 
     def __init__(self, store: SqlStore, manifest: Manifest, sources: Sequence[Source]) -> None:
+        if len({source.name for source in sources}) != len(sources):
+            raise RefusedError("two sources have one name")
         self.key = feed_key(manifest)
         self.dropped: dict[str, AuditError] = {}
         self._store = store

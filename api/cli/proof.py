@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from api.cli.exit_codes import ExitCode
 from api.cli.files import open_output, read_input, written
 from api.cli.forks import keeping_fork_proofs
 from api.cli.group import CommandGroup, invocation
@@ -106,8 +107,11 @@ def read(
 
 
 @group.add("list", examples=["holdfast proof list", "holdfast proof list --json"])
-def list_(ctx: typer.Context) -> None:
-    """Every feed that is held in part: its signed length, how many entries are here, and whether all of it holds."""
+def list_(ctx: typer.Context) -> ExitCode:
+    """Every feed that is held in part: its signed length, how many entries are here, and what is wrong with them.
+
+    Every hash and signature of them is computed anew; a fault ends it with FAILED.
+    """
     from identity.textforms import to_zbase32
     from ledger.storage.sparse import sparse_faults, sparse_feeds
 
@@ -117,6 +121,7 @@ def list_(ctx: typer.Context) -> None:
             for held in sparse_feeds(tx.connection)
         ]
     invocation(ctx).out.table("partial-feed", ("key", "length", "held", "fault"), rows)
+    return ExitCode.FAILED if any(fault for *_, fault in rows) else ExitCode.OK
 
 
 @group.add("check-fork", examples=["holdfast proof check-fork 3f2a.fork", "holdfast proof check-fork 3f2a.fork --json"])

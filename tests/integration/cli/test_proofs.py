@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -38,6 +40,17 @@ def test_an_entry_is_handed_over_with_its_proof_and_read_back(shell: Any, other:
     assert len(whole) == 900
     refused = other("proof", "read", key, "--offset", "0", "--length", "9", "-o", "-", code=2)
     assert "not known" in refused.err or "not held" in refused.err
+
+
+def test_an_altered_row_of_a_feed_held_in_part_is_named(shell: Any, other: Any) -> None:
+    shell("proof", "create", "ledger", "7", "-o", "7.proof")
+    other("proof", "ingest", "7.proof")
+    with closing(sqlite3.connect(other.path("other/vault.db"))) as database:
+        database.execute("DROP TRIGGER sparse_block_no_update")
+        database.execute("UPDATE sparse_block SET data = data || x'00'")
+        database.commit()
+    (listed,) = other("proof", "list", "--json", code=1).json
+    assert "block 7" in listed["fault"]
 
 
 def test_what_is_held_in_part_grows_from_where_it_is(shell: Any, other: Any) -> None:

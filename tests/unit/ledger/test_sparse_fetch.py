@@ -15,6 +15,7 @@ from identity.errors import (
     ForkDetected,
     MalformedError,
     MissingEvidenceError,
+    RefusedError,
     RootMismatch,
     TransportError,
     VerificationError,
@@ -29,6 +30,7 @@ from ledger.proof_making import answer_request
 from ledger.request import Request
 from ledger.sparse import ask_block, ask_byte, ask_growth, ask_node, judge_answer, read_bytes
 from ledger.sparse_fetch import Source, SparseReader
+from ledger.storage.engine import open_store
 from ledger.storage.sparse import sparse_faults, sparse_feed, sparse_feeds
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
@@ -178,6 +180,22 @@ def test_several_sources_that_hold_parts_give_the_whole(store: SqlStore) -> None
     assert all(part.answered > 10 for part in parts)
 
 
+def test_parts_are_held_on_postgresql_as_well(empty_postgres: str) -> None:
+    store = open_store(empty_postgres)
+    try:
+        reading = reader(store, Peer("peer", BLOCKS), Altering("bad", BLOCKS))
+        reading.follow()
+        reading.fetch_blocks(3, 9)
+        assert b"".join(reading.read(40, 30)) == WHOLE[40:70]
+        assert set(reading.dropped) == {"bad"}
+        length, blocks = held(store)
+        assert (length, set(range(3, 9)) <= set(blocks)) == (61, True)
+        with pytest.raises(AuditError), store.write() as tx:
+            tx.connection.exec_driver_sql("UPDATE sparse_node SET size = 1")
+    finally:
+        store.close()
+
+
 @pytest.mark.parametrize("kind", [Altering, Garbling, Silent, Elsewhere])
 def test_a_source_that_lies_or_fails_is_named_and_dropped_and_the_others_go_on(
     store: SqlStore, kind: type[Peer]
@@ -217,6 +235,11 @@ def test_before_a_head_is_known_there_is_nothing_to_ask_for(store: SqlStore) -> 
         reading.fetch_blocks(0, 1)
     with pytest.raises(MissingEvidenceError, match="0 bytes"):
         list(reading.read(0, 1))
+
+
+def test_two_sources_of_one_name_are_refused(store: SqlStore) -> None:
+    with pytest.raises(RefusedError, match="one name"):
+        reader(store, Peer("peer", BLOCKS), Peer("peer", BLOCKS))
 
 
 # --- following ---
