@@ -14,7 +14,7 @@ from anchoring.times import CheckpointTimes
 from anchoring.trusted_log import LogView
 from identity.history import Device
 from identity.verdict import Status
-from ledger.proof import VerifiedProof
+from ledger.proof_checking import VerifiedProof
 from ledger.statement import TimeStatement
 
 __all__ = ["Usage", "find_unused_trees"]

@@ -37,7 +37,8 @@ from identity.textforms import to_did_key, to_hex, to_zbase32
 from identity.verdict import Status, judge_entry
 from ledger.entry import Entry, parse_entry
 from ledger.manifest import FeedDescription, describe, device_key, parse_manifest
-from ledger.proof import VerifiedProof, parse_evidence_proof, verify_proof
+from ledger.proof import parse_evidence_proof
+from ledger.proof_checking import VerifiedProof, verify_proof
 from ledger.statement import FeedHead, IdentityHead, TimeStatement, log_origin
 from ledger.values import to_plain
 

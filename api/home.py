@@ -5,6 +5,7 @@
     keystore.hfk      the keys, encrypted
     policy.toml       what this home trusts when it verifies
     headers.jsonl     block headers pinned for that policy
+    forks/            proofs of forks that were met
 
 The development chain and authority live elsewhere: a home that is restored must not restore them.
 """
@@ -45,6 +46,10 @@ class Home:
     @property
     def headers(self) -> Path:
         return self.root / "headers.jsonl"
+
+    @property
+    def forks(self) -> Path:
+        return self.root / "forks"
 
     @property
     def last_check(self) -> Path:

@@ -107,12 +107,16 @@ class RootMismatch(VerificationError):
 
 
 class ForkDetected(VerificationError):
-    """Two histories under one key. ``first`` and ``second`` are the signed statements that contradict each other."""
+    """Two histories under one key. ``first`` and ``second`` are the signed statements that contradict each other.
 
-    def __init__(self, message: str, *, first: bytes, second: bytes) -> None:
+    ``proof`` is a fork proof that anybody can check, where one can be made of what was met; else empty.
+    """
+
+    def __init__(self, message: str, *, first: bytes, second: bytes, proof: bytes = b"") -> None:
         super().__init__(message)
         self.first = first
         self.second = second
+        self.proof = proof
 
 
 class HistoryError(VerificationError):

@@ -21,20 +21,19 @@ from ledger.manifest import (
     parse_manifest,
 )
 from ledger.merkle import Node, TreeBuilder, leaf_node, parent_node, tree_hash
-from ledger.proof import (
-    NodeSource,
-    Proof,
+from ledger.proof import Proof, encode_proof, parse_evidence_proof, parse_proof
+from ledger.proof_checking import (
+    VerifiedAnswer,
     VerifiedBlock,
     VerifiedProof,
     VerifiedUpgrade,
-    encode_proof,
-    make_proof,
-    parse_evidence_proof,
-    parse_proof,
+    verify_answer,
     verify_block,
     verify_proof,
     verify_upgrade,
 )
+from ledger.proof_making import NodeSource, answer_request, make_proof
+from ledger.request import Request, Seek, Target, Upgrade, encode_request, parse_request
 
 __all__ = [
     "FORK",
@@ -48,18 +47,25 @@ __all__ = [
     "NodeSource",
     "Prologue",
     "Proof",
+    "Request",
+    "Seek",
+    "Target",
     "TreeBuilder",
+    "Upgrade",
+    "VerifiedAnswer",
     "VerifiedBlock",
     "VerifiedFork",
     "VerifiedHead",
     "VerifiedProof",
     "VerifiedUpgrade",
+    "answer_request",
     "describe",
     "device_key",
     "device_manifest",
     "encode_fork",
     "encode_manifest",
     "encode_proof",
+    "encode_request",
     "feed_key",
     "leaf_node",
     "make_fork",
@@ -69,9 +75,11 @@ __all__ = [
     "parse_fork",
     "parse_manifest",
     "parse_proof",
+    "parse_request",
     "sign_head",
     "signable",
     "tree_hash",
+    "verify_answer",
     "verify_block",
     "verify_fork",
     "verify_head",

@@ -29,7 +29,8 @@ from ledger.manifest import (
     parse_manifest,
 )
 from ledger.merkle import EMPTY_TREE_HASH, Node, TreeBuilder, leaf_node
-from ledger.proof import encode_proof, make_proof
+from ledger.proof import encode_proof
+from ledger.proof_making import make_proof
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction
 
 __all__ = [
@@ -279,7 +280,7 @@ def head_covering(tx: ReadTransaction, key: FeedKey, index: int) -> SignedHead:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A feed as ``ledger.proof`` reads it."""
+    """A feed as ``ledger.proof_making`` reads it."""
 
     tx: ReadTransaction
     key: FeedKey

@@ -8,13 +8,16 @@ of hashes. All arguments are non-negative; the callers have bounded them.
 from __future__ import annotations
 
 __all__ = [
+    "contains",
     "covering",
     "depth",
     "full_roots",
     "leaf_count",
+    "left_child",
     "left_leaf",
     "node_over",
     "parent",
+    "path",
     "right_leaf",
     "sibling",
 ]
@@ -49,6 +52,25 @@ def parent(node: int) -> int:
 def sibling(node: int) -> int:
     """The other child of the node's parent."""
     return node ^ ((~node & (node + 1)) << 1)
+
+
+def left_child(node: int) -> int:
+    """The left one of the two nodes below ``node``, which must not be a block's own."""
+    return node - (leaf_count(node) >> 1)
+
+
+def contains(node: int, other: int) -> bool:
+    """Whether ``other`` is ``node`` or lies below it."""
+    return abs(other - node) < leaf_count(node)
+
+
+def path(node: int, top: int) -> list[int]:
+    """The siblings on the way from ``node`` up to ``top``, which must contain it; lowest first."""
+    siblings = []
+    while node != top:
+        siblings.append(sibling(node))
+        node = parent(node)
+    return siblings
 
 
 def node_over(leaf: int, level: int) -> int:

@@ -1,7 +1,7 @@
 """Hypercore's Merkle tree: BLAKE2b-256 over blocks, nodes and roots, and the builder that appends to it.
 
 Implements docs/spec/feed.md section 2.3. A leaf hash binds a block's bytes, not its position: position is bound by the
-path above it and by the root's index, so whoever checks a path demands exact indices (``ledger.proof``).
+path above it and by the root's index, so whoever checks a path demands exact indices (``ledger.proof_checking``).
 """
 
 from __future__ import annotations
@@ -166,19 +166,22 @@ class TreeBuilder:
         self._commit(roots, length)
         return completed
 
-    def append_node(self, node: Node) -> None:
+    def append_node(self, node: Node) -> tuple[Node, ...]:
         """Add a complete subtree at once: the blocks that ``node`` covers, unseen.
 
-        Raises ``MalformedError``, with nothing added, unless it begins where the tree ends.
+        Returns the node and the parents that it completes, lowest first. Raises ``MalformedError``, with nothing added,
+        unless it begins where the tree ends.
         """
         leaves = leaf_count(node.index)
         if left_leaf(node.index) != self._length:
             raise MalformedError(f"node {node.index} does not continue a tree of {self._length} blocks")
-        roots = [*self._roots, node]
+        roots, completed = [*self._roots, node], [node]
         while len(roots) > 1 and leaf_count(roots[-1].index) == leaf_count(roots[-2].index):
             right, left = roots.pop(), roots.pop()
             roots.append(parent_node(left, right))
+            completed.append(roots[-1])
         self._commit(roots, self._length + leaves)
+        return tuple(completed)
 
     def _commit(self, roots: list[Node], length: int) -> None:
         if length > MAX_LENGTH or sum(root.size for root in roots) > MAX_UINT:

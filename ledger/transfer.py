@@ -6,8 +6,8 @@ one write transaction: the import is whole or nothing. Memory is bounded by what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import BinaryIO, Final
 
@@ -26,6 +26,7 @@ from identity.errors import (
 )
 from identity.event import MAX_EVENT_BYTES, SignedEvent, event_digest, parse_event, parse_signed_event
 from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES, MAX_BLOCK_BYTES, feed_state
+from ledger.fork import branch_of, encode_fork, make_fork
 from ledger.framing import RecordReader, encode_record
 from ledger.head import FORK, signable, verify_head
 from ledger.identities import add_events
@@ -39,7 +40,7 @@ from ledger.manifest import (
     feed_key,
     parse_manifest,
 )
-from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, TreeBuilder
+from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction, stored_tree_hash
 
 __all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
@@ -123,8 +124,8 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
     A feed that is held already is taken in when the export holds exactly the heads that are held, and perhaps more;
     one that ends earlier adds nothing. Raises ``MalformedError`` for what is not an export, ``VerificationError`` when
     a claim in it is false, ``ForkDetected`` with two signed heads (signable || signature) when what is held of this
-    feed, or of another where the device may have one, contradicts it, ``ConflictError`` when only the lengths at which
-    heads were signed differ.
+    feed, or of another where the device may have one, contradicts it, and with a fork proof when both heads are of this
+    feed, ``ConflictError`` when only the lengths at which heads were signed differ.
     """
     reader = RecordReader(source, "feed export", _LIMITS)
     with store.write() as tx:
@@ -224,12 +225,12 @@ class _Import:
             raise RootMismatch(f"feed export: head of {head.length} blocks", expected=head.tree_hash, computed=computed)
         verify_head(self._manifest, head.tree_hash, head.length, FORK, head.signature)
         if before is not None:
-            self._compare(before, head)
+            self._compare(before, nodes, head)
         else:
             self._state = self._tx.append(self._state, self._batch, nodes, head, self._tree.roots)
         self._batch, self._batch_bytes = [], 0
 
-    def _compare(self, before: TreeBuilder, head: SignedHead) -> None:
+    def _compare(self, before: TreeBuilder, nodes: Sequence[Sequence[Node]], head: SignedHead) -> None:
         """Hold a head that covers blocks we have against the head that covers them here."""
         held = next(self._held_heads, None)
         if held is None:
@@ -241,9 +242,21 @@ class _Import:
                 f"feed {self.key.hex()}: two histories before block {common} are signed",
                 first=self._statement(held),
                 second=self._statement(head),
+                proof=self._fork_proof(before, nodes, held, head),
             )
         if held.length != head.length:
             raise ConflictError(f"feed {self.key.hex()}: head {held.length} is held where the export has {head.length}")
+
+    def _fork_proof(
+        self, before: TreeBuilder, nodes: Sequence[Sequence[Node]], held: SignedHead, head: SignedHead
+    ) -> bytes:
+        """The proof of a fork at the length of ``before``, where one of the two heads ends."""
+        new = {node.index: node for done in (before.roots, *nodes) for node in done}
+        theirs = branch_of(head, before.length, new.__getitem__)
+        ours = branch_of(held, before.length, lambda index: self._tx.node(self.key, index))
+        if held.length == head.length:
+            ours, theirs = replace(ours, prefix=()), replace(theirs, prefix=())
+        return encode_fork(make_fork(self._manifest, ours, theirs))
 
     def _statement(self, head: SignedHead) -> bytes:
         return signable(self.key, head.tree_hash, head.length) + head.signature

@@ -28,6 +28,7 @@ RIM = (
     "identity.keystore",
     "ledger.storage",
     "ledger.writer",
+    "ledger.sparse_fetch",
     "anchoring.chain",
     "anchoring.tsa",
     "anchoring.contracts",

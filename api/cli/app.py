@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "init": Source("api.cli.init", "Found a home: identity, keys, store, log and policy."),
     "status": Source("api.cli.status", "Where the store stands, and whether its chain agrees."),
     "feed": Source("api.cli.feed", "Write, read, check and hand over feeds of entries."),
+    "proof": Source("api.cli.proof", "Single entries with their proofs, and proofs of forks."),
     "checkpoint": Source("api.cli.checkpoint", "The log of heads."),
     "anchor": Source("api.cli.anchor", "Timestamp and anchor checkpoints."),
     "evidence": Source("api.cli.evidence", "Export one file that proves an entry."),

@@ -13,6 +13,7 @@ import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.files import open_input, open_output, read_input, source_name, written
+from api.cli.forks import keeping_fork_proofs
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import Advance, progress
 from api.cli.rows import SkippedRows, read_rows, record_blocks
@@ -369,10 +370,11 @@ def ingest(
     from identity.textforms import to_hex, to_zbase32
     from ledger.transfer import ingest_feed
 
-    with opened(ctx) as session, open_input(file) as stream:
+    out = invocation(ctx).out
+    with opened(ctx) as session, open_input(file) as stream, keeping_fork_proofs(out, session):
         session.vault.require_writable()
         result = ingest_feed(session.vault.store, stream)
-    invocation(ctx).out.record(
+    out.record(
         "ingest",
         {
             "key": to_zbase32(result.key),

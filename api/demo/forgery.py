@@ -215,7 +215,9 @@ def prove_fork(genuine: ReadTransaction, forged: ReadTransaction, key: FeedKey) 
     assert other is not None
     manifest = parse_manifest(state.manifest)
     proof = encode_fork(
-        make_fork(manifest, length, Branch(one.tree_hash, one.signature), Branch(other.tree_hash, other.signature))
+        make_fork(
+            manifest, Branch(length, one.tree_hash, one.signature), Branch(length, other.tree_hash, other.signature)
+        )
     )
     verify_fork(manifest, parse_fork(proof))
     return proof

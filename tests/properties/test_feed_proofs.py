@@ -15,16 +15,9 @@ from ledger.flattree import depth, full_roots, right_leaf
 from ledger.head import sign_head
 from ledger.manifest import FeedDescription, device_manifest, feed_key
 from ledger.merkle import Node, TreeBuilder
-from ledger.proof import (
-    Proof,
-    encode_proof,
-    make_proof,
-    parse_evidence_proof,
-    parse_proof,
-    verify_block,
-    verify_proof,
-    verify_upgrade,
-)
+from ledger.proof import Proof, encode_proof, parse_evidence_proof, parse_proof
+from ledger.proof_checking import verify_block, verify_proof, verify_upgrade
+from ledger.proof_making import make_proof
 from ledger.store import SignedHead
 
 SIGNER = Ed25519Signer(b"\x07" * 32)

@@ -36,7 +36,8 @@ from ledger.entry import Entry, encode_entry
 from ledger.feed import FeedWriter, create_feed
 from ledger.identities import add_events
 from ledger.manifest import Manifest, ManifestSigner, encode_manifest, feed_key, parse_manifest
-from ledger.proof import parse_evidence_proof, verify_proof
+from ledger.proof import parse_evidence_proof
+from ledger.proof_checking import verify_proof
 from ledger.statement import FeedHead, IdentityHead, LogDescriptor, Statement
 from ledger.storage.memory import MemoryStore
 from ledger.store import FeedKey, StoredCheckpoint

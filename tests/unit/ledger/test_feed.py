@@ -36,7 +36,8 @@ from ledger.manifest import (
 )
 from ledger.merkle import EMPTY_TREE_HASH, TreeBuilder
 from ledger.noderow import pack_nodes
-from ledger.proof import parse_evidence_proof, verify_proof
+from ledger.proof import parse_evidence_proof
+from ledger.proof_checking import verify_proof
 from ledger.storage.memory import MemoryStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey, SignedHead, Store

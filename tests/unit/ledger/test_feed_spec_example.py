@@ -11,6 +11,7 @@ from identity.encoding import decode
 from identity.keys import Ed25519Signer
 from identity.textforms import to_zbase32
 from ledger.flattree import covering
+from ledger.fork import branch_of, encode_fork, make_fork, parse_fork, verify_fork
 from ledger.head import sign_head, signable, verify_head
 from ledger.manifest import (
     FeedDescription,
@@ -22,7 +23,10 @@ from ledger.manifest import (
     parse_manifest,
 )
 from ledger.merkle import Node, TreeBuilder, leaf_node, parent_node
-from ledger.proof import encode_proof, make_proof, parse_evidence_proof, verify_proof
+from ledger.proof import encode_proof, parse_evidence_proof
+from ledger.proof_checking import Roots, verify_answer, verify_proof
+from ledger.proof_making import answer_request, make_proof
+from ledger.request import Request, Seek, Target, encode_request, parse_request
 from ledger.store import SignedHead
 
 SPEC = (Path(__file__).resolve().parents[3] / "docs" / "spec" / "feed.md").read_text("utf-8")
@@ -97,6 +101,31 @@ def test_proof() -> None:
     verified = verify_proof(parse_manifest(VALUES["manifest"]), parse_evidence_proof(VALUES["proof"]))
     assert (verified.index, verified.block, verified.leaf_hash) == (0, b"first entry", VALUES["leaf 0"])
     assert verified.trees == {1: VALUES["tree 1"], 2: VALUES["tree 2"]}
+
+
+def test_a_request_and_its_answer() -> None:
+    head = SignedHead(2, VALUES["tree 2"], VALUES["signature 2"])
+    request = parse_request(VALUES["request"])
+    assert request == Request(hash=Target(0, 1), seek=Seek(12))
+    assert encode_request(request) == VALUES["request"]
+    answer = answer_request(Feed(), head, request)
+    assert encode_proof(answer) == VALUES["answer"]
+    held = Roots([Feed.nodes[1]], 2)
+    verified = verify_answer(parse_manifest(VALUES["manifest"]), answer, held)
+    assert verified.hash == Feed.nodes[0]
+    assert [node.index for node in verified.nodes] == [1]
+
+
+def test_fork_proof() -> None:
+    manifest = parse_manifest(VALUES["manifest"])
+    other = TreeBuilder()
+    (nodes,) = other.append_many([b"another entry"])
+    signature = sign_head(SIGNER, VALUES["feed key"], other.tree_hash(), 1)
+    short = branch_of(SignedHead(1, other.tree_hash(), signature), 1, {0: nodes[0]}.__getitem__)
+    long = branch_of(SignedHead(2, VALUES["tree 2"], VALUES["signature 2"]), 1, Feed.nodes.__getitem__)
+    assert encode_fork(make_fork(manifest, long, short)) == VALUES["fork proof"]
+    fork = verify_fork(manifest, parse_fork(VALUES["fork proof"]))
+    assert (fork.first.length, fork.second.length) == (1, 2)
 
 
 def test_the_positions_that_section_2_2_names() -> None:

@@ -14,20 +14,12 @@ from identity.errors import (
     MissingEvidenceError,
     RootMismatch,
     SignatureMismatch,
-    UnsupportedVersion,
     VerificationError,
 )
 from identity.keys import Ed25519Signer
+from ledger.envelope import Envelope, EnvelopeProof, encode_envelope, encode_envelope_v0, parse_envelope
 from ledger.flattree import covering
-from ledger.head import (
-    Envelope,
-    EnvelopeProof,
-    encode_envelope,
-    parse_envelope,
-    sign_head,
-    signable,
-    verify_head,
-)
+from ledger.head import sign_head, signable, verify_head
 from ledger.manifest import FeedDescription, Manifest, ManifestSigner, Prologue, device_manifest, feed_key
 from ledger.merkle import Node, TreeBuilder
 
@@ -283,14 +275,36 @@ def test_version_0_signs_under_the_namespace_and_bare() -> None:
         verify_head(manifest, TREE, 3, 0, b"\x01\x00" + signature + b"\x00\x00")
 
 
-@pytest.mark.parametrize(
-    "manifest",
-    [
-        Manifest(0, 2, tuple(ManifestSigner(signer.public_key) for signer in SIGNERS[:3])),
-        Manifest(0, 1, (ManifestSigner(SIGNERS[0].public_key),), allow_patch=True),
-        Manifest(0, 0, (), prologue=Prologue(TREE, 0)),
-    ],
-)
-def test_the_rest_of_version_0_is_unsupported_by_name(manifest: Manifest) -> None:
-    with pytest.raises(UnsupportedVersion, match="version 0"):
-        verify_head(manifest, TREE, 3, 0, SIGNATURE)
+OLD_STATIC = Manifest(0, 0, (), prologue=Prologue(tree(5).tree_hash(), 0))
+
+
+def test_a_static_tree_of_version_0_is_the_one_of_its_hash_whatever_its_length() -> None:
+    assert verify_head(OLD_STATIC, tree(5).tree_hash(), 5, 0, b"", roots=tree(5).roots).length == 5
+    with pytest.raises(RootMismatch):
+        verify_head(OLD_STATIC, tree(6).tree_hash(), 6, 0, b"", roots=tree(6).roots)
+    with pytest.raises(SignatureMismatch):
+        verify_head(OLD_STATIC, tree(5).tree_hash(), 5, 0, b"\x00\x00", roots=tree(5).roots)
+    with pytest.raises(MissingEvidenceError, match="roots"):
+        verify_head(OLD_STATIC, tree(5).tree_hash(), 5, 0, b"")
+    with pytest.raises(MalformedError):
+        verify_head(OLD_STATIC, tree(5).tree_hash(), 4, 0, b"", roots=tree(5).roots)
+
+
+@pytest.mark.parametrize("manifest", [BORN, STATIC, OLD_STATIC])
+def test_a_fork_counter_that_nobody_signed_is_refused(manifest: Manifest) -> None:
+    with pytest.raises(VerificationError, match="fork counter 1"):
+        verify_head(manifest, tree(5).tree_hash(), 5, 1, b"", roots=tree(5).roots)
+
+
+def test_signers_of_version_0_sign_under_their_own_namespaces() -> None:
+    signers = tuple(ManifestSigner(signer.public_key, bytes([n]) * 32) for n, signer in enumerate(SIGNERS[:3]))
+    manifest = Manifest(0, 2, signers)
+    proofs = [EnvelopeProof(n, SIGNERS[n].sign(signable(signers[n].namespace, TREE, 3))) for n in range(3)]
+    assert verify_head(manifest, TREE, 3, 0, encode_envelope_v0(Envelope(tuple(proofs[1:])), 3)).length == 3
+    with pytest.raises(SignatureMismatch):
+        verify_head(manifest, TREE, 3, 0, encode_envelope_v0(Envelope((proofs[1],)), 3))
+    swapped = Envelope((replace(proofs[0], signer=1), replace(proofs[1], signer=0)))
+    with pytest.raises(SignatureMismatch):
+        verify_head(manifest, TREE, 3, 0, encode_envelope_v0(swapped, 3))
+    with pytest.raises(AuditError):
+        verify_head(manifest, TREE, 3, 0, encode_envelope(Envelope(tuple(proofs))))
