@@ -47,7 +47,7 @@ from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.sql import SqlStore
 
-__all__ = ["Founded", "Founding", "found_home"]
+__all__ = ["Founded", "Founding", "found_home", "in_place_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def found_home(
     ``keep_phrase`` is given the recovery phrase before the home is in its place; when it raises, there is no home: one
     whose phrase nobody has could never replace its root key.
     """
-    with ExitStack() as made, _in_place_of(home.root) as draft_root:
+    with ExitStack() as made, in_place_of(home.root) as draft_root:
         draft = Home(draft_root)
         phrase = generate_phrase()
         ring = _new_keys(founding, phrase)
@@ -236,7 +236,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _in_place_of(root: Path) -> Iterator[Path]:
+def in_place_of(root: Path) -> Iterator[Path]:
     """A directory that becomes ``root`` when the block ends well, and nothing when it does not."""
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):

@@ -30,7 +30,7 @@ from ledger.log_transfer import EventRecord, LeafRecord, LogAudit, LogRecord, au
 from ledger.merkle import tree_hash
 from ledger.statement import MAX_STATEMENT_BYTES, LogDescriptor, parse_statement
 from ledger.store import FeedKey, LogState, StoredCheckpoint, WriteTransaction
-from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, take_feed
+from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, ingest_feed_in
 
 __all__ = ["LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
 
@@ -132,7 +132,7 @@ class _Loading:
             raise MalformedError(f"archive: more than the {self.header.feeds} feeds that its header counts")
         if self.tx.feed(FeedKey(stated[0])) is not None:
             raise MalformedError(f"archive: feed {stated[0].hex()} stands in it twice")
-        taken = take_feed(self.tx, section.content, local=local, history_of=self.history_of, advance=self.advance)
+        taken = ingest_feed_in(self.tx, section.content, local=local, history_of=self.history_of, advance=self.advance)
         state = self.tx.feed(taken.key)
         assert state is not None
         found = (taken.key, state.length, tree_hash(state.roots))

@@ -50,7 +50,7 @@ __all__ = [
     "IngestResult",
     "export_feed",
     "ingest_feed",
-    "take_feed",
+    "ingest_feed_in",
     "write_feed",
 ]
 
@@ -153,10 +153,10 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
     heads were signed differ.
     """
     with store.write() as tx:
-        return take_feed(tx, source)
+        return ingest_feed_in(tx, source)
 
 
-def take_feed(
+def ingest_feed_in(
     tx: WriteTransaction,
     source: BinaryIO,
     *,
