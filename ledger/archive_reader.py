@@ -25,6 +25,7 @@ from ledger.checkpoint import VerifiedCheckpoint
 from ledger.completeness import find_shortfalls
 from ledger.framing import RecordReader
 from ledger.identities import add_events, key_history
+from ledger.lineage import check_all_lineages
 from ledger.log import append_to_frontier, hash_leaf
 from ledger.log_transfer import EventRecord, LeafRecord, LogAudit, LogRecord, audit_log, feeds_at_hand, read_log_export
 from ledger.merkle import tree_hash
@@ -233,6 +234,7 @@ def load_sections(
         take(section)
         section.facts.done()
     order.finish()
+    check_all_lineages(tx)
     return LoadedArchive(reader.header, tuple(loading.feeds), loading.log, MappingProxyType(loading.files))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import BinaryIO, Final
 
 from identity.encoding import Fields, decode, encode
@@ -129,8 +129,11 @@ def _nobody_watches(_blocks: int) -> None:
 
 def _records(tx: ReadTransaction, state: FeedState, advance: Advance) -> Iterator[_Record]:
     start, newest = 0, EMPTY_TREE_HASH
+    blocks = tx.blocks(state.key, 0, state.length)
     for head in tx.heads(state.key):
-        for block in tx.blocks(state.key, start, head.length):
+        if head.length > state.length:
+            raise DamagedFile(f"feed {state.key.hex()}: a head of {head.length} blocks, the feed has {state.length}")
+        for block in islice(blocks, head.length - start):
             yield _BLOCK, block
         yield _HEAD, _encode_head(head)
         advance(head.length - start)
@@ -167,7 +170,8 @@ def ingest_feed_in(
     """``ingest_feed`` in the caller's transaction, which must not be committed when this raises.
 
     ``local`` is what a feed that is new here becomes. With ``history_of``, which gives the history of an identity, the
-    export has to be one without events: the form that an archive holds.
+    export has to be one without events: the form that an archive holds. Then the caller has to hold all feeds against
+    each other when the last one is in (``check_all_lineages``).
     """
     reader = RecordReader(source, "feed export", _LIMITS)
     reader.first_line(FIRST_LINE)
@@ -184,6 +188,8 @@ def ingest_feed_in(
         if tag == _END:
             break
     reader.end()
+    if history_of is None:
+        importing.check_lineage()
     return IngestResult(importing.key, identity, importing.start, importing.length)
 
 
@@ -309,6 +315,9 @@ class _Import:
             raise MalformedError("feed export: blocks that no head covers")
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
+
+    def check_lineage(self) -> None:
+        """Hold the feed, all of it, against those that it continues, that continue it, or that are its rivals."""
         check_lineage(self._tx, self._state, self._manifest)
 
 

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from identity.encoding import encode
 from identity.errors import (
     AuditError,
+    ForkDetected,
     LimitExceeded,
     LogRuleViolation,
     MalformedError,
     MissingEvidenceError,
     RefusedError,
+    RootMismatch,
     VerificationError,
 )
 from identity.history import build_bind_log, build_close, sign_event
@@ -470,6 +472,30 @@ def test_a_feed_that_the_log_states_and_the_archive_lacks(filled: Filled) -> Non
     header, parts = parts_of(packed(filled.store))
     del parts[3]
     refused(joined(replace(header, feeds=2), parts), VerificationError, "the archive holds 0")
+
+
+def test_two_feeds_where_the_device_may_have_one(new_member: Any, fill_feed: Any) -> None:
+    """Both continue one feed: a fork, which no store of ours would hold."""
+    header, parts = parts_of(packed(fill(new_member, fill_feed, checkpoints=False).store))
+    member = new_member(1)
+    other = MemoryStore()
+    first = fill_feed(other, member, [[b"zero"], [b"one", b"two"]])
+    with other.read() as tx:
+        head = tx.head(first, 1)
+        assert head is not None
+    key = create_feed(other, member.device, member.identity, "notes", continues=Continuation(first, 1, head.tree_hash))
+    append(other, key, member.device, [b"another"])
+    _, rival = parts_of(packed(other))
+    parts.insert(4, rival[-1])
+    refused(joined(replace(header, feeds=4), parts), ForkDetected, "two where the device may have one")
+
+
+def test_a_feed_that_takes_over_another_tree(new_member: Any, fill_feed: Any) -> None:
+    header, parts = parts_of(packed(fill(new_member, fill_feed, checkpoints=False).store))
+    other = MemoryStore()
+    fill_feed(other, new_member(1), [[b"0"], [b"1", b"2"]])
+    parts[1] = parts_of(packed(other))[1][1]
+    refused(joined(header, parts), RootMismatch, "continued from 3 blocks")
 
 
 def changed_feed(whole: tuple[ArchiveHeader, Parts], **facts: object) -> bytes:
