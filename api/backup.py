@@ -7,27 +7,29 @@ for the embedded one too, because a home that is restored together with its chai
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from anchoring.archive_file import archived_store, load_archive, write_archive
 from anchoring.contracts import load_contract
-from api.founding import in_place_of
+from api.founding import in_place_of, new_store
 from api.home import Home
 from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
 from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
 from ledger.archive import ArchiveTotals, Purpose
 from ledger.archive_files import MAX_FILES_BYTES, check_path
 from ledger.archive_reader import LoadedArchive
+from ledger.storage.engine import open_store
+from ledger.storage.location import PostgresLocation, parse_location
 from ledger.storage.sql import SqlStore
-from ledger.storage.sqlite import open_sqlite
 
 __all__ = ["Backup", "Restored", "create_backup", "export_archive", "open_snapshot", "restore_home", "verify_archive"]
 
@@ -95,14 +97,14 @@ def open_snapshot(settings: Settings) -> Iterator[SqlStore]:
     """The store, open for a long reading while others write.
 
     SQLite keeps a snapshot under writers only for who takes part in its locking, and that writes beside the file; a
-    store on a write-protected medium is read as it is.
+    store on a write-protected medium is read as it is. PostgreSQL keeps one for everybody.
     """
-    if not settings.database.exists():
-        raise ConfigurationError(
-            f"there is no store at {settings.database}", hint="name the home: --home DIR or HOLDFAST_HOME"
-        )
-    writable = all(os.access(path, os.W_OK) for path in (settings.database, settings.database.parent))
-    with closing(open_sqlite(settings.database, read_only=not writable)) as store:
+    place, writable = settings.database, False
+    if not isinstance(place, PostgresLocation):
+        if not place.exists():
+            raise ConfigurationError(f"there is no store at {place}", hint="name the home: --home DIR or HOLDFAST_HOME")
+        writable = all(os.access(path, os.W_OK) for path in (place, place.parent))
+    with closing(open_store(place, read_only=not writable)) as store:
         yield store
 
 
@@ -187,28 +189,37 @@ def verify_archive(source: BinaryIO, *, folder: Path | None = None, advance: Adv
 
 
 def restore_home(
-    source: BinaryIO, home: Home, environ: Mapping[str, str], *, advance: Advance | None = None
+    source: BinaryIO,
+    home: Home,
+    environ: Mapping[str, str],
+    *,
+    database: str | None = None,
+    advance: Advance | None = None,
 ) -> Restored:
     """Make a home of a backup: whole, in a place where there is nothing, or not at all.
 
+    ``database``: a ``postgresql://`` URL for its store, by default a file in the home; a backup of either will do.
     Raises ``RefusedError`` when something is there or the archive is none of a home, ``MalformedError`` and
     ``VerificationError`` as ``load_archive``, ``ConfigurationError`` when its settings cannot be those of a home here,
     ``StorageError`` when writing fails.
     """
     if home.root.is_symlink():
         raise RefusedError(f"{home.root} is a symbolic link", hint="name the directory itself")
-    with in_place_of(home.root) as draft_root:
+    with ExitStack() as made, in_place_of(home.root) as draft_root:
         draft = Home(draft_root)
-        with closing(open_sqlite(draft.database, create=True)) as store, store.write() as tx:
+        place = draft.database if database is None else parse_location(database)
+        store = made.enter_context(new_store(place, home))
+        with store.write() as tx:
             loaded = load_archive(tx, source, load_contract().code_hash, advance)
             if loaded.header.purpose is not Purpose.BACKUP or _SETTINGS not in loaded.files:
                 raise RefusedError(
                     f"the archive is no backup of a home, but made for {loaded.header.purpose.value}",
                     hint="'holdfast backup create' makes one",
                 )
+            own = _own_settings(loaded.files[_SETTINGS], home, environ, database)
+        store.close()
         for path, content in loaded.files.items():
-            text = _own_settings(content, home, environ) if path == _SETTINGS else content
-            _write(draft.root, path, text)
+            _write(draft.root, path, own if path == _SETTINGS else content)
     return Restored(loaded, _KEYSTORE in loaded.files)
 
 
@@ -216,8 +227,9 @@ _ELSEWHERE = re.compile(r"^[ \t]*(database|keystore)[ \t]*=.*$", re.MULTILINE)
 _TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
 
 
-def _own_settings(data: bytes, home: Home, environ: Mapping[str, str]) -> bytes:
-    """The settings without the places where store and keystore lay: those of a restored home are in it.
+def _own_settings(data: bytes, home: Home, environ: Mapping[str, str], database: str | None) -> bytes:
+    """The settings without the places where store and keystore lay: a restored home has both inside, unless
+    ``database`` says where its store is.
 
     Raises ``ConfigurationError`` when that leaves other settings than before, or none that a home can have.
     """
@@ -226,14 +238,17 @@ def _own_settings(data: bytes, home: Home, environ: Mapping[str, str]) -> bytes:
         text = data.decode("utf-8")
         tables = _TABLE.search(text)
         top = len(text) if tables is None else tables.start()
-        changed = _ELSEWHERE.sub("", text[:top]) + text[top:]
+        line = "" if database is None else f"database = {json.dumps(database)}\n"  # a URL holds nothing TOML minds
+        changed = _ELSEWHERE.sub("", text[:top]) + line + text[top:]
         before, after = tomllib.loads(text), tomllib.loads(changed)
     except ValueError as exc:
         raise ConfigurationError(f"the backup's settings are not TOML: {exc}") from exc
-    if {name: value for name, value in before.items() if name not in ("database", "keystore")} != after:
+    same = {name: value for name, value in before.items() if name not in ("database", "keystore")}
+    if same | ({} if database is None else {"database": database}) != after:
         raise ConfigurationError("the backup's settings name a store or a keystore in a way that cannot be taken out")
     settings = parse_settings(changed.encode(), home, kept, file=home.settings)
-    if (settings.database, settings.keystore) != (home.database, home.keystore):
+    place = home.database if database is None else parse_location(database)
+    if (settings.database, settings.keystore) != (place, home.keystore):
         raise ConfigurationError("the backup's settings name another store or keystore than the home's own")
     return changed.encode()
 

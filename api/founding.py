@@ -47,7 +47,7 @@ from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.sql import SqlStore
 
-__all__ = ["Founded", "Founding", "found_home", "in_place_of"]
+__all__ = ["Founded", "Founding", "found_home", "in_place_of", "new_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def found_home(
         create_keystore(draft.keystore, passphrase, ring, profile=founding.kdf)
         binding = _bind_chain(founding, ring)
         place = founding.database or draft.database
-        store = made.enter_context(_new_store(place, home))
+        store = made.enter_context(new_store(place, home))
         identity, log_id = _fill_store(store, replace(unbound, chain=binding), log_key, ring, events, now_ms)
         store.close()
         trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash, founding.k)
@@ -128,7 +128,7 @@ def found_home(
 
 
 @contextmanager
-def _new_store(place: StoreLocation, home: Home) -> Iterator[SqlStore]:
+def new_store(place: StoreLocation, home: Home) -> Iterator[SqlStore]:
     """A new store. One that is not in the home's directory is removed again when the home does not come to be."""
     store = open_store(place, create=True)
     try:
