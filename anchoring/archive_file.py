@@ -24,7 +24,6 @@ from identity.errors import VerificationError
 from ledger.archive import ArchiveReader, ArchiveTotals, ArchiveWriter, Purpose
 from ledger.archive_reader import LoadedArchive, load_sections
 from ledger.archive_sections import contents_of, header_of, write_file, write_ledger_sections
-from ledger.row_audit import row_faults
 from ledger.storage.sql import SqlReadTransaction, SqlStore, SqlWriteTransaction
 from ledger.storage.sqlite import open_sqlite
 
@@ -81,9 +80,8 @@ def load_archive(
         },
         advance,
     )
-    for faults in (row_faults(tx), archive_faults(tx, code_hash)):
-        for fault in faults:
-            raise VerificationError(f"archive: {fault}")
+    for fault in archive_faults(tx, code_hash):
+        raise VerificationError(f"archive: {fault}")
     return loaded
 
 

@@ -29,7 +29,8 @@ from ledger.lineage import check_all_lineages
 from ledger.log import append_to_frontier, hash_leaf
 from ledger.log_transfer import EventRecord, LeafRecord, LogAudit, LogRecord, audit_log, feeds_at_hand, read_log_export
 from ledger.merkle import tree_hash
-from ledger.statement import MAX_STATEMENT_BYTES, LogDescriptor, parse_statement
+from ledger.row_audit import head_faults
+from ledger.statement import MAX_STATEMENT_BYTES, FeedHead, LogDescriptor, parse_statement
 from ledger.store import FeedKey, LogState, StoredCheckpoint, WriteTransaction
 from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, ingest_feed_in
 
@@ -275,6 +276,7 @@ class _KeptLog:
         self._tx = tx
         self._state: LogState | None = None
         self._leaves: list[bytes] = []
+        self._size = 0
         self._events: set[bytes] = set()
 
     def watch(self, records: Iterable[LogRecord]) -> Iterator[LogRecord]:
@@ -284,7 +286,9 @@ class _KeptLog:
                 self._check_event(record)
             yield record
             if isinstance(record, LeafRecord):
+                self._check_head(record.leaf)
                 self._leaves.append(record.leaf)
+                self._size += 1
                 if len(self._leaves) == _LEAVES_A_WRITE:
                     self._write_leaves()
 
@@ -299,6 +303,13 @@ class _KeptLog:
             state, _ = append_to_frontier(start, self._leaves)
             self._tx.append_leaves(self._state, state, self._leaves)
             self._state, self._leaves = state, []
+
+    def _check_head(self, leaf: bytes) -> None:
+        """The signed head that a leaf states has to be here: evidence is made with it."""
+        statement = parse_statement(leaf)
+        if isinstance(statement, FeedHead):
+            for fault in head_faults(self._tx, self._size, statement):
+                raise VerificationError(f"archive: {fault}")
 
     def _check_event(self, record: EventRecord) -> None:
         """An event has to be one that the archive holds, and stands once: so there are never too many in memory."""

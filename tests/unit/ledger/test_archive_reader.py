@@ -468,6 +468,17 @@ def test_a_feed_of_another_history_than_the_log_states(filled: Filled, new_membe
     refused(joined(replace(header, feeds=2), parts), LogRuleViolation, "the feed itself holds")
 
 
+def test_a_feed_without_the_signed_head_that_the_log_states(filled: Filled, new_member: Any, fill_feed: Any) -> None:
+    """The same blocks, signed at other lengths: evidence could not show what the log says."""
+    header, parts = parts_of(packed(filled.store))
+    store = MemoryStore()
+    fill_feed(store, new_member(1), [[b"zero"], [b"one", b"two", b"three"]])
+    _, longer = parts_of(packed(store))
+    parts[1] = longer[1]
+    del parts[3]
+    refused(joined(replace(header, feeds=2), parts), VerificationError, "the signed head of length 3 .* is gone")
+
+
 def test_a_feed_that_the_log_states_and_the_archive_lacks(filled: Filled) -> None:
     header, parts = parts_of(packed(filled.store))
     del parts[3]
