@@ -7,6 +7,7 @@ for the embedded one too, because a home that is restored together with its chai
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -165,7 +166,7 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        path.hardlink_to(draft)  # unlike a rename, never replaces what another process has put there meanwhile
+        _put_in_place(draft, path)
         _sync(path.parent)
     except FileExistsError as exc:
         raise RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file") from exc
@@ -174,6 +175,18 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """Give the draft its name. Raises ``FileExistsError`` when something has it."""
+    try:
+        path.hardlink_to(draft)  # unlike a rename, never replaces what another process has put there meanwhile
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists") from exc
+        draft.rename(path)  # a removable medium whose file system knows no links
 
 
 # --- in -------------------------------------------------------------------------------------------------------------

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from anchoring.archive_file import write_archive
+from api.backup import verify_archive
 from api.home import Home
 from api.settings import load_settings
+from identity.history import build_add_device, build_inception, fold, key_commitment, sign_event
+from identity.keys import Ed25519Signer
+from ledger.archive import Purpose
+from ledger.feed import FeedWriter, create_feed
+from ledger.identities import add_events
 from ledger.log import root_at
 from ledger.storage.engine import open_store
 
@@ -82,6 +90,32 @@ def test_an_export_from_postgresql(shell: Any, url: str) -> None:
     shell.at("pg")("audit", "--export", "bank.archive")
     (found,) = shell("backup", "verify", "bank.archive", "--json").json
     assert (found["purpose"], found["entries"]) == ("export", 44)
+
+
+def test_a_backup_of_postgresql_is_one_moment(empty_postgres: str) -> None:
+    """An append in the middle of it goes through, and is not in it."""
+    root, following, device = (Ed25519Signer(bytes([number]) * 32) for number in (1, 2, 3))
+    inception = build_inception(
+        label="bank", root_keys=[root.public_key], next_digests=[key_commitment(following.public_key)], time_ms=0
+    )
+    begun = sign_event(inception, [(0, root)])
+    added = build_add_device(fold([begun]), device=device.public_key, name="till", time_ms=0)
+    store, out, appended = open_store(empty_postgres), io.BytesIO(), []
+    with store.write() as tx:
+        identity = add_events(tx, fold([begun]).identity, [begun, sign_event(added, [(0, root), (1, device)])]).identity
+    writer = FeedWriter(store, create_feed(store, device, identity, "till"), device)
+    for number in range(3):
+        writer.append([b"before %d" % number])
+
+    def append_once(_entries: int) -> None:
+        if not appended:
+            appended.append(writer.append([b"meanwhile"]).length)
+
+    with store.read() as tx:
+        write_archive(tx, out, Purpose.BACKUP, archive_id=bytes(32), made_ms=0, advance=append_once)
+    store.close()
+    assert appended == [4]
+    assert verify_archive(io.BytesIO(out.getvalue())).entries == 3
 
 
 def schemas(url: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import shutil
 from contextlib import closing
@@ -16,12 +17,14 @@ from api.backup import create_backup, restore_home, verify_archive
 from api.founding import Founding, found_home
 from api.home import Home
 from api.settings import Settings, load_settings
+from api.vault import device_signer
 from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
 from identity.event import DeviceClass
-from identity.keystore import ONLY_FOR_TESTING
+from identity.keystore import ONLY_FOR_TESTING, open_keystore
 from ledger.archive import ArchiveWriter, Purpose
 from ledger.archive_reader import LoadedArchive
 from ledger.archive_sections import contents_of, header_of, write_ledger_sections
+from ledger.feed import append, create_feed
 from ledger.storage.memory import MemoryStore
 from ledger.storage.sqlite import open_sqlite
 
@@ -42,7 +45,11 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings=SETTINGS,
         kdf=ONLY_FOR_TESTING,
     )
-    found_home(Home(directory / "home"), founding, PASSPHRASE, now_ms=0)
+    home = Home(directory / "home")
+    founded = found_home(home, founding, PASSPHRASE, now_ms=0)
+    signer = device_signer(open_keystore(home.keystore, PASSPHRASE), "till")
+    with closing(open_sqlite(home.database)) as store:
+        append(store, create_feed(store, signer, founded.identity, "till"), signer, [b"an entry"])
     return directory
 
 
@@ -228,6 +235,40 @@ def test_a_backup_without_settings(place: Place) -> None:
     with pytest.raises(RefusedError, match="no backup of a home"):
         place.restore()
     assert not place.target.root.exists()
+
+
+# --- where it is put
+
+
+def test_a_medium_without_links(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on most memory sticks."""
+    monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    place.back_up()
+    place.restore()
+    assert sorted(path.name for path in place.directory.iterdir()) == ["home", "home.backup", "restored"]
+
+
+def _no_links(*_: object) -> None:
+    raise PermissionError(errno.EPERM, "Operation not permitted")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_appears_while_the_backup_is_written(
+    place: Place, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", _no_links)
+    with pytest.raises(RefusedError, match="exists"):
+        create_backup(
+            place.home,
+            place.settings(),
+            place.file,
+            with_keystore=False,
+            made_ms=0,
+            advance=lambda _: place.file.write_text("mine") and None,
+        )
+    assert place.file.read_text() == "mine"
+    assert sorted(path.name for path in place.directory.iterdir()) == ["home", "home.backup"]
 
 
 # --- whose archive it is
