@@ -172,13 +172,15 @@ def test_variables_of_another_home_do_not_count(place: Place) -> None:
 
 def test_certificates_in_the_home_travel(place: Place) -> None:
     authority = (
-        '[[authorities]]\nkind = "http"\nurl = "http://x.example/"\nroot = "{}"\npolicy = "1.2.3"\nsubject = "x"\n'
+        '[[authorities]]\nkind = "http"\nurl = "http://{}.example/"\nroot = "{}"\npolicy = "1.2.3"\nsubject = "x"\n'
     )
     (place.home.root / "tsa").mkdir()
     (place.home.root / "tsa" / "root.pem").write_text("a certificate")
     outside = place.directory / "other.pem"
     outside.write_text("another")
-    place.home.settings.write_text(SETTINGS + authority.format("tsa/root.pem") + authority.format(outside))
+    place.home.settings.write_text(
+        SETTINGS + authority.format("one", "tsa/root.pem") + authority.format("two", outside)
+    )
     made = place.back_up()
     assert "tsa/root.pem" in made.files
     assert made.outside == (str(outside),)
