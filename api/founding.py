@@ -47,7 +47,7 @@ from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.sql import SqlStore
 
-__all__ = ["Founded", "Founding", "found_home"]
+__all__ = ["Founded", "Founding", "found_home", "in_place_of", "new_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def found_home(
     ``keep_phrase`` is given the recovery phrase before the home is in its place; when it raises, there is no home: one
     whose phrase nobody has could never replace its root key.
     """
-    with ExitStack() as made, _in_place_of(home.root) as draft_root:
+    with ExitStack() as made, in_place_of(home.root) as draft_root:
         draft = Home(draft_root)
         phrase = generate_phrase()
         ring = _new_keys(founding, phrase)
@@ -112,7 +112,7 @@ def found_home(
         create_keystore(draft.keystore, passphrase, ring, profile=founding.kdf)
         binding = _bind_chain(founding, ring)
         place = founding.database or draft.database
-        store = made.enter_context(_new_store(place, home))
+        store = made.enter_context(new_store(place, home))
         identity, log_id = _fill_store(store, replace(unbound, chain=binding), log_key, ring, events, now_ms)
         store.close()
         trusted = policy_text(identity, log_id, founding.authorities, binding, load_contract().code_hash, founding.k)
@@ -128,7 +128,7 @@ def found_home(
 
 
 @contextmanager
-def _new_store(place: StoreLocation, home: Home) -> Iterator[SqlStore]:
+def new_store(place: StoreLocation, home: Home) -> Iterator[SqlStore]:
     """A new store. One that is not in the home's directory is removed again when the home does not come to be."""
     store = open_store(place, create=True)
     try:
@@ -236,7 +236,7 @@ def _write_durably(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _in_place_of(root: Path) -> Iterator[Path]:
+def in_place_of(root: Path) -> Iterator[Path]:
     """A directory that becomes ``root`` when the block ends well, and nothing when it does not."""
     try:
         if root.exists() and not (root.is_dir() and not any(root.iterdir())):

@@ -12,6 +12,7 @@ from typing import Final
 __all__ = [
     "ALL_CONTEXTS",
     "ANCHOR_RECEIPT_DIGEST",
+    "ARCHIVE_DIGEST",
     "IDENTITY_EVENT_DIGEST",
     "IDENTITY_EVENT_SIGNATURE",
     "KEYSTORE_CHECKSUM",
@@ -41,6 +42,9 @@ KEYSTORE_CHECKSUM: Final = b"holdfast/v1/keystore-checksum\0"
 ANCHOR_RECEIPT_DIGEST: Final = b"holdfast/v1/anchor-receipt-digest\0"
 """SHA-256 over the canonical bytes of an anchor receipt: what an ``anchor`` statement of the log names."""
 
+ARCHIVE_DIGEST: Final = b"holdfast/v1/archive-digest\0"
+"""SHA-256 over all of an archive before its trailer: tells one that was cut or damaged; it proves nothing."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -49,4 +53,5 @@ ALL_CONTEXTS: Final = (
     KEYSTORE_HEADER,
     KEYSTORE_CHECKSUM,
     ANCHOR_RECEIPT_DIGEST,
+    ARCHIVE_DIGEST,
 )

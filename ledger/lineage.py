@@ -12,7 +12,7 @@ from ledger.head import signable
 from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
 from ledger.store import FeedKey, FeedState, ReadTransaction, stored_tree_hash
 
-__all__ = ["check_lineage", "find_rival"]
+__all__ = ["check_all_lineages", "check_lineage", "find_rival"]
 
 
 def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
@@ -45,11 +45,7 @@ def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> 
         return
     rival = find_rival(tx, manifest)
     if rival is not None and rival.length:
-        raise ForkDetected(
-            f"feeds {rival.key.hex()} and {state.key.hex()} are two where the device may have one",
-            first=_newest_statement(tx, rival),
-            second=_newest_statement(tx, state),
-        )
+        raise _forked(tx, rival, state)
     description = describe(manifest)
     if description is not None and description.continues is not None:
         _check_taken_over(tx, description.continues)
@@ -57,6 +53,31 @@ def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> 
         told = describe(parse_manifest(feed.manifest)) if feed.length else None
         if told is not None and told.continues is not None and told.continues.key == state.key:
             _check_taken_over(tx, told.continues)
+
+
+def check_all_lineages(tx: ReadTransaction) -> None:
+    """``check_lineage`` for every feed of the store, in one pass. Raises as it does."""
+    places: dict[object, FeedState] = {}
+    for state in tx.feeds():
+        manifest = parse_manifest(state.manifest)
+        description = describe(manifest)
+        if description is None or not state.length:
+            continue
+        older = description.continues
+        place = (manifest.signers, description.name) if older is None else older.key
+        rival = places.setdefault(place, state)
+        if rival is not state:
+            raise _forked(tx, rival, state)
+        if older is not None:
+            _check_taken_over(tx, older)
+
+
+def _forked(tx: ReadTransaction, one: FeedState, other: FeedState) -> ForkDetected:
+    return ForkDetected(
+        f"feeds {one.key.hex()} and {other.key.hex()} are two where the device may have one",
+        first=_newest_statement(tx, one),
+        second=_newest_statement(tx, other),
+    )
 
 
 def _key(older: Continuation | None) -> FeedKey | None:

@@ -36,6 +36,7 @@ __all__ = [
     "feeds_at_hand",
     "log_records",
     "read_log_export",
+    "write_log",
 ]
 
 MAGIC: Final = b"holdfast/v1 log-export\n"
@@ -119,14 +120,19 @@ def log_records(tx: ReadTransaction) -> Iterator[LogRecord]:
 
 def export_log(store: Store, out: BinaryIO) -> ExportCounts:
     """Write the store's complete log, one snapshot of it. Raises ``MissingEvidenceError`` as ``log_records`` does."""
-    counts = {_EVENT: 0, _LEAF: 0, _NOTE: 0}
     with store.read() as tx:
-        for position, record in enumerate(log_records(tx)):
-            if position == 0:
-                out.write(MAGIC)
-            kind, payload = _encode_record(record)
-            out.write(encode_record(kind, payload))
-            counts[kind] += 1
+        return write_log(tx, out)
+
+
+def write_log(tx: ReadTransaction, out: BinaryIO) -> ExportCounts:
+    """``export_log`` in the caller's snapshot."""
+    counts = {_EVENT: 0, _LEAF: 0, _NOTE: 0}
+    for position, record in enumerate(log_records(tx)):
+        if position == 0:
+            out.write(MAGIC)
+        kind, payload = _encode_record(record)
+        out.write(encode_record(kind, payload))
+        counts[kind] += 1
     end = encode({"events": counts[_EVENT], "leaves": counts[_LEAF], "checkpoints": counts[_NOTE]})
     out.write(encode_record(_END, end))
     return ExportCounts(counts[_EVENT], counts[_LEAF], counts[_NOTE])

@@ -17,7 +17,7 @@ from ledger.log import Frontier, hash_leaf
 from ledger.statement import FeedHead, parse_statement
 from ledger.store import FeedKey, ReadTransaction, StoredCheckpoint
 
-__all__ = ["row_faults"]
+__all__ = ["head_faults", "row_faults"]
 
 
 def row_faults(tx: ReadTransaction) -> Iterator[str]:
@@ -47,7 +47,7 @@ def _log_faults(tx: ReadTransaction) -> Iterator[str]:
                 yield f"log leaf {index}: the stored hash of level {level} is not that of the leaves"
         statement = parse_statement(leaf)
         if isinstance(statement, FeedHead):
-            yield from _head_faults(tx, index, statement)
+            yield from head_faults(tx, index, statement)
         checkpoint = checkpoints.pop(frontier.size, None)
         if checkpoint is not None and _stated(checkpoint) != (frontier.size, frontier.root()):
             yield f"checkpoint {frontier.size}: the root beside the note is not that of the leaves"
@@ -74,7 +74,7 @@ def _stated(checkpoint: StoredCheckpoint) -> tuple[int, bytes] | None:
     return stated if stated == (noted.size, noted.root) else None
 
 
-def _head_faults(tx: ReadTransaction, index: int, stated: FeedHead) -> Iterator[str]:
+def head_faults(tx: ReadTransaction, index: int, stated: FeedHead) -> Iterator[str]:
     """The signed head that a leaf states must be here. A feed that is shorter is a shortfall, and reported as one."""
     key = FeedKey(stated.key)
     feed = tx.feed(key)

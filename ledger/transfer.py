@@ -6,9 +6,9 @@ one write transaction: the import is whole or nothing. Memory is bounded by what
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, islice, pairwise
 from typing import BinaryIO, Final
 
 from identity.encoding import Fields, decode, encode
@@ -25,6 +25,7 @@ from identity.errors import (
     VerificationError,
 )
 from identity.event import MAX_EVENT_BYTES, SignedEvent, event_digest, parse_event, parse_signed_event
+from identity.history import KeyHistory
 from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES, MAX_BLOCK_BYTES, feed_state
 from ledger.fork import branch_of, encode_fork, make_fork
 from ledger.framing import RecordReader, encode_record
@@ -33,7 +34,6 @@ from ledger.identities import add_events
 from ledger.lineage import check_lineage
 from ledger.manifest import (
     MAX_MANIFEST_BYTES,
-    FeedDescription,
     Manifest,
     describe,
     encode_manifest,
@@ -43,7 +43,17 @@ from ledger.manifest import (
 from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction, stored_tree_hash
 
-__all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
+__all__ = [
+    "FIRST_LINE",
+    "MAX_EVENTS",
+    "MAX_EVENTS_BYTES",
+    "Advance",
+    "IngestResult",
+    "export_feed",
+    "ingest_feed",
+    "ingest_feed_in",
+    "write_feed",
+]
 
 FIRST_LINE: Final = b"holdfast/v1 feed-export\n"
 
@@ -67,6 +77,9 @@ _LIMITS: Final = {
 _Record = tuple[bytes, bytes]
 """Tag and payload."""
 
+Advance = Callable[[int], None]
+"""Called with how many blocks were just written or taken in."""
+
 
 @dataclass(frozen=True, slots=True)
 class IngestResult:
@@ -88,27 +101,43 @@ def export_feed(store: Store, key: FeedKey, out: BinaryIO) -> int:
     unknown feed, ``RefusedError`` for one that is not a feed of ours, ``StorageError`` when reading or writing fails.
     """
     with store.read() as tx:
-        state = feed_state(tx, key)
-        description = describe(parse_manifest(state.manifest))
-        if description is None:
-            raise RefusedError(f"feed {key.hex()} is not a feed of ours: it belongs to no identity")
-        try:
-            out.write(FIRST_LINE)
-            out.writelines(encode_record(*record) for record in _records(tx, state, description))
-        except OSError as exc:
-            raise StorageError(f"cannot write the export: {exc}") from exc
-        return state.length
+        return write_feed(tx, key, out)
 
 
-def _records(tx: ReadTransaction, state: FeedState, description: FeedDescription) -> Iterator[_Record]:
-    yield _MANIFEST, state.manifest
-    for event in tx.identity_events(description.identity):
-        yield _EVENT, event.signed_event
+def write_feed(
+    tx: ReadTransaction, key: FeedKey, out: BinaryIO, *, with_events: bool = True, advance: Advance | None = None
+) -> int:
+    """``export_feed`` in the caller's snapshot. Without events it is the form that an archive holds."""
+    state = feed_state(tx, key)
+    description = describe(parse_manifest(state.manifest))
+    if description is None:
+        raise RefusedError(f"feed {key.hex()} is not a feed of ours: it belongs to no identity")
+    try:
+        out.write(FIRST_LINE)
+        out.write(encode_record(_MANIFEST, state.manifest))
+        if with_events:
+            events = tx.identity_events(description.identity)
+            out.writelines(encode_record(_EVENT, event.signed_event) for event in events)
+        out.writelines(encode_record(*record) for record in _records(tx, state, advance or _nobody_watches))
+    except OSError as exc:
+        raise StorageError(f"cannot write the export: {exc}") from exc
+    return state.length
+
+
+def _nobody_watches(_blocks: int) -> None:
+    """The progress of a transfer that reports none."""
+
+
+def _records(tx: ReadTransaction, state: FeedState, advance: Advance) -> Iterator[_Record]:
     start, newest = 0, EMPTY_TREE_HASH
+    blocks = tx.blocks(state.key, 0, state.length)
     for head in tx.heads(state.key):
-        for block in tx.blocks(state.key, start, head.length):
+        if head.length > state.length:
+            raise DamagedFile(f"feed {state.key.hex()}: a head of {head.length} blocks, the feed has {state.length}")
+        for block in islice(blocks, head.length - start):
             yield _BLOCK, block
         yield _HEAD, _encode_head(head)
+        advance(head.length - start)
         start, newest = head.length, head.tree_hash
     if start != state.length:
         raise DamagedFile(f"feed {state.key.hex()}: no signed head of {state.length} blocks")
@@ -127,19 +156,42 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
     feed, or of another where the device may have one, contradicts it, and with a fork proof when both heads are of this
     feed, ``ConflictError`` when only the lengths at which heads were signed differ.
     """
-    reader = RecordReader(source, "feed export", _LIMITS)
     with store.write() as tx:
-        reader.first_line(FIRST_LINE)
-        records = _records_of(reader)
-        manifest = _read_manifest(*next(records))
+        return ingest_feed_in(tx, source)
+
+
+def ingest_feed_in(
+    tx: WriteTransaction,
+    source: BinaryIO,
+    *,
+    local: bool = False,
+    history_of: Callable[[bytes], KeyHistory] | None = None,
+    advance: Advance | None = None,
+) -> IngestResult:
+    """``ingest_feed`` in the caller's transaction, which must not be committed when this raises.
+
+    ``local`` is what a feed that is new here becomes. With ``history_of``, which gives the history of an identity, the
+    export has to be one without events: the form that an archive holds. Then the caller has to hold all feeds against
+    each other when the last one is in (``check_all_lineages``).
+    """
+    reader = RecordReader(source, "feed export", _LIMITS)
+    reader.first_line(FIRST_LINE)
+    records = _records_of(reader)
+    manifest = _read_manifest(*next(records))
+    if history_of is None:
         identity, following = _read_events(tx, manifest, records)
-        importing = _Import(tx, manifest)
-        for tag, payload in chain((following,), records):
-            importing.take(tag, payload)
-            if tag == _END:
-                break
-        reader.end()
-        return IngestResult(importing.key, identity, importing.start, importing.length)
+    else:
+        identity, following = _identity_of(manifest), next(records)
+        _check_member(history_of(identity), manifest)
+    importing = _Import(tx, manifest, local=local, advance=advance or _nobody_watches)
+    for tag, payload in chain((following,), records):
+        importing.take(tag, payload)
+        if tag == _END:
+            break
+    reader.end()
+    if history_of is None:
+        importing.check_lineage()
+    return IngestResult(importing.key, identity, importing.start, importing.length)
 
 
 def _read_manifest(tag: bytes, payload: bytes) -> Manifest:
@@ -150,9 +202,7 @@ def _read_manifest(tag: bytes, payload: bytes) -> Manifest:
 
 def _read_events(tx: WriteTransaction, manifest: Manifest, records: Iterator[_Record]) -> tuple[bytes, _Record]:
     """Take in the identity's events. Returns its id, and the record that came after them."""
-    description = describe(manifest)
-    if description is None:
-        raise UnsupportedVersion("feed export: not the manifest of a feed of ours")
+    identity = _identity_of(manifest)
     events: list[SignedEvent] = []
     size = 0
     for tag, payload in records:
@@ -163,10 +213,20 @@ def _read_events(tx: WriteTransaction, manifest: Manifest, records: Iterator[_Re
             raise LimitExceeded(f"feed export: more than {MAX_EVENTS} identity events, or {MAX_EVENTS_BYTES} bytes")
         events.append(parse_signed_event(payload))
     _check_order(events)
-    history = add_events(tx, description.identity, events)
+    _check_member(add_events(tx, identity, events), manifest)
+    return identity, (tag, payload)
+
+
+def _identity_of(manifest: Manifest) -> bytes:
+    description = describe(manifest)
+    if description is None:
+        raise UnsupportedVersion("feed export: not the manifest of a feed of ours")
+    return description.identity
+
+
+def _check_member(history: KeyHistory, manifest: Manifest) -> None:
     if manifest.signers[0].public_key not in history.devices:
         raise VerificationError("feed export: the key that signs the feed was never a device of its identity")
-    return description.identity, (tag, payload)
 
 
 def _check_order(events: list[SignedEvent]) -> None:
@@ -178,11 +238,12 @@ def _check_order(events: list[SignedEvent]) -> None:
 class _Import:
     """The blocks and heads of one export, verified, compared with what is held, and added where they go beyond it."""
 
-    def __init__(self, tx: WriteTransaction, manifest: Manifest) -> None:
+    def __init__(self, tx: WriteTransaction, manifest: Manifest, *, local: bool, advance: Advance) -> None:
         self.key = feed_key(manifest)
         self._tx = tx
         self._manifest = manifest
-        self._state = tx.feed(self.key) or tx.create_feed(self.key, encode_manifest(manifest), local=False)
+        self._state = tx.feed(self.key) or tx.create_feed(self.key, encode_manifest(manifest), local=local)
+        self._advance = advance
         self._held_heads = tx.heads(self.key)
         self._tree = TreeBuilder()
         self._batch: list[bytes] = []
@@ -228,6 +289,7 @@ class _Import:
             self._compare(before, nodes, head)
         else:
             self._state = self._tx.append(self._state, self._batch, nodes, head, self._tree.roots)
+        self._advance(len(self._batch))
         self._batch, self._batch_bytes = [], 0
 
     def _compare(self, before: TreeBuilder, nodes: Sequence[Sequence[Node]], head: SignedHead) -> None:
@@ -266,6 +328,9 @@ class _Import:
             raise MalformedError("feed export: blocks that no head covers")
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
+
+    def check_lineage(self) -> None:
+        """Hold the feed, all of it, against those that it continues, that continue it, or that are its rivals."""
         check_lineage(self._tx, self._state, self._manifest)
 
 

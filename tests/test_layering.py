@@ -38,6 +38,8 @@ RIM = (
     "anchoring.outside_audit",
     "anchoring.policy_file",
     "anchoring.archive_audit",
+    "anchoring.archive_file",
+    "anchoring.archive_sections",
     "anchoring.deadline",
     "api",
 )
@@ -55,6 +57,7 @@ IO = frozenset(
 
 ALLOWED = {
     ("identity.keys", "secrets"),  # key generation
+    ("ledger.archive", "io"),  # buffers over the caller's streams
     ("anchoring.timestamp.path", "logging"),  # keeps pyHanko's loggers silent
 }
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from api.cli.exit_codes import ExitCode, UsageError
-from api.cli.files import open_input
+from api.cli.files import open_input, open_output, written
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import progress
 from api.cli.session import opened
+from api.settings import find_home, load_settings
 
 if TYPE_CHECKING:
     from anchoring.chain.check import ChainView
@@ -39,6 +40,7 @@ group = CommandGroup("audit", "Re-read every entry and replay the log; or audit 
         "holdfast audit",
         "holdfast audit --log",
         "holdfast audit --log complete.log --policy bank.toml --dev-chain ~/.local/state/holdfast/dev",
+        "holdfast audit --export bank.archive",
     ],
 )
 def audit(
@@ -57,11 +59,20 @@ def audit(
     dev_chain: Annotated[
         Path | None, typer.Option("--dev-chain", metavar="DIR", help="With FILE: the development directory of a test.")
     ] = None,
+    export_to: Annotated[
+        Path | None,
+        typer.Option("--export", metavar="FILE", help="Audit nothing: write the log and its feeds; - for stdout."),
+    ] = None,
 ) -> ExitCode:
     """Audit this home: every byte of every feed, every leaf of the log, and the log against its chain.
 
-    With FILE, an outsider's audit: the log that was given, a policy, and the chain. Needs no home and no keys.
+    With FILE, an outsider's audit: the log that was given, a policy, and the chain. Needs no home and no keys. With
+    --export, the complete log with its feeds, tokens and receipts in one file, where an outsider can read every entry.
     """
+    if export_to is not None:
+        if export is not None or log_only or policy is not None or rpc or dev_chain is not None:
+            raise UsageError("--export writes a file and audits nothing", hint="holdfast audit --export FILE")
+        return _export(ctx, export_to)
     if export is None:
         if policy is not None or rpc or dev_chain is not None:
             raise UsageError("--policy, --rpc and --dev-chain are for the audit of a FILE", hint="holdfast audit --log")
@@ -74,6 +85,19 @@ def audit(
     if rpc and dev_chain is not None:
         raise UsageError("either --rpc or --dev-chain")
     return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+
+
+def _export(ctx: typer.Context, file: Path) -> ExitCode:
+    """Write the archive for an outsider."""
+    from api.backup import export_archive
+    from api.bootstrap import now_ms
+
+    run = invocation(ctx)
+    settings = load_settings(find_home(run.named_home, run.environ), run.environ)
+    with open_output(run.out, file) as stream, progress(run.out, f"export {file.name}") as advance:
+        totals = export_archive(settings, stream, made_ms=now_ms(), advance=advance)
+    written(run.out, "audit-export", file, {"sections": totals.sections, "digest": totals.digest.hex()})
+    return ExitCode.OK
 
 
 def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from api.home import Home
     from identity.event import DeviceClass
 
-__all__ = ["group"]
+__all__ = ["check_database", "group"]
 
 _MAX_CERTIFICATE_BYTES = 65_536
 _COINS = 10**20
@@ -141,7 +141,7 @@ def _new_settings(
 ) -> tuple[str, Settings, dict[str, bytes]]:
     """The text of the new home's settings, what it says, and the certificates that it names, by their path there."""
     if file is None:
-        _check_database(database, environ)
+        check_database(database, environ)
         text = default_settings_text({"kind": "none" if no_chain else "dev"}, [{"kind": "dev"}], database=database)
         return text, parse_settings(text.encode(), home, environ, file=home.settings), {}
     if no_chain:
@@ -159,7 +159,7 @@ def _new_settings(
     return data.decode(), settings, _certificates(settings, file.parent)
 
 
-def _check_database(url: str | None, environ: Mapping[str, str]) -> None:
+def check_database(url: str | None, environ: Mapping[str, str]) -> None:
     """Raises ``UsageError`` for what does not belong on a command line, which others can read."""
     if url is None:
         return

@@ -174,6 +174,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell("feed", "export", "ledger", "-o", "ledger.feed")
     shell("checkpoint", "export", "-o", "complete.log")
     shell("identity", "export", "-o", "home.events")
+    shell("backup", "create", "made.backup")
     return directory
 
 

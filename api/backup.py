@@ -1,0 +1,290 @@
+"""Backups of a home, homes restored from them, and archives for outsiders (docs/spec/archive.md).
+
+A backup is made of one snapshot while others write, and appears whole or not at all; so does a restored home. What a
+backup does not hold is said by the commands: the keystore's passphrase, the recovery phrase, and the chain. That goes
+for the embedded one too, because a home that is restored together with its chain could be rolled back unnoticed.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from anchoring.archive_file import archived_store, load_archive, write_archive
+from anchoring.contracts import load_contract
+from api.founding import in_place_of, new_store
+from api.home import Home
+from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
+from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
+from ledger.archive import ArchiveTotals, Purpose
+from ledger.archive_files import MAX_FILES_BYTES, check_path
+from ledger.archive_reader import LoadedArchive
+from ledger.storage.engine import open_store
+from ledger.storage.location import PostgresLocation, parse_location
+from ledger.storage.sql import SqlStore
+
+__all__ = ["Backup", "Restored", "create_backup", "export_archive", "open_snapshot", "restore_home", "verify_archive"]
+
+Advance = Callable[[int], None]
+"""Called with how many entries were just written or taken in."""
+
+_SETTINGS, _KEYSTORE, _POLICY, _HEADERS = "holdfast.toml", "keystore.hfk", "policy.toml", "headers.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere."""
+
+    totals: ArchiveTotals
+    entries: int
+    feeds: int
+    files: tuple[str, ...]
+    outside: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """A home that was restored. All its feeds are retired: the next write to each goes on in a new one."""
+
+    archive: LoadedArchive
+    has_keystore: bool
+
+
+# --- out ------------------------------------------------------------------------------------------------------------
+
+
+def create_backup(
+    home: Home, settings: Settings, path: Path, *, with_keystore: bool, made_ms: int, advance: Advance | None = None
+) -> Backup:
+    """Write a backup of the home to ``path``, where there must be nothing.
+
+    Raises ``RefusedError`` when something is there, or the home has what no backup can hold; ``StorageError`` when
+    reading or writing fails. Then there is no file.
+    """
+    files, outside = _home_files(home, settings, with_keystore=with_keystore)
+    with open_snapshot(settings) as store, _new_file(path) as out, store.read() as tx:
+        feeds = tx.feeds()
+        totals = write_archive(
+            tx,
+            out,
+            Purpose.BACKUP,
+            archive_id=secrets.token_bytes(32),
+            made_ms=made_ms,
+            files=files,
+            advance=advance,
+        )
+    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside)
+
+
+def export_archive(settings: Settings, out: BinaryIO, *, made_ms: int, advance: Advance | None = None) -> ArchiveTotals:
+    """Write the complete log and its feeds for an outsider. Raises ``MissingEvidenceError`` without a checkpoint."""
+    with open_snapshot(settings) as store, store.read() as tx:
+        return write_archive(
+            tx, out, Purpose.EXPORT, archive_id=secrets.token_bytes(32), made_ms=made_ms, advance=advance
+        )
+
+
+@contextmanager
+def open_snapshot(settings: Settings) -> Iterator[SqlStore]:
+    """The store, open for a long reading while others write.
+
+    SQLite keeps a snapshot under writers only for who takes part in its locking, and that writes beside the file; a
+    store on a write-protected medium is read as it is. PostgreSQL keeps one for everybody.
+    """
+    place, writable = settings.database, False
+    if not isinstance(place, PostgresLocation):
+        if not place.exists():
+            raise ConfigurationError(f"there is no store at {place}", hint="name the home: --home DIR or HOLDFAST_HOME")
+        writable = all(os.access(path, os.W_OK) for path in (place, place.parent))
+    with closing(open_store(place, read_only=not writable)) as store:
+        yield store
+
+
+def _home_files(home: Home, settings: Settings, *, with_keystore: bool) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The files of the home that go into a backup, by path, and certificates that lie elsewhere and do not."""
+    files = {_SETTINGS: read_settings_file(home.settings)}
+    sources = {_POLICY: home.policy, _HEADERS: home.headers}
+    if with_keystore:
+        sources[_KEYSTORE] = settings.keystore
+    outside = []
+    for certificate in _certificates(settings):
+        if certificate.is_relative_to(home.root):
+            sources[str(certificate.relative_to(home.root))] = certificate
+        else:
+            outside.append(str(certificate))
+    for name, source in sources.items():
+        if source.exists() or name == _KEYSTORE:
+            files[_checked(name, files)] = _read(source, MAX_FILES_BYTES - sum(map(len, files.values())))
+    return files, tuple(outside)
+
+
+def _certificates(settings: Settings) -> list[Path]:
+    named = [one for one in settings.authorities if isinstance(one, HttpAuthoritySettings)]
+    return sorted({path for authority in named for path in (authority.root, *authority.certificates)})
+
+
+def _checked(name: str, files: Mapping[str, bytes]) -> str:
+    try:
+        return check_path(name, files)
+    except MalformedError as exc:
+        raise RefusedError(
+            f"the home has a file that a backup cannot hold: {exc}", hint="give it another name"
+        ) from exc
+
+
+def _read(path: Path, most: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            data = stream.read(most + 1)
+    except OSError as exc:
+        raise StorageError(f"cannot read {path}: {exc.strerror}") from exc
+    if len(data) > most:
+        raise RefusedError(f"{path}: the files of a home have at most {MAX_FILES_BYTES} bytes together in a backup")
+    return data
+
+
+@contextmanager
+def _new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is at ``path``, whole and durable, when the block has ended well; it replaces nothing.
+
+    It holds what people wrote and their keystore, so nobody but its owner may read it.
+    """
+    if os.path.lexists(path):
+        raise RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        _put_in_place(draft, path)
+        _sync(path.parent)
+    except FileExistsError as exc:
+        raise RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file") from exc
+    except OSError as exc:
+        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """Give the draft its name. Raises ``FileExistsError`` when something has it."""
+    try:
+        path.hardlink_to(draft)  # unlike a rename, never replaces what another process has put there meanwhile
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists") from exc
+        draft.rename(path)  # a removable medium whose file system knows no links
+
+
+# --- in -------------------------------------------------------------------------------------------------------------
+
+
+def verify_archive(source: BinaryIO, *, folder: Path | None = None, advance: Advance | None = None) -> LoadedArchive:
+    """Verify everything in an archive, as restoring it does, and keep nothing. Raises as ``load_archive``.
+
+    It needs about as much space in ``folder`` (by default that for temporary files) as the archive has.
+    """
+    with archived_store(source, load_contract().code_hash, folder=folder, advance=advance) as (_, loaded):
+        return loaded
+
+
+def restore_home(
+    source: BinaryIO,
+    home: Home,
+    environ: Mapping[str, str],
+    *,
+    database: str | None = None,
+    advance: Advance | None = None,
+) -> Restored:
+    """Make a home of a backup: whole, in a place where there is nothing, or not at all.
+
+    ``database``: a ``postgresql://`` URL for its store, by default a file in the home; a backup of either will do.
+    Raises ``RefusedError`` when something is there or the archive is none of a home, ``MalformedError`` and
+    ``VerificationError`` as ``load_archive``, ``ConfigurationError`` when its settings cannot be those of a home here,
+    ``StorageError`` when writing fails.
+    """
+    if home.root.is_symlink():
+        raise RefusedError(f"{home.root} is a symbolic link", hint="name the directory itself")
+    with ExitStack() as made, in_place_of(home.root) as draft_root:
+        draft = Home(draft_root)
+        place = draft.database if database is None else parse_location(database)
+        store = made.enter_context(new_store(place, home))
+        with store.write() as tx:
+            loaded = load_archive(tx, source, load_contract().code_hash, advance)
+            if loaded.header.purpose is not Purpose.BACKUP or _SETTINGS not in loaded.files:
+                raise RefusedError(
+                    f"the archive is no backup of a home, but made for {loaded.header.purpose.value}",
+                    hint="'holdfast backup create' makes one",
+                )
+            own = _own_settings(loaded.files[_SETTINGS], home, environ, database)
+        store.close()
+        for path, content in loaded.files.items():
+            _write(draft.root, path, own if path == _SETTINGS else content)
+    return Restored(loaded, _KEYSTORE in loaded.files)
+
+
+_ELSEWHERE = re.compile(r"^[ \t]*(database|keystore)[ \t]*=.*$", re.MULTILINE)
+_TABLE = re.compile(r"^[ \t]*\[", re.MULTILINE)
+
+
+def _own_settings(data: bytes, home: Home, environ: Mapping[str, str], database: str | None) -> bytes:
+    """The settings without the places where store and keystore lay: a restored home has both inside, unless
+    ``database`` says where its store is.
+
+    Raises ``ConfigurationError`` when that leaves other settings than before, or none that a home can have.
+    """
+    kept = {name: value for name, value in environ.items() if name == "HOLDFAST_DEV_DIR" or "HOLDFAST_" not in name}
+    try:
+        text = data.decode("utf-8")
+        tables = _TABLE.search(text)
+        top = len(text) if tables is None else tables.start()
+        line = "" if database is None else f"database = {json.dumps(database)}\n"  # a URL holds nothing TOML minds
+        changed = _ELSEWHERE.sub("", text[:top]) + line + text[top:]
+        before, after = tomllib.loads(text), tomllib.loads(changed)
+    except ValueError as exc:
+        raise ConfigurationError(f"the backup's settings are not TOML: {exc}") from exc
+    same = {name: value for name, value in before.items() if name not in ("database", "keystore")}
+    if same | ({} if database is None else {"database": database}) != after:
+        raise ConfigurationError("the backup's settings name a store or a keystore in a way that cannot be taken out")
+    settings = parse_settings(changed.encode(), home, kept, file=home.settings)
+    place = home.database if database is None else parse_location(database)
+    if (settings.database, settings.keystore) != (place, home.keystore):
+        raise ConfigurationError("the backup's settings name another store or keystore than the home's own")
+    return changed.encode()
+
+
+def _write(root: Path, path: str, content: bytes) -> None:
+    """Write a new file of the draft, durably. The path was checked when it was read, and the draft is nobody else's."""
+    target = root / check_path(path)
+    try:
+        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
+        with os.fdopen(os.open(target, flags, 0o600), "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        _sync(target.parent)
+    except OSError as exc:
+        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
+
+
+def _sync(directory: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,332 @@
+"""Reading an archive into an empty store: everything in it is verified before any of it counts.
+
+Implements docs/spec/archive.md, section "Reading". It happens in one transaction of the caller, and verifies everything
+as it comes: events fold, each feed keeps what its export demands, the log keeps all its rules and agrees with feeds and
+events. Sections that other layers own are handed to them at their place; none may be missing, doubled, elsewhere or
+unknown. Memory is bounded by one append, one identity's events, the files of a home, and what a replay of a log takes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Final
+
+from identity.encoding import Fields, decode
+from identity.errors import LimitExceeded, MalformedError, RefusedError, VerificationError
+from identity.event import MAX_EVENT_BYTES, parse_event
+from identity.history import KeyHistory, SignedEvent, event_digest, parse_signed_event
+from ledger.archive import ArchiveHeader, ArchiveReader, LogFacts, Purpose, Section
+from ledger.archive_files import MAX_FILES, MAX_FILES_BYTES, read_file
+from ledger.archive_sections import DESCRIPTOR, FEED, FILE, IDENTITIES, IDENTITIES_END, IDENTITY_EVENT, LOG
+from ledger.checkpoint import VerifiedCheckpoint
+from ledger.completeness import find_shortfalls
+from ledger.framing import RecordReader
+from ledger.identities import add_events, key_history
+from ledger.lineage import check_all_lineages
+from ledger.log import append_to_frontier, hash_leaf
+from ledger.log_transfer import EventRecord, LeafRecord, LogAudit, LogRecord, audit_log, feeds_at_hand, read_log_export
+from ledger.merkle import tree_hash
+from ledger.row_audit import head_faults
+from ledger.statement import MAX_STATEMENT_BYTES, FeedHead, LogDescriptor, parse_statement
+from ledger.store import FeedKey, LogState, StoredCheckpoint, WriteTransaction
+from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, ingest_feed_in
+
+__all__ = ["LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
+
+_EVENTS: Final = {IDENTITY_EVENT: MAX_EVENT_BYTES + 64 * 1024, IDENTITIES_END: 64}
+_LEAVES_A_WRITE: Final = 4096
+
+SectionReader = Callable[[Section], None]
+"""Takes in a section that another layer owns: reads its facts and its content to the end, or raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFeed:
+    """A feed that was taken in, all of it verified. ``local`` and ``retired`` are what the archive says of it."""
+
+    key: FeedKey
+    identity: bytes
+    length: int
+    byte_length: int
+    tree_hash: bytes
+    local: bool
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedArchive:
+    """What an archive held. ``log`` is None when it has no checkpoint; ``files`` are by their path in the home.
+
+    Everything was verified that can be with the file alone; nothing of it says how new the archive is.
+    """
+
+    header: ArchiveHeader
+    feeds: tuple[LoadedFeed, ...]
+    log: LogAudit | None
+    files: Mapping[str, bytes]
+
+    @property
+    def entries(self) -> int:
+        """Entries of all feeds."""
+        return sum(feed.length for feed in self.feeds)
+
+
+@dataclass(slots=True)
+class _Loading:
+    """One archive on its way into an empty store."""
+
+    tx: WriteTransaction
+    header: ArchiveHeader
+    advance: Advance | None
+    history_of: Callable[[bytes], KeyHistory]
+    feeds: list[LoadedFeed] = field(default_factory=list)
+    log: LogAudit | None = None
+    files: dict[str, bytes] = field(default_factory=dict)
+
+    # -- identities --------------------------------------------------------------------------------------------------
+
+    def identities(self, section: Section) -> None:
+        """Fold the events of one identity after the other, and keep them."""
+        reader = RecordReader(section.content, "archive: identities", _EVENTS)
+        count = events = size = 0
+        group: list[SignedEvent] = []
+        while True:
+            kind, payload = reader.record()
+            signed = parse_signed_event(payload) if kind == IDENTITY_EVENT else None
+            if group and (signed is None or _identity_in(signed) != _identity_in(group[0])):
+                self._keep_identity(group)
+                count, events, group, size = count + 1, events + len(group), [], 0
+            if signed is None:
+                break
+            group.append(signed)
+            size += len(payload)
+            if len(group) > MAX_EVENTS or size > MAX_EVENTS_BYTES:
+                raise LimitExceeded(
+                    f"archive: an identity of more than {MAX_EVENTS} events or {MAX_EVENTS_BYTES} bytes"
+                )
+        reader.end()
+        stated = _parse_identities_end(payload)
+        if stated != (count, events) or count != self.header.identities:
+            raise MalformedError(
+                f"archive: {count} identities with {events} events; the end of the section says {stated}, "
+                f"the header {self.header.identities}"
+            )
+
+    def _keep_identity(self, events: Sequence[SignedEvent]) -> None:
+        identity = _identity_in(events[0])
+        if self.tx.identity_events(identity):
+            raise MalformedError(f"archive: the events of identity {identity.hex()} stand in two places")
+        add_events(self.tx, identity, events)
+        if [event.signed_event for event in self.tx.identity_events(identity)] != [one.encode() for one in events]:
+            raise MalformedError(f"archive: events of identity {identity.hex()} are doubled or out of order")
+
+    # -- feeds -------------------------------------------------------------------------------------------------------
+
+    def feed(self, section: Section) -> None:
+        """Take in a feed, which must be the one that the section's head says. A local one comes in retired."""
+        facts = section.facts
+        stated = (facts.bytes("key", length=32), facts.int("length"), facts.bytes("tree", length=32))
+        local, retired = facts.bool("local"), facts.bool("retired")
+        if len(self.feeds) == self.header.feeds:
+            raise MalformedError(f"archive: more than the {self.header.feeds} feeds that its header counts")
+        if self.tx.feed(FeedKey(stated[0])) is not None:
+            raise MalformedError(f"archive: feed {stated[0].hex()} stands in it twice")
+        taken = ingest_feed_in(self.tx, section.content, local=local, history_of=self.history_of, advance=self.advance)
+        state = self.tx.feed(taken.key)
+        assert state is not None
+        found = (taken.key, state.length, tree_hash(state.roots))
+        if found != stated:
+            raise MalformedError(
+                f"archive: a feed section holds feed {taken.key.hex()} of {state.length} blocks, "
+                f"its head says feed {stated[0].hex()} of {stated[1]}"
+            )
+        if local or retired:
+            self.tx.retire_feed(taken.key)
+        self.feeds.append(
+            LoadedFeed(taken.key, taken.identity, state.length, state.byte_length, found[2], local, retired)
+        )
+
+    # -- the log -----------------------------------------------------------------------------------------------------
+
+    def descriptor(self, section: Section) -> None:
+        """Take in a log that has nothing but its descriptor."""
+        leaf = section.content.read(MAX_STATEMENT_BYTES + 1)
+        if not isinstance(parse_statement(leaf), LogDescriptor):
+            raise MalformedError("archive: the descriptor section holds another statement")
+        self._check_log(hash_leaf(leaf), 1)
+        state, _ = append_to_frontier(LogState(hash_leaf(leaf), 0, ()), [leaf])
+        self.tx.append_leaves(None, state, [leaf])
+
+    def complete_log(self, section: Section) -> None:
+        """Replay the log against feeds and events, and keep it."""
+        assert self.header.log is not None
+        kept = _KeptLog(self.tx)
+        found = audit_log(
+            kept.watch(read_log_export(section.content)),
+            expected_log_id=self.header.log.log_id,
+            tree_hash_at=feeds_at_hand(self.tx),
+            on_checkpoint=kept.checkpoint,
+        )
+        self._check_log(found.replay.log_id, found.replay.last.size)
+        for identity, history in found.histories.items():
+            if len(history.events) != len(self.tx.identity_events(identity)):
+                raise MalformedError(f"archive: the log lacks events of identity {identity.hex()}")
+        for short in find_shortfalls(self.tx, found.replay.feeds):
+            raise VerificationError(
+                f"the log states {short.stated} entries of feed {short.key.hex()}, the archive holds {short.held}"
+            )
+        self.log = found
+
+    def _check_log(self, log_id: bytes, size: int) -> None:
+        if self.header.log != LogFacts(log_id, size):
+            raise MalformedError(f"archive: it holds log {log_id.hex()} of {size} leaves, its header says another")
+
+    # -- files of a home -------------------------------------------------------------------------------------------
+
+    def file(self, section: Section) -> None:
+        """Read a file of the home into memory; what it says is for whoever puts it there."""
+        if self.header.purpose is not Purpose.BACKUP:
+            raise MalformedError("archive: an export with a file of a home")
+        path, content = read_file(section, self.files)
+        size = len(content) + sum(map(len, self.files.values()))
+        if len(self.files) == MAX_FILES or size > MAX_FILES_BYTES:
+            raise LimitExceeded(f"archive: more than {MAX_FILES} files, or {MAX_FILES_BYTES} bytes of them")
+        self.files[path] = content
+
+
+def load_sections(
+    tx: WriteTransaction,
+    reader: ArchiveReader,
+    others: Mapping[str, SectionReader],
+    advance: Advance | None = None,
+) -> LoadedArchive:
+    """Fill an empty store with an archive. The caller's transaction must not be committed when this raises.
+
+    ``others`` are the sections that follow the log, by name and in order, each of which stands once. Local feeds come
+    in retired. Raises ``MalformedError`` for what is no archive or was cut, ``VerificationError`` when a claim in it
+    is false, ``MissingEvidenceError`` when events are missing, ``RefusedError`` when the store is not empty.
+    """
+    if tx.feeds() or tx.identities() or tx.log() is not None:
+        raise RefusedError("the store is not empty")
+
+    @lru_cache(maxsize=64)
+    def history_of(identity: bytes) -> KeyHistory:
+        if not tx.identity_events(identity):
+            raise VerificationError(f"archive: a feed of identity {identity.hex()}, which is not in it")
+        return key_history(tx, identity)
+
+    loading = _Loading(tx, reader.header, advance, history_of)
+    own: dict[str, SectionReader] = {
+        IDENTITIES: loading.identities,
+        FEED: loading.feed,
+        DESCRIPTOR: loading.descriptor,
+        LOG: loading.complete_log,
+        FILE: loading.file,
+    }
+    order = _Order(loading, tuple(others))
+    for section in reader.sections():
+        take = own.get(section.name) or others.get(section.name)
+        if take is None:
+            raise MalformedError(f"archive: unknown section {section.name!r}")
+        order.enter(section.name)
+        take(section)
+        section.facts.done()
+    order.finish()
+    check_all_lineages(tx)
+    return LoadedArchive(reader.header, tuple(loading.feeds), loading.log, MappingProxyType(loading.files))
+
+
+class _Order:
+    """Which section may come next. Feeds and files stand in theirs until all have come."""
+
+    def __init__(self, loading: _Loading, others: tuple[str, ...]) -> None:
+        log = loading.header.log
+        own_log = [] if log is None else [DESCRIPTOR if log.size == 1 else LOG]
+        self._loading = loading
+        self._waiting = [IDENTITIES, FEED, *own_log, *others, FILE]
+
+    def enter(self, name: str) -> None:
+        """The section ``name`` begins. Raises ``MalformedError`` when another belongs there."""
+        while self._waiting and self._waiting[0] != name and self._complete(self._waiting[0]):
+            del self._waiting[0]
+        if not self._waiting or name not in self._waiting:
+            raise MalformedError(f"archive: section {name!r} stands twice, or where no such section belongs")
+        if self._waiting[0] != name:
+            raise MalformedError(f"archive: section {name!r} where {self._waiting[0]!r} belongs")
+        if name not in (FEED, FILE):
+            del self._waiting[0]
+
+    def finish(self) -> None:
+        """The archive ends. Raises ``MalformedError`` when a section is missing."""
+        missing = [name for name in self._waiting if not self._complete(name)]
+        if missing:
+            raise MalformedError(f"archive: section {missing[0]!r} is missing")
+
+    def _complete(self, name: str) -> bool:
+        return name == FILE or (name == FEED and len(self._loading.feeds) == self._loading.header.feeds)
+
+
+class _KeptLog:
+    """Keeps a log in the store while it is replayed: each leaf after the replay has accepted it."""
+
+    def __init__(self, tx: WriteTransaction) -> None:
+        self._tx = tx
+        self._state: LogState | None = None
+        self._leaves: list[bytes] = []
+        self._size = 0
+        self._events: set[bytes] = set()
+
+    def watch(self, records: Iterable[LogRecord]) -> Iterator[LogRecord]:
+        """Hand the records to the replay. When it asks for the next one it has accepted the one before."""
+        for record in records:
+            if isinstance(record, EventRecord):
+                self._check_event(record)
+            yield record
+            if isinstance(record, LeafRecord):
+                self._check_head(record.leaf)
+                self._leaves.append(record.leaf)
+                self._size += 1
+                if len(self._leaves) == _LEAVES_A_WRITE:
+                    self._write_leaves()
+
+    def checkpoint(self, verified: VerifiedCheckpoint) -> None:
+        """Keep a checkpoint that the replay has accepted, and the leaves before it."""
+        self._write_leaves()
+        self._tx.add_checkpoint(StoredCheckpoint(verified.size, verified.root, verified.note))
+
+    def _write_leaves(self) -> None:
+        if self._leaves:
+            start = self._state or LogState(hash_leaf(self._leaves[0]), 0, ())
+            state, _ = append_to_frontier(start, self._leaves)
+            self._tx.append_leaves(self._state, state, self._leaves)
+            self._state, self._leaves = state, []
+
+    def _check_head(self, leaf: bytes) -> None:
+        """The signed head that a leaf states has to be here: evidence is made with it."""
+        statement = parse_statement(leaf)
+        if isinstance(statement, FeedHead):
+            for fault in head_faults(self._tx, self._size, statement):
+                raise VerificationError(f"archive: {fault}")
+
+    def _check_event(self, record: EventRecord) -> None:
+        """An event has to be one that the archive holds, and stands once: so there are never too many in memory."""
+        signed = parse_signed_event(record.signed_event)
+        identity, digest = _identity_in(signed), event_digest(signed.event)
+        held = {event.digest: event.signed_event for event in self._tx.identity_events(identity)}
+        if held.get(digest) != record.signed_event or digest in self._events:
+            raise MalformedError(f"archive: the log has an event of identity {identity.hex()} that the archive has not")
+        self._events.add(digest)
+
+
+def _identity_in(signed: SignedEvent) -> bytes:
+    return parse_event(signed.event).identity or event_digest(signed.event)
+
+
+def _parse_identities_end(payload: bytes) -> tuple[int, int]:
+    fields = Fields(decode(payload), "archive: end of the identities")
+    stated = fields.int("identities"), fields.int("events")
+    fields.done()
+    return stated
