@@ -18,6 +18,8 @@ __all__ = [
     "KEYSTORE_HEADER",
     "RECOVERY_ROOT",
     "ROOT_KEY_COMMITMENT",
+    "SENTINEL_CHECKSUM",
+    "SENTINEL_MACHINE",
 ]
 
 IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
@@ -41,6 +43,12 @@ KEYSTORE_CHECKSUM: Final = b"holdfast/v1/keystore-checksum\0"
 ANCHOR_RECEIPT_DIGEST: Final = b"holdfast/v1/anchor-receipt-digest\0"
 """SHA-256 over the canonical bytes of an anchor receipt: what an ``anchor`` statement of the log names."""
 
+SENTINEL_CHECKSUM: Final = b"holdfast/v1/sentinel-checksum\0"
+"""SHA-256 over a slot of the sentinel: tells a torn or altered slot from a whole one; it proves nothing."""
+
+SENTINEL_MACHINE: Final = b"holdfast/v1/sentinel-machine\0"
+"""SHA-256 over a machine's id: what a sentinel says of where it was written."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -49,4 +57,6 @@ ALL_CONTEXTS: Final = (
     KEYSTORE_HEADER,
     KEYSTORE_CHECKSUM,
     ANCHOR_RECEIPT_DIGEST,
+    SENTINEL_CHECKSUM,
+    SENTINEL_MACHINE,
 )

@@ -42,7 +42,7 @@ from ledger.manifest import (
 from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, TreeBuilder
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction, stored_tree_hash
 
-__all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed"]
+__all__ = ["FIRST_LINE", "IngestResult", "export_feed", "ingest_feed", "ingest_feed_in"]
 
 FIRST_LINE: Final = b"holdfast/v1 feed-export\n"
 
@@ -126,19 +126,24 @@ def ingest_feed(store: Store, source: BinaryIO) -> IngestResult:
     feed, or of another where the device may have one, contradicts it, ``ConflictError`` when only the lengths at which
     heads were signed differ.
     """
-    reader = RecordReader(source, "feed export", _LIMITS)
     with store.write() as tx:
-        reader.first_line(FIRST_LINE)
-        records = _records_of(reader)
-        manifest = _read_manifest(*next(records))
-        identity, following = _read_events(tx, manifest, records)
-        importing = _Import(tx, manifest)
-        for tag, payload in chain((following,), records):
-            importing.take(tag, payload)
-            if tag == _END:
-                break
-        reader.end()
-        return IngestResult(importing.key, identity, importing.start, importing.length)
+        return ingest_feed_in(tx, source)
+
+
+def ingest_feed_in(tx: WriteTransaction, source: BinaryIO) -> IngestResult:
+    """The same within a transaction of the caller, who must let it end without effect when this raises."""
+    reader = RecordReader(source, "feed export", _LIMITS)
+    reader.first_line(FIRST_LINE)
+    records = _records_of(reader)
+    manifest = _read_manifest(*next(records))
+    identity, following = _read_events(tx, manifest, records)
+    importing = _Import(tx, manifest)
+    for tag, payload in chain((following,), records):
+        importing.take(tag, payload)
+        if tag == _END:
+            break
+    reader.end()
+    return IngestResult(importing.key, identity, importing.start, importing.length)
 
 
 def _read_manifest(tag: bytes, payload: bytes) -> Manifest:
@@ -253,6 +258,9 @@ class _Import:
             raise MalformedError("feed export: blocks that no head covers")
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
+        if self._state.local and self._state.length > self.start:
+            # Others hold more of it than the node that signs it: this store was put back, and must not sign it again.
+            self._tx.retire_feed(self.key)
         check_lineage(self._tx, self._state, self._manifest)
 
 
