@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "evidence": Source("api.cli.evidence", "Export one file that proves an entry."),
     "verify": Source("api.cli.verify", "Verify an evidence file offline."),
     "audit": Source("api.cli.audit", "Re-read everything, or audit somebody's complete log."),
+    "recover": Source("api.cli.recover", "Ways out of a read-only state."),
     "identity": Source("api.cli.identity", "Devices, their history, the root key."),
     "headers": Source("api.cli.headers", "Pin block headers for the offline verifier."),
     "demo": Source("api.cli.demo", "Show what holdfast does on real bank data, and attack it."),
