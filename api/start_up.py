@@ -58,8 +58,10 @@ def ways_out(state: RollbackState) -> str:
 
 def sentinel_path(settings: Settings, store: bytes) -> Path:
     """Where the sentinel of the store with that id lies. A copy elsewhere on the machine has another one."""
-    place = sha256(str(settings.database.resolve()).encode("utf-8", "surrogateescape")).hexdigest()
-    return settings.sentinel_dir / f"{store.hex()[:32]}-{place[:16]}.sentinel"
+    database = settings.database
+    place = str(database.resolve() if isinstance(database, Path) else database)
+    digest = sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    return settings.sentinel_dir / f"{store.hex()[:32]}-{digest[:16]}.sentinel"
 
 
 class StartUp:

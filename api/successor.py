@@ -233,7 +233,12 @@ def _trusts(file: Path, text: str, log_id: bytes) -> bool:
 
 
 def _database_of(settings: Settings, log_id: bytes) -> Path:
-    """Where the store of this log's successor lies, whenever it is asked for."""
+    """Where the store of this log's successor lies, whenever it is asked for. Raises ``RefusedError``."""
+    if not isinstance(settings.database, Path):
+        raise RefusedError(
+            f"{settings.database} is no file, and a successor's store is made beside the present one",
+            hint="not possible yet for a store on PostgreSQL",
+        )
     return settings.database.with_name(f"vault-after-{log_id.hex()[:16]}.db")
 
 

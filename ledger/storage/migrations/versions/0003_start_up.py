@@ -9,7 +9,7 @@ down_revision = "0002_anchoring"
 branch_labels = None
 depends_on = None
 
-TABLES = (
+SQLITE = (
     """
     CREATE TABLE store_identity (
         id INTEGER NOT NULL PRIMARY KEY,
@@ -27,17 +27,62 @@ TABLES = (
     """,
 )
 
+POSTGRESQL = (
+    """
+    CREATE TABLE store_identity (
+        id BIGSERIAL NOT NULL PRIMARY KEY,
+        store BYTEA NOT NULL UNIQUE CHECK (length(store) = 32)
+    )
+    """,
+    """
+    CREATE TABLE succession (
+        id BIGSERIAL NOT NULL PRIMARY KEY,
+        reason TEXT NOT NULL,
+        detail TEXT NOT NULL,
+        feeds BIGINT NOT NULL CHECK (feeds >= 0),
+        recorded_ms BIGINT NOT NULL
+    )
+    """,
+)
+
 HISTORY = ("store_identity", "succession")
 
 
+SQLITE_ID = "INSERT INTO store_identity (store) VALUES (randomblob(32))"
+
+POSTGRESQL_ID = """
+    INSERT INTO store_identity (store)
+    VALUES (decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'))
+"""
+"""244 random bits: PostgreSQL has no other source of them without an extension."""
+
+
 def upgrade() -> None:
-    """Make the tables and the id; SQLite is the only engine this step is written for."""
-    for statement in TABLES:
+    """Make the tables and the id, in the words of the engine."""
+    (sqlite if op.get_bind().dialect.name == "sqlite" else postgresql)()
+
+
+def sqlite() -> None:
+    for statement in (*SQLITE, SQLITE_ID):
         op.execute(statement)
-    op.execute("INSERT INTO store_identity (store) VALUES (randomblob(32))")
     for table in HISTORY:
         for what in ("UPDATE", "DELETE"):
             op.execute(
                 f"CREATE TRIGGER {table}_no_{what.lower()} BEFORE {what} ON {table} "
                 f"BEGIN SELECT RAISE(ABORT, 'history is insert-only: {table}'); END"
             )
+
+
+def postgresql() -> None:
+    for statement in (*POSTGRESQL, POSTGRESQL_ID):
+        op.execute(statement)
+    for table in HISTORY:
+        for what in ("UPDATE", "DELETE"):
+            op.execute(
+                f"CREATE TRIGGER {table}_no_{what.lower()} BEFORE {what} ON {table} "
+                "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+            )
+        op.execute(
+            f"CREATE TRIGGER {table}_no_truncate BEFORE TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        )
