@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anchoring.chain.dev import DevChain
     from anchoring.chain.jsonrpc import JsonRpcChain
     from anchoring.chain.outbox import OutboxPolicy
+    from anchoring.chain.predecessor import PredecessorCheck
     from anchoring.headers import TrustedHeader
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
@@ -153,6 +154,19 @@ class Session:
             return self._within_budget(lambda: check_rollback(view, log, archived, at_ms))
         except (TransportError, StorageError, ConfigurationError) as exc:
             return RollbackCheck(RollbackState.UNVERIFIED, state.size, 0, f"the chain could not be read: {exc}")
+
+    def check_predecessor(self) -> PredecessorCheck | None:
+        """Whether the log before this one was closed on chain in its favour; None for a first log."""
+        from anchoring.chain.predecessor import check_predecessor
+
+        log_id, descriptor = self.vault.log_descriptor()
+        if descriptor.predecessor is None:
+            return None
+        try:
+            view = self.chain_view()
+        except (TransportError, StorageError, ConfigurationError):
+            view = None
+        return check_predecessor(view, log_id, descriptor, now_ms())
 
     def last_check(self) -> dict[str, Any] | None:
         """The newest result of ``check_rollback`` and when it was made, or None. Nothing may rely on it."""

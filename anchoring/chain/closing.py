@@ -98,10 +98,13 @@ def load_closing(connection: Connection) -> Closing | None:
         raise DamagedFile(f"the close of the log before is in no known state: {row.state}") from exc
 
 
-def read_closing(chain: ChainReader, target: AnchorTarget, number: int) -> tuple[AnchorRecord | None, bytes]:
+def read_closing(
+    chain: ChainReader, target: AnchorTarget, number: int, block_hash: bytes | None = None
+) -> tuple[AnchorRecord | None, bytes]:
     """What the contract holds for the log after block ``number``: its record, and the successor or 32 zero bytes.
 
-    Verified under the header that the chain gives. Raises ``TransportError``, ``MalformedError``, ``ReceiptMismatch``.
+    Verified under the header of ``block_hash``, by default the one that the chain gives. Raises ``TransportError``,
+    ``MalformedError``, ``ReceiptMismatch``.
     """
     header = chain.header(number)
     proofs = chain.get_proof(target.contract, slots(target.owner, target.log_id), number)
@@ -112,7 +115,7 @@ def read_closing(chain: ChainReader, target: AnchorTarget, number: int) -> tuple
         contract=target.contract,
         owner=target.owner,
         log_id=target.log_id,
-        block_hash=keccak(header),
+        block_hash=keccak(header) if block_hash is None else block_hash,
         code_hash=target.code_hash,
     )
 

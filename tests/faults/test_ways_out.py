@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +29,7 @@ from ledger.feed import FeedWriter
 from ledger.fork import Branch, encode_fork, make_fork, parse_fork, verify_fork
 from ledger.manifest import describe, parse_manifest
 from ledger.sentinel import FILE_BYTES, Reason
+from ledger.sentinel_file import SentinelFile
 from ledger.storage.memory import MemoryStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.storage.start_up import load_successions
@@ -70,6 +73,22 @@ def reason(world: World) -> Reason:
     with world.session(read_only=True) as session:
         found: Reason = session.start_up.sentinel().reason
     return found
+
+
+def killed(world: World, patch: Callable[[], object], *texts: str) -> None:
+    """Append in another process that is killed with -9 where ``patch`` has put it."""
+    child = os.fork()
+    if child == 0:  # pragma: no cover
+        patch()
+        world.append(*texts)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def die(*_args: object, **_kwargs: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sentinel_files(world: World) -> list[Path]:
@@ -387,6 +406,51 @@ def test_without_its_sentinel_a_store_goes_on_in_new_feeds(world: World) -> None
         assert [one.reason for one in load_successions(tx.connection)] == ["missing"]
 
 
+def before_the_sentinel() -> None:
+    SentinelFile.add = die  # type: ignore[method-assign,assignment]
+
+
+def within_the_sentinels_write() -> None:
+    pwrite = os.pwrite
+
+    def half(descriptor: int, data: bytes, offset: int) -> int:
+        pwrite(descriptor, data[: len(data) // 3], offset)
+        die()
+        return 0
+
+    os.pwrite = half
+
+
+def before_the_sentinel_is_begun() -> None:
+    SentinelFile.begin = die  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("patch", [before_the_sentinel, within_the_sentinels_write])
+def test_killed_between_commit_and_sentinel_the_next_start_works(world: World, patch: Callable[[], None]) -> None:
+    world.append("six")
+    before = signed(world)
+    killed(world, patch, "seven")
+    after = merge(before, signed(world))
+    assert len(after) == len(before) + 1  # it was committed, and nobody was told
+    assert reason(world) is Reason.SAME
+    world.append("eight")
+    merge(after, signed(world))
+    assert len(feeds_named(world, "ledger")) == 1
+    assert reason(world) is Reason.SAME
+
+
+def test_killed_between_retiring_and_the_new_sentinel_the_feeds_stay_retired(world: World) -> None:
+    before = world.copy("before")
+    world.append("six")
+    signed_before = signed(world)
+    world.restore(before)
+    killed(world, before_the_sentinel_is_begun, "another six")
+    assert reason(world) is Reason.BEHIND
+    world.append("another six")
+    merge(signed_before, signed(world))
+    assert len(feeds_named(world, "ledger")) == 2
+
+
 def test_killed_between_commit_and_sentinel_the_store_is_ahead_and_goes_on(world: World) -> None:
     world.append_unguarded("six")
     assert reason(world) is Reason.SAME
@@ -477,8 +541,19 @@ def test_a_log_whose_end_is_lost_is_closed_and_succeeded(lost: World, cli: Cli, 
     assert cli(lost, "feed", "append", "ledger", tmp_path / "row.jsonl") == 0
     assert cli(lost, "checkpoint", "create") == 0
     assert cli(lost, "anchor", "run") == 0
-    assert cli(lost, "audit") == 0
     capsys.readouterr()
+    assert cli(lost, "audit", "--log", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["predecessor"] == "closed"
+    assert cli(lost, "checkpoint", "export", "-o", tmp_path / "new.log") == 0
+    policy = ("--policy", lost.home.policy, "--dev-chain", lost.dev)
+    capsys.readouterr()
+    assert cli(lost, "audit", "--log", tmp_path / "new.log", *policy) == 0
+    assert f"goes on from log {older.hex()}, which ends at size {anchored}, and was closed" in capsys.readouterr().out
+    assert cli(lost, "checkpoint", "create", "--restate") == 0
+    assert cli(lost, "evidence", "export", "ledger", "0", "-o", tmp_path / "one.json") == 0
+    capsys.readouterr()
+    assert cli(lost, "verify", tmp_path / "one.json", "--policy", lost.home.policy) == 0
+    assert f"goes on from log {older.hex()}" in capsys.readouterr().out
     assert cli(lost, "status", "--json") == 0
     status = json.loads(capsys.readouterr().out)
     assert status["predecessor"] == f"{older.hex()} at size {anchored}"
