@@ -113,11 +113,11 @@ def _start_up_facts(out: Output, session: Session) -> dict[str, Plain]:
     before = descriptor.predecessor
     return {
         "sentinel": found.reason.value,
-        "sentinel_detail": found.detail,
-        "successions": len(successions),
-        "last_succession": None if last is None else f"{time_text(out, last.recorded_ms)} {last.reason}: {last.detail}",
+        "sentinel_says": found.detail,
+        "new_feeds": len(successions),
+        "new_feeds_why": None if last is None else f"{time_text(out, last.recorded_ms)} {last.reason}: {last.detail}",
         "predecessor": None if before is None else f"{to_hex(before.log)} at size {before.size}",
-        "predecessor_close": None if closing is None else closing.state.value,
+        "closing": None if closing is None else closing.state.value,
     }
 
 

@@ -265,8 +265,8 @@ def test_B4_a_rollback_inside_the_blind_window_is_found_by_the_sentinel_on_the_s
     capsys.readouterr()
     assert cli(world, "status", "--json") == 0
     status = json.loads(capsys.readouterr().out)
-    assert (status["sentinel"], status["successions"]) == ("same", 1)
-    assert "behind" in status["last_succession"]
+    assert (status["sentinel"], status["new_feeds"]) == ("same", 1)
+    assert "behind" in status["new_feeds_why"]
 
 
 def test_B4_it_is_said_once(world: World, cli: Cli, tmp_path: Path, capsys: Any) -> None:
