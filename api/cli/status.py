@@ -101,10 +101,15 @@ def _duration(text: str) -> int:
 def _start_up_facts(out: Output, session: Session) -> dict[str, Plain]:
     """What the sentinel says, how often writing had to go on in new feeds, and which log this one goes on from."""
     from anchoring.chain.closing import load_closing
+    from identity.errors import StorageError
     from identity.textforms import to_hex
     from ledger.storage.start_up import load_successions
 
-    found = session.start_up.sentinel()
+    try:
+        found = session.start_up.sentinel()
+        reason, says = found.reason.value, found.detail
+    except StorageError as exc:  # nothing is written, so nothing depends on it
+        reason, says = "unreadable", str(exc)
     _, descriptor = session.vault.log_descriptor()
     with session.vault.store.read() as tx:
         successions = load_successions(tx.connection)
@@ -112,8 +117,8 @@ def _start_up_facts(out: Output, session: Session) -> dict[str, Plain]:
     last = successions[-1] if successions else None
     before = descriptor.predecessor
     return {
-        "sentinel": found.reason.value,
-        "sentinel_says": found.detail,
+        "sentinel": reason,
+        "sentinel_says": says,
         "new_feeds": len(successions),
         "new_feeds_why": None if last is None else f"{time_text(out, last.recorded_ms)} {last.reason}: {last.detail}",
         "predecessor": None if before is None else f"{to_hex(before.log)} at size {before.size}",
