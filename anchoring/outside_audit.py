@@ -18,6 +18,7 @@ from anchoring.chain.check import (
     fetch_final_header,
     read_anchor_history,
 )
+from anchoring.chain.predecessor import PredecessorCheck, check_predecessor
 from anchoring.rollback import RollbackCheck, RollbackState
 from identity.errors import MalformedError, StorageError, TransportError, VerificationError
 from ledger.checkpoint import VerifiedCheckpoint
@@ -30,10 +31,11 @@ __all__ = ["OutsideAudit", "audit_export", "read_descriptor"]
 
 @dataclass(frozen=True, slots=True)
 class OutsideAudit:
-    """What the audit found: the replayed log, and where it stands against the chain."""
+    """What the audit found: the replayed log, where it stands against the chain, and what became of the log before."""
 
     log: LogAudit
     check: RollbackCheck
+    predecessor: PredecessorCheck | None
 
 
 def read_descriptor(stream: BinaryIO) -> tuple[bytes, LogDescriptor]:
@@ -84,7 +86,7 @@ def audit_export(
         check = check_rollback(view, position, None, now_ms)
         if check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
             check = _check_older_anchors(view, position, check, now_ms)
-    return OutsideAudit(audit, check)
+    return OutsideAudit(audit, check, check_predecessor(view, log_id, descriptor, now_ms))
 
 
 def _check_older_anchors(view: ChainView, log: LogPosition, check: RollbackCheck, now_ms: int) -> RollbackCheck:

@@ -33,6 +33,7 @@ __all__ = [
     "parse_header",
     "parse_receipt",
     "read_anchor",
+    "read_successor",
     "receipt_digest",
     "slots",
     "verify_receipt",
@@ -175,6 +176,26 @@ def read_anchor(
     """
     header = _verify_header(receipt.header, block_hash)
     return _read_record(receipt, header, contract, owner, log_id, code_hash)
+
+
+def read_successor(
+    receipt: AnchorReceipt,
+    successor_proof: tuple[bytes, ...],
+    *,
+    contract: bytes,
+    owner: bytes,
+    log_id: bytes,
+    block_hash: bytes,
+    code_hash: bytes,
+) -> tuple[AnchorRecord | None, bytes]:
+    """Like ``read_anchor``, and which log goes on when this one was closed: its id, or 32 zero bytes for none."""
+    header = _verify_header(receipt.header, block_hash)
+    record = _read_record(receipt, header, contract, owner, log_id, code_hash)
+    storage_root = _verify_account(header.state_root, receipt.account_proof, contract, code_hash)
+    successor = _verify_slot(storage_root, slots(owner, log_id)[2], successor_proof, "successor slot")
+    if successor and (record is None or not record.closed):
+        raise ReceiptMismatch("IMPOSSIBLE_RECORD", "a successor of a log that is not closed")
+    return record, successor.to_bytes(32, "big")
 
 
 def encode_receipt(receipt: AnchorReceipt) -> bytes:

@@ -178,6 +178,9 @@ class Report:
             shown["device"] = _named(facts.get("device_name"), facts["device"])
         if "identity" in facts:
             shown["identity"] = _named(facts["identity_label"], facts["identity"])
+        if "predecessor" in facts:
+            older = facts["predecessor"]
+            shown["log"] = f"goes on from log {older['log']}, which ends at size {older['size']}"
         return ["", *(f"  {name:<12}{text}" for name, text in shown.items())] if shown else []
 
 

@@ -32,6 +32,8 @@ class RollbackState(StrEnum):
     """A block in which this log has a final anchor is not on that chain: it is another chain, or it was reset."""
     CLOSED = "closed"
     """The log was closed on chain: its successor goes on."""
+    OTHER_SUCCESSOR = "other-successor"
+    """The log before this one was closed on chain, and the chain names another log as the one that goes on."""
     UNVERIFIED = "unverified"
     """The chain could not be read: nothing is known."""
 

@@ -110,6 +110,8 @@ class _Verification:
             self._fail(Claim.LOG, exc)
             return None
         self._facts["log"] = to_hex(log.log_id)
+        if (older := log.descriptor.predecessor) is not None:
+            self._facts["predecessor"] = {"log": to_hex(older.log), "size": older.size, "root": to_hex(older.root)}
         return log
 
     def _verify_feed(self, evidence: Evidence) -> _Feed | None:

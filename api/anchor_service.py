@@ -18,10 +18,17 @@ from anchoring.schedule import Part, Retry, after_failure, after_success, due_pa
 from anchoring.storage import AnchorState, load_anchors
 from anchoring.tsa.backoff import Trouble, next_attempt_ms
 from anchoring.tsa.pool import PoolPolicy
-from anchoring.worker import AnchorSender, Round, run_round
+from anchoring.worker import AnchorSender, Failure, Round, run_round
 from api.last_round import LastRound, keep_round
 from api.pool import keep_troubles, load_troubles
-from identity.errors import MissingEvidenceError, ReadOnlyState, StoreBusy
+from identity.errors import (
+    MissingEvidenceError,
+    ReadOnlyState,
+    RefusedError,
+    StoreBusy,
+    TransportError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from anchoring.tsa.source import TimestampSource
@@ -67,6 +74,8 @@ class AnchorService:
     around: Surroundings
     stop: threading.Event
     pool: PoolPolicy = field(default_factory=PoolPolicy)
+    close: Callable[[], object] | None = None
+    """Brings the close of the log before this one further, where there is one; asked whenever the chain is due."""
     retry: Retry = field(default_factory=Retry)
     _parts: dict[str, Part] = field(default_factory=dict)
     _state: RollbackState | None = None
@@ -134,9 +143,17 @@ class AnchorService:
             if sources:
                 keep_troubles(session.home, done.troubles)
             self._report(done)
+            if sender is not None and self.close is not None:
+                self._close(self.close, sender, done)
             left_alone = {name: trouble.reason for name, trouble in done.backed_off.items()}
             failures = left_alone | {failure.what: str(failure.error) for failure in done.failures}
             self._settle(due, failures, done.troubles)
+
+    def _close(self, close: Callable[[], object], sender: AnchorSender, done: Round) -> None:
+        try:
+            close()
+        except (TransportError, VerificationError, RefusedError) as exc:
+            done.failures.append(Failure(sender.name, exc))
 
     def _report(self, done: Round) -> None:
         chain = "" if self.sender is None else self.sender.name

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -18,7 +18,9 @@ from anchoring.receipt import DEVELOPMENT_CHAIN_ID
 from anchoring.rollback import RollbackCheck, RollbackState
 from api.home import Home
 from api.settings import DevAuthoritySettings, DevChainSettings, NoChainSettings, RpcChainSettings, Settings
-from identity.errors import ConfigurationError, MalformedError, ReadOnlyState, StorageError, TransportError
+from api.start_up import CHECK_BUDGET_S, StartUp
+from identity.durable import replace_file
+from identity.errors import ConfigurationError, MalformedError, StorageError, TransportError
 from identity.jsontext import parse_json
 from ledger.log import root_at
 from ledger.statement import LogDescriptor
@@ -27,14 +29,16 @@ if TYPE_CHECKING:
     from anchoring.chain.agreement import HeaderCheck
     from anchoring.chain.check import ChainView
     from anchoring.chain.client import Chain, ChainReader
+    from anchoring.chain.closing import Closing
     from anchoring.chain.dev import DevChain
     from anchoring.chain.jsonrpc import JsonRpcChain
     from anchoring.chain.outbox import OutboxPolicy
+    from anchoring.chain.predecessor import PredecessorCheck
     from anchoring.headers import TrustedHeader
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
-    from api.vault import Vault
     from identity.keystore import KeyRing
+    from ledger.storage.sql import SqlReadTransaction, SqlStore
 
 __all__ = [
     "Session",
@@ -50,18 +54,14 @@ __all__ = [
 
 _MAX_CHECK_BYTES = 65_536
 
-_WAYS_OUT = {
-    RollbackState.BEHIND_ANCHOR: "put back the newest copy, or fetch what is missing from a backup that has it",
-    RollbackState.DIVERGED: "this copy is not the history that was anchored: put back one that is",
-    RollbackState.FOREIGN_CHAIN: "check the chain in the settings; a development chain that was reset is another chain",
-    RollbackState.CLOSED: "its successor log goes on",
-    RollbackState.UNVERIFIED: "start the chain's node, or check the settings, and try again",
-}
-
 
 def now_ms() -> int:
     """The local clock, in milliseconds UTC. A label: nothing is proven by it."""
     return time.time_ns() // 1_000_000
+
+
+def _ignore(_message: str) -> None:
+    """For callers that ask the session itself what its start found."""
 
 
 def dev_chain_path(dev_dir: Path) -> Path:
@@ -83,13 +83,24 @@ def open_dev_chain(dev_dir: Path) -> DevChain:
 class Session:
     """A home, open, and whatever of its surroundings a command asks for."""
 
-    def __init__(self, home: Home, settings: Settings, vault: Vault) -> None:
+    def __init__(
+        self, home: Home, settings: Settings, store: SqlStore, tell: Callable[[str], None] | None = None
+    ) -> None:
+        from api.vault import Vault
+
         self.home = home
         self.settings = settings
-        self.vault = vault
+        self.start_up = StartUp(self, tell or _ignore)
+        self.vault = Vault(store, self.start_up)
         self._opened = ExitStack()
         self._dev_reader = self._opened.enter_context(ExitStack())
         self._rpc_nodes: Mapping[str, ChainReader] | None = None
+        self._chain: Chain | None = None
+
+    @staticmethod
+    def now_ms() -> int:
+        """``now_ms``, for what records when something happened."""
+        return now_ms()
 
     # The chain.
 
@@ -112,30 +123,53 @@ class Session:
 
         ``at_ms`` is the time of the check, by default now.
         """
-        from anchoring.chain.check import LogPosition, check_rollback
-        from anchoring.storage import newest_final_anchor
-
         at_ms = now_ms() if at_ms is None else at_ms
-        log_id, descriptor = self.vault.log_descriptor()
         with self.vault.store.read() as tx:
-            state = tx.log()
-            assert state is not None
-            if descriptor.chain is None:
-                return RollbackCheck(RollbackState.NO_CHAIN, state.size, 0, "the log's descriptor names no chain")
-            try:
-                view = self.chain_view()
-            except (TransportError, StorageError, ConfigurationError) as exc:
-                return RollbackCheck(RollbackState.UNVERIFIED, state.size, 0, f"the chain could not be read: {exc}")
-            assert view is not None
-            final = newest_final_anchor(tx.connection)
-            archived = None
-            if final is not None and final.block_number is not None and final.block_hash is not None:
-                archived = final.size, final.block_number, final.block_hash
-            log = LogPosition(log_id, descriptor.chain, state.size, lambda size: root_at(tx.log_node, size))
-            check = check_rollback(view, log, archived, at_ms)
+            check = self.check_rollback_in(tx, at_ms)
         if check.state is not RollbackState.UNVERIFIED:
             self._keep_check(check, at_ms)
         return check
+
+    def check_rollback_in(self, tx: SqlReadTransaction, at_ms: int) -> RollbackCheck:
+        """The same for what a transaction sees, which may not have been committed; nothing is kept of it."""
+        from anchoring.chain.check import LogPosition, check_rollback
+        from anchoring.chain.closing import load_closing
+        from anchoring.storage import newest_final_anchor
+        from api.vault import log_descriptor_in
+
+        state = tx.log()
+        assert state is not None
+        log_id, descriptor = state.log_id, log_descriptor_in(tx)
+        closing = load_closing(tx.connection)
+        if closing is not None and closing.reason is not None:
+            detail = f"the chain names another successor of log {closing.log.hex()}: {closing.reason}"
+            return RollbackCheck(RollbackState.OTHER_SUCCESSOR, state.size, 0, detail)
+        if descriptor.chain is None:
+            return RollbackCheck(RollbackState.NO_CHAIN, state.size, 0, "the log's descriptor names no chain")
+        final = newest_final_anchor(tx.connection)
+        archived = None
+        if final is not None and final.block_number is not None and final.block_hash is not None:
+            archived = final.size, final.block_number, final.block_hash
+        log = LogPosition(log_id, descriptor.chain, state.size, lambda size: root_at(tx.log_node, size))
+        try:
+            view = self.chain_view()
+            assert view is not None
+            return self._within_budget(lambda: check_rollback(view, log, archived, at_ms))
+        except (TransportError, StorageError, ConfigurationError) as exc:
+            return RollbackCheck(RollbackState.UNVERIFIED, state.size, 0, f"the chain could not be read: {exc}")
+
+    def check_predecessor(self) -> PredecessorCheck | None:
+        """Whether the log before this one was closed on chain in its favour; None for a first log."""
+        from anchoring.chain.predecessor import check_predecessor
+
+        log_id, descriptor = self.vault.log_descriptor()
+        if descriptor.predecessor is None:
+            return None
+        try:
+            view = self.chain_view()
+        except (TransportError, StorageError, ConfigurationError):
+            view = None
+        return check_predecessor(view, log_id, descriptor, now_ms())
 
     def last_check(self) -> dict[str, Any] | None:
         """The newest result of ``check_rollback`` and when it was made, or None. Nothing may rely on it."""
@@ -160,7 +194,7 @@ class Session:
             return None
         if ring.anchor_key is None:
             raise ConfigurationError("the keystore does not hold the anchor key")
-        chain = open_chain(self._opened, self.settings)
+        self._chain = chain = self._chain or open_chain(self._opened, self.settings)
         if chain is None:
             raise ConfigurationError("the settings name no chain, and the log is bound to one")
         target = AnchorTarget(
@@ -171,6 +205,18 @@ class Session:
             code_hash=load_contract().code_hash,
         )
         return AnchorSender(chain, LocalKey(ring.anchor_key), target, self._outbox_policy(), self._other_nodes())
+
+    def advance_closing(self, ring: KeyRing) -> Closing | None:
+        """Take the close of the log before this one as far as it goes now. See ``anchoring.chain.closing``."""
+        from anchoring.chain.closing import advance_closing, load_closing
+
+        with self.vault.store.read() as tx:
+            pending = load_closing(tx.connection)
+        sender = None if pending is None else self.sender(ring)
+        if sender is None:
+            return pending
+        store, code_hash = self.vault.store, sender.target.code_hash
+        return advance_closing(store, sender.chain, sender.signer, code_hash, now_ms(), sender.policy)
 
     def pin_final_anchors(self) -> None:
         """Pin the blocks of final anchors. Only for the development chain: nobody else vouches for that one."""
@@ -202,6 +248,7 @@ class Session:
     def close(self) -> None:
         """Close everything that was opened."""
         self._opened.close()
+        self.start_up.close()
         self.vault.close()
 
     def __enter__(self) -> Self:
@@ -233,6 +280,14 @@ class Session:
         several = isinstance(chain, RpcChainSettings) and len(chain.urls) > 1
         return all_who_answer(self._readers()) if several else None
 
+    def _within_budget(self, check: Callable[[], RollbackCheck]) -> RollbackCheck:
+        """Nodes are strangers, and a start does not wait for them; the embedded chain is a file of this machine."""
+        from anchoring.deadline import within
+
+        if isinstance(self.settings.chain, DevChainSettings):
+            return check()
+        return within(CHECK_BUDGET_S, "the rollback check", check)
+
     def _outbox_policy(self) -> OutboxPolicy:
         from anchoring.chain.outbox import OutboxPolicy
 
@@ -249,46 +304,26 @@ class Session:
             "detail": check.detail,
             "checked": at_ms,
         }
-        draft = self.home.last_check.with_suffix(".new")
-        try:
-            draft.write_text(json.dumps(facts), encoding="utf-8")
-            draft.replace(self.home.last_check)
-        except OSError:
-            # A home on a read-only medium can still be checked; it just cannot remember that it was.
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
-
-
-class _StartUpGuard:
-    """Lets a store be written to only when its log is where the chain says it must be (docs/spec/rollback.md)."""
-
-    def __init__(self) -> None:
-        self.session: Session | None = None
-
-    def require_writable(self, vault: Vault) -> None:
-        """See ``Guard``."""
-        assert self.session is not None
-        assert self.session.vault is vault
-        check = self.session.check_rollback()
-        if check.state is RollbackState.UNVERIFIED:
-            raise TransportError(f"{check.state.value}: {check.detail}", hint=_WAYS_OUT[check.state])
-        if not check.state.writable:
-            raise ReadOnlyState(check.state.value, check.detail, hint=_WAYS_OUT[check.state])
+        # A home on a read-only medium can still be checked; it just cannot remember that it was.
+        with suppress(StorageError):
+            replace_file(self.home.last_check, json.dumps(facts).encode())
 
 
 @contextmanager
-def open_session(home: Home, settings: Settings, *, read_only: bool = False) -> Iterator[Session]:
-    """Open a home. ``read_only`` opens the store so that nothing can be written at all."""
-    from api.vault import Vault
+def open_session(
+    home: Home, settings: Settings, *, read_only: bool = False, tell: Callable[[str], None] | None = None
+) -> Iterator[Session]:
+    """Open a home. ``read_only`` opens the store so that nothing can be written at all.
+
+    ``tell`` is given what the start found that the user has to know.
+    """
     from ledger.storage.engine import open_store
 
     if isinstance(settings.database, Path) and not settings.database.exists():
         raise ConfigurationError(
             f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
         )
-    guard = _StartUpGuard()
-    with Session(home, settings, Vault(open_store(settings.database, read_only=read_only), guard)) as session:
-        guard.session = session
+    with Session(home, settings, open_store(settings.database, read_only=read_only), tell) as session:
         yield session
 
 

@@ -7,7 +7,6 @@ like a home.
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 import tempfile
@@ -25,6 +24,7 @@ from anchoring.contracts import load_contract
 from anchoring.timestamp import Authority
 from api.home import Home
 from api.policy_text import policy_text
+from identity.durable import create_file, sync_directory
 from identity.errors import AuditError, RefusedError, StorageError
 from identity.event import DeviceClass
 from identity.history import (
@@ -47,7 +47,7 @@ from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.sql import SqlStore
 
-__all__ = ["Founded", "Founding", "found_home", "in_place_of", "new_store"]
+__all__ = ["Founded", "Founding", "found_home", "generate_anchor_key", "in_place_of", "new_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +176,11 @@ def _new_keys(founding: Founding, phrase: str) -> KeyRing:
         generation=0,
         devices={name: generate_seed() for name in founding.devices},
         log_seed=generate_seed(),
-        anchor_key=None if founding.chain is None else founding.anchor_key or _new_anchor_key(),
+        anchor_key=None if founding.chain is None else founding.anchor_key or generate_anchor_key(),
     )
 
 
-def _new_anchor_key() -> bytes:
+def generate_anchor_key() -> bytes:
     """A secp256k1 secret below the group order, uniformly but for a bias of 2^-128."""
     return (secrets.randbelow(SECP256K1_ORDER - 1) + 1).to_bytes(32, "big")
 
@@ -227,10 +227,7 @@ def _present(secret: bytes | None) -> bytes:
 def _write_durably(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
-        with path.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        create_file(path, content)
     except OSError as exc:
         raise StorageError(f"cannot write {path.name}: {exc.strerror}") from exc
 
@@ -256,15 +253,7 @@ def _move(draft: Path, root: Path) -> None:
     try:
         # Replaces an empty directory, and fails on one that has been filled meanwhile.
         draft.rename(root)
-        _sync(root)
-        _sync(root.parent)
+        sync_directory(root)
+        sync_directory(root.parent)
     except OSError as exc:
         raise StorageError(f"cannot put the home in place at {root}: {exc.strerror}") from exc
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,15 +5,14 @@ Pinned headers are trust in those nodes, not proof; each line names them (docs/s
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from anchoring.headers import TrustedHeader, encode_header_line, parse_headers
 from anchoring.policy_file import MAX_HEADERS_BYTES, read_bounded
-from identity.errors import ConfigurationError, MalformedError, StorageError, TransportError
+from identity.durable import replace_file
+from identity.errors import ConfigurationError, MalformedError, TransportError
 
 if TYPE_CHECKING:
     from anchoring.chain.check import ChainView
@@ -45,19 +44,5 @@ def pin_headers(file: Path, view: ChainView, numbers: Iterable[int], now_ms: int
             fresh.append(TrustedHeader(view.chain_id, number, header.hash, source, now_ms))
     if fresh:
         lines = "".join(encode_header_line(header) + "\n" for header in fresh)
-        _replace(file, text + (b"\n" if text and not text.endswith(b"\n") else b"") + lines.encode())
+        replace_file(file, text + (b"\n" if text and not text.endswith(b"\n") else b"") + lines.encode())
     return fresh
-
-
-def _replace(file: Path, content: bytes) -> None:
-    draft = file.with_name(f".{file.name}-{secrets.token_hex(8)}")
-    try:
-        with draft.open("xb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(file)
-    except OSError as exc:
-        raise StorageError(f"cannot write {file}: {exc.strerror}") from exc
-    finally:
-        draft.unlink(missing_ok=True)

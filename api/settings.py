@@ -189,6 +189,12 @@ class Settings(BaseSettings):
     keystore: FilePath = Path("keystore.hfk")
     dev_dir: FilePath
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
+    sentinel_dir: FilePath
+    """Where the sentinels lie. Never inside the home: a restored home must not restore its own."""
+    machine: str | None = Field(default=None, min_length=1, max_length=200)
+    """What this machine is called in sentinels; None: the id that the system has for it."""
+    unverified: Literal["stop", "continue"] = "stop"
+    """When the chain cannot be read: nothing is written, or entries are, each start in new feeds."""
     chain: ChainSettings = Field(discriminator="kind")
     timestamps: TimestampSettings = TimestampSettings()
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
@@ -292,7 +298,9 @@ def parse_settings(text: bytes, home: Home, environ: Mapping[str, str], *, file:
     _check_variables(environ)
     values = {"dev_dir": _default_dev_dir(environ)}
     try:
-        settings = Settings(**_merge(values, _merge(written, _Environment(environ)())))
+        given = _merge(values, _merge(written, _Environment(environ)()))
+        given.setdefault("sentinel_dir", Path(given["dev_dir"]).parent / "sentinels")
+        settings = Settings(**given)
     except (ValidationError, ValueError, MalformedError) as exc:  # the last: a variable that should be JSON
         raise ConfigurationError(f"{file}: {_first_fault(exc)}") from exc
     return _located(settings, home, file.parent)
@@ -351,11 +359,18 @@ def _located(settings: Settings, home: Home, beside: Path) -> Settings:
             f"the development directory {dev_dir} lies inside the home: a restored home would restore its own chain",
             hint="set dev_dir, or HOLDFAST_DEV_DIR, to a place outside",
         )
+    sentinel_dir = _sentinel_dir(settings.sentinel_dir)
+    if sentinel_dir.resolve().is_relative_to(home.root.resolve()):
+        raise ConfigurationError(
+            f"the directory of sentinels {sentinel_dir} lies inside the home: a restored home would restore its own",
+            hint="set sentinel_dir, or HOLDFAST_SENTINEL_DIR, to a place outside",
+        )
     return settings.model_copy(
         update={
             "database": _located_database(settings.database, home),
             "keystore": home.root / settings.keystore,
             "dev_dir": dev_dir,
+            "sentinel_dir": sentinel_dir,
             "authorities": tuple(_located_authority(authority, beside) for authority in settings.authorities),
         }
     )
@@ -382,6 +397,13 @@ def _dev_dir(path: Path) -> Path:
     path = path.expanduser()
     if not path.is_absolute():
         raise ConfigurationError(f"the development directory {path} is not an absolute path")
+    return path
+
+
+def _sentinel_dir(path: Path) -> Path:
+    path = path.expanduser()
+    if not path.is_absolute():
+        raise ConfigurationError(f"the directory of sentinels {path} is not an absolute path")
     return path
 
 

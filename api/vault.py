@@ -42,19 +42,35 @@ from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.leases import keeper_for
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
+from ledger.succession import continue_feed, newest_continuation
 from ledger.writer import AfterCommit, StoreWriter
 
 if TYPE_CHECKING:
     from anchoring.timestamp import Authority
 
-__all__ = ["FeedInfo", "Guard", "Vault", "device_signer", "log_signer", "own_history", "root_signers"]
+__all__ = [
+    "FeedInfo",
+    "Guard",
+    "Vault",
+    "device_signer",
+    "log_descriptor_in",
+    "log_signer",
+    "own_history",
+    "root_signers",
+]
 
 
 class Guard(Protocol):
     """Decides whether the store may be written to now."""
 
     def require_writable(self, vault: Vault) -> None:
-        """Raises ``ReadOnlyState`` when the store is behind its chain, has another history, or cannot tell."""
+        """Raises ``ReadOnlyState`` when the store is behind its chain or has another history.
+
+        Raises ``TransportError`` when the chain cannot tell.
+        """
+
+    def require_appendable(self, vault: Vault) -> bool:
+        """The same before entries are appended. True when only feeds that were begun since this start may grow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,8 @@ class Vault:
         self._guard = guard
         self._guarded = False
         self._keeper = keeper_for(store)
+        self._in_new_feeds: bool | None = None
+        self._begun: set[FeedKey] = set()
 
     # Whose store it is.
 
@@ -94,9 +112,7 @@ class Vault:
             state = tx.log()
             if state is None:
                 raise MissingEvidenceError("this store has no checkpoint log")
-            descriptor = parse_statement(next(iter(tx.log_leaves(0, 1))))
-        assert isinstance(descriptor, LogDescriptor)
-        return state.log_id, descriptor
+            return state.log_id, log_descriptor_in(tx)
 
     def identities(self) -> list[bytes]:
         """The ids of all identities whose events are here, the store's own first."""
@@ -208,12 +224,20 @@ class Vault:
             return [_info(state) for state in tx.feeds()]
 
     def find_feed(self, name_or_key: str) -> FeedInfo:
-        """The feed with that name, or that z-base-32 key. Raises ``MissingEvidenceError`` for none, or for several."""
+        """The feed with that name, or that z-base-32 key. Raises ``MissingEvidenceError`` for none, or for several.
+
+        Of feeds of one name that continue each other, the newest.
+        """
+        infos = self.feeds()
         matches = [
             info
-            for info in self.feeds()
+            for info in infos
             if name_or_key == info.key_text or (info.description is not None and info.description.name == name_or_key)
         ]
+        if len(matches) > 1:
+            with self.store.read() as tx:
+                newest = {newest_continuation(tx, info.state.key) for info in matches}
+            matches = [info for info in matches if info.state.key in newest]
         if not matches:
             raise MissingEvidenceError(f"no feed is called {name_or_key!r}", hint="see 'holdfast feed list'")
         if len(matches) > 1:
@@ -231,8 +255,12 @@ class Vault:
         return create_feed(self.store, device_signer(ring, device_name), identity, name, continues=continues)
 
     def open_writer(self, ring: KeyRing, key: FeedKey) -> FeedWriter:
-        """A writer of a local feed, with the key of its device. Raises ``RefusedError`` when the keystore lacks it."""
-        self.require_writable()
+        """A writer of a local feed, with the key of its device. Raises ``RefusedError`` when the keystore lacks it.
+
+        A feed that was retired because the store had been restored, copied or put back, or that may not grow while the
+        chain cannot be read, is continued by a new one, whose writer this is then.
+        """
+        key = self._feed_to_append(key, in_new_feeds=self.require_appendable())
         with self.store.read() as tx:
             state = tx.feed(key)
             if state is None:
@@ -333,12 +361,39 @@ class Vault:
             self._guard.require_writable(self)
             self._guarded = True
 
+    def require_appendable(self) -> bool:
+        """Ask the guard, once for this open store. See ``Guard.require_appendable``."""
+        if self._in_new_feeds is None:
+            self._in_new_feeds = not self._guarded and self._guard.require_appendable(self)
+            self._guarded = not self._in_new_feeds
+        return self._in_new_feeds
+
     def close(self) -> None:
         """Give back the leases that were taken, and release the store. Idempotent."""
         if self._keeper is not None:
             with suppress(StorageError):  # they expire by themselves
                 self._keeper.release(self.store)
         self.store.close()
+
+    def _feed_to_append(self, key: FeedKey, *, in_new_feeds: bool) -> FeedKey:
+        """The feed itself, or one that this open store has begun, or begins now, to continue it.
+
+        A retired feed that was continued before is given as it is: whoever names it by its key is told.
+        """
+        with self.store.read() as tx:
+            newest = newest_continuation(tx, key)
+            state = tx.feed(newest)
+            is_continued = any(_continues(feed) == newest for feed in tx.feeds())
+        if newest != key and newest not in self._begun:
+            return key
+        if state is None or not state.local or is_continued:
+            return newest
+        if not state.retired and (newest in self._begun or not in_new_feeds):
+            return newest
+        with self.store.write() as write:
+            begun = continue_feed(write, newest)
+        self._begun.add(begun)
+        return begun
 
     def _last_good(self, key: FeedKey, length: int) -> LastGood:
         with self.store.read() as tx:
@@ -386,6 +441,13 @@ def own_history(tx: ReadTransaction) -> KeyHistory:
     return key_history(tx, known[0])
 
 
+def log_descriptor_in(tx: ReadTransaction) -> LogDescriptor:
+    """Leaf 0 of the store's log. Raises ``MissingEvidenceError`` when it has no log."""
+    descriptor = parse_statement(next(iter(tx.log_leaves(0, 1))))
+    assert isinstance(descriptor, LogDescriptor)
+    return descriptor
+
+
 def device_signer(ring: KeyRing, name: str) -> Ed25519Signer:
     """The signer of a device in the keystore, by its name there. Raises ``RefusedError``."""
     if name not in ring.devices:
@@ -415,6 +477,11 @@ def root_signers(ring: KeyRing, history: KeyHistory) -> list[tuple[int, Ed25519S
 
 def _is_served(info: FeedInfo, identities: set[bytes]) -> bool:
     return info.description is not None and info.description.identity in identities
+
+
+def _continues(feed: FeedState) -> FeedKey | None:
+    description = describe(parse_manifest(feed.manifest))
+    return None if description is None or description.continues is None else description.continues.key
 
 
 def _claimed_ms(block: bytes) -> int | None:

@@ -19,6 +19,8 @@ __all__ = [
     "KEYSTORE_HEADER",
     "RECOVERY_ROOT",
     "ROOT_KEY_COMMITMENT",
+    "SENTINEL_CHECKSUM",
+    "SENTINEL_MACHINE",
 ]
 
 IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
@@ -45,6 +47,12 @@ ANCHOR_RECEIPT_DIGEST: Final = b"holdfast/v1/anchor-receipt-digest\0"
 ARCHIVE_DIGEST: Final = b"holdfast/v1/archive-digest\0"
 """SHA-256 over all of an archive before its trailer: tells one that was cut or damaged; it proves nothing."""
 
+SENTINEL_CHECKSUM: Final = b"holdfast/v1/sentinel-checksum\0"
+"""SHA-256 over a slot of the sentinel: tells a torn or altered slot from a whole one; it proves nothing."""
+
+SENTINEL_MACHINE: Final = b"holdfast/v1/sentinel-machine\0"
+"""SHA-256 over a machine's id: what a sentinel says of where it was written."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -54,4 +62,6 @@ ALL_CONTEXTS: Final = (
     KEYSTORE_CHECKSUM,
     ANCHOR_RECEIPT_DIGEST,
     ARCHIVE_DIGEST,
+    SENTINEL_CHECKSUM,
+    SENTINEL_MACHINE,
 )

@@ -10,10 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +29,7 @@ from nacl.pwhash import argon2id
 from nacl.utils import random
 
 from identity.contexts import KEYSTORE_CHECKSUM, KEYSTORE_HEADER
+from identity.durable import PRIVATE, create_file, replace_file
 from identity.encoding import Fields, Value, decode, encode
 from identity.errors import (
     ConfigurationError,
@@ -128,10 +128,9 @@ def create_keystore(path: Path, passphrase: str, ring: KeyRing, *, profile: KdfP
     file can't be written; then nothing is at ``path``.
     """
     data = _seal(passphrase, ring, profile)
-    with _locked_directory(path), _written_beside(path, data) as temporary:
+    with _locked_directory(path):
         try:
-            # A link, unlike a rename, never replaces what another process has put there meanwhile.
-            path.hardlink_to(temporary)
+            create_file(path, data, mode=PRIVATE)
         except FileExistsError as exc:
             raise RefusedError(f"{path} exists already; a keystore is never overwritten") from exc
 
@@ -165,8 +164,7 @@ def replace_keystore(
         if current != expected:
             raise ConflictError(f"{path} was changed by another process; nothing was written")
         data = _seal(passphrase if new_passphrase is None else new_passphrase, ring, profile or current_profile)
-        with _written_beside(path, data) as temporary:
-            temporary.replace(path)
+        replace_file(path, data, mode=PRIVATE)
 
 
 # --- the file's bytes -----------------------------------------------------------------------------------------------
@@ -301,40 +299,6 @@ def _locked_directory(path: Path) -> Iterator[None]:
         except OSError as exc:
             raise StorageError(f"{path.parent}: cannot be locked: {exc.strerror}") from exc
         yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
-    """A durable file with ``data`` in the same directory, for the caller to move into place.
-
-    What the caller has not moved is removed; the move is made durable.
-    """
-    temporary: Path | None = None
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")  # mode 0600
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    except OSError as exc:
-        raise StorageError(f"{path}: {exc.strerror}; the keystore is as it was") from exc
-    finally:
-        if temporary is not None:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-    _sync_directory(path.parent)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = _open_directory(directory)
-    try:
-        os.fsync(descriptor)
-    except OSError as exc:
-        raise StorageError(f"{directory}: {exc.strerror}; the new keystore may not survive a power cut") from exc
     finally:
         os.close(descriptor)
 

@@ -48,6 +48,7 @@ __all__ = [
     "check_tail",
     "check_writable",
     "create_feed",
+    "create_feed_in",
     "feed_state",
     "head_covering",
     "open_feed",
@@ -84,16 +85,23 @@ def create_feed(
     write for the identity, when the store does not hold what is continued exactly as it says, or when it would be a
     fork with a feed that is here (another that continues the same one, say); ``ConflictError`` when the feed exists.
     """
-    manifest = device_manifest(signer.public_key, FeedDescription(identity, name, continues))
-    key = feed_key(manifest)
     with store.write() as tx:
-        check_device(key_history(tx, identity), signer.public_key)
-        if (rival := find_rival(tx, manifest)) is not None:
-            raise RefusedError(f"feed {rival.key.hex()} begins or continues what this one would: they would be a fork")
-        if continues is not None:
-            _check_continuation(tx, identity, continues)
-            tx.retire_feed(continues.key)
-        tx.create_feed(key, encode_manifest(manifest), local=True)
+        return create_feed_in(tx, signer.public_key, identity, name, continues)
+
+
+def create_feed_in(
+    tx: WriteTransaction, device: bytes, identity: bytes, name: str, continues: Continuation | None = None
+) -> FeedKey:
+    """The same within a transaction of the caller, for the device with that public key."""
+    manifest = device_manifest(device, FeedDescription(identity, name, continues))
+    key = feed_key(manifest)
+    check_device(key_history(tx, identity), device)
+    if (rival := find_rival(tx, manifest)) is not None:
+        raise RefusedError(f"feed {rival.key.hex()} begins or continues what this one would: they would be a fork")
+    if continues is not None:
+        _check_continuation(tx, identity, continues)
+        tx.retire_feed(continues.key)
+    tx.create_feed(key, encode_manifest(manifest), local=True)
     return key
 
 

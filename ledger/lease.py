@@ -1,6 +1,6 @@
 """Leases: which of several processes on one store signs for a feed now.
 
-Implements docs/spec/storage.md section 3.6. The store's write lock and the compare-and-swap of a feed's head keep two
+Implements docs/spec/storage.md section 3.7. The store's write lock and the compare-and-swap of a feed's head keep two
 processes from signing one index; a lease keeps them out of each other's feeds, and out of a feed that the history of
 the database itself has left behind. It is looked at in the transaction that appends, so a lease that moved on stops its
 old holder before anything is signed, however wrong that one's clock may be.

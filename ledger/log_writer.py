@@ -38,9 +38,18 @@ from ledger.statement import (
     log_origin,
     parse_statement,
 )
-from ledger.store import FeedKey, FeedState, LogState, ReadTransaction, Store, StoredCheckpoint, stored_tree_hash
+from ledger.store import (
+    FeedKey,
+    FeedState,
+    LogState,
+    ReadTransaction,
+    Store,
+    StoredCheckpoint,
+    WriteTransaction,
+    stored_tree_hash,
+)
 
-__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason", "covered_lengths"]
+__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason", "begin_log", "covered_lengths"]
 
 _CHUNK: Final = 4096
 """Leaves read at a time when looking back for what the log states last."""
@@ -85,6 +94,15 @@ class _Logged:
     feeds: dict[bytes, FeedHead | None] = field(default_factory=dict)
 
 
+def begin_log(tx: WriteTransaction, descriptor: LogDescriptor) -> bytes:
+    """Begin the store's log in a transaction of the caller; return its id. ``ConflictError`` when there is one."""
+    leaf = encode_statement(descriptor)
+    log_id = hash_leaf(leaf)
+    state, _ = append_to_frontier(LogState(log_id, 0, ()), [leaf])
+    tx.append_leaves(None, state, [leaf])
+    return log_id
+
+
 class LogWriter:
     """The writer of one store's checkpoint log. ``signer`` holds the log's own key.
 
@@ -95,6 +113,8 @@ class LogWriter:
         self._store = store
         self._signer = signer
         self._logged = _Logged()
+        self._held: set[bytes] = set()
+        self._searched = 1
         self._histories: dict[tuple[bytes, ...], KeyHistory] = {}
 
     def create(self, descriptor: LogDescriptor) -> bytes:
@@ -103,12 +123,8 @@ class LogWriter:
         Raises ``RefusedError`` when the signer has another key, ``ConflictError`` when the store has a log.
         """
         self._check_key(descriptor)
-        leaf = encode_statement(descriptor)
-        log_id = hash_leaf(leaf)
-        state, _ = append_to_frontier(LogState(log_id, 0, ()), [leaf])
         with self._store.write() as tx:
-            tx.append_leaves(None, state, [leaf])
-        return log_id
+            return begin_log(tx, descriptor)
 
     def pending(self) -> Plan:
         """What the next checkpoint would state, without writing anything. Raises as ``append_checkpoint`` does."""
@@ -154,7 +170,26 @@ class LogWriter:
         if not isinstance(descriptor, LogDescriptor):
             raise StorageError("leaf 0 of this store's log is not a descriptor")
         self._check_key(descriptor)
+        self._check_feeds_held(tx, state.size)
         return state, descriptor
+
+    def _check_feeds_held(self, tx: ReadTransaction, size: int) -> None:
+        """Every feed that the log has ever stated is in the store; how long it must be is checked when it is planned.
+
+        Reads each leaf once in the life of this writer.
+        """
+        for start in range(self._searched, size, _CHUNK):
+            for leaf in list(tx.log_leaves(start, min(size, start + _CHUNK))):
+                key = feed_head_key(leaf)
+                if key is None or key in self._held:
+                    continue
+                if tx.feed(FeedKey(key)) is None:
+                    raise RefusedError(
+                        f"the log states feed {to_zbase32(key)}, and it is not in this store any more",
+                        hint="holdfast recover fetch FILE... brings it back from a peer's export or a newer copy",
+                    )
+                self._held.add(key)
+        self._searched = size
 
     def _check_key(self, descriptor: LogDescriptor) -> None:
         if self._signer.public_key != descriptor.key:
@@ -306,7 +341,7 @@ def _check_extends(tx: ReadTransaction, feed: FeedState, last: FeedHead) -> None
     if feed.length < last.length:
         raise RefusedError(
             f"the log states length {last.length} of feed {to_zbase32(feed.key)}, this store has {feed.length}",
-            hint="the store is older than its log: fetch what is missing, do not write to it",
+            hint="the store is older than its log: holdfast recover fetch FILE... brings back what is missing",
         )
     if _tree_hash_at(tx, feed, last.length) != last.tree_hash:
         raise RefusedError(

@@ -23,6 +23,9 @@ from ledger.flattree import full_roots
 from ledger.merkle import Node, tree_hash
 
 __all__ = [
+    "Committed",
+    "CommittedLog",
+    "FeedChange",
     "FeedKey",
     "FeedState",
     "LogState",
@@ -90,6 +93,31 @@ class StoredEvent:
     seq: int
     digest: bytes
     signed_event: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FeedChange:
+    """What a transaction did to a feed: it was of ``start`` blocks, or is new (``created``), and now is ``after``."""
+
+    start: int
+    after: FeedState
+    created: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedLog:
+    """Where a transaction left the checkpoint log."""
+
+    size: int
+    root: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """What a transaction of a store wrote, told after it has become durable. ``log`` None: nothing was logged."""
+
+    feeds: tuple[FeedChange, ...]
+    log: CommittedLog | None
 
 
 class ReadTransaction(Protocol):

@@ -328,6 +328,9 @@ class _Import:
             raise MalformedError("feed export: blocks that no head covers")
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
+        if self._state.local and self._state.length > self.start:
+            # Others hold more of it than the node that signs it: this store was put back, and must not sign it again.
+            self._tx.retire_feed(self.key)
 
     def check_lineage(self) -> None:
         """Hold the feed, all of it, against those that it continues, that continue it, or that are its rivals."""

@@ -25,7 +25,9 @@ BELOW = {
 }
 
 RIM = (
+    "identity.durable",
     "identity.keystore",
+    "ledger.sentinel_file",
     "ledger.storage",
     "ledger.writer",
     "ledger.sparse_fetch",

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +29,7 @@ from anchoring.timestamp import DEVELOPMENT_MARK, DEVELOPMENT_POLICY_OID, Author
 from anchoring.timestamp.certificates import name_text, to_der
 from anchoring.timestamp.der import BIT_STRING, SEQUENCE, UTF8_STRING, encode_der, encode_integer
 from anchoring.tsa.request import TimestampRequest, parse_request
+from identity.durable import PRIVATE, create_file
 from identity.errors import DamagedFile, MalformedError, StorageError
 
 __all__ = ["DevelopmentAuthority", "system_clock"]
@@ -230,21 +229,8 @@ def _open_state(state_dir: Path, now: datetime) -> _State:
 
 def _write_once(path: Path, data: bytes) -> None:
     """Create the file whole and private; leave it alone when somebody else was faster."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        Path(temporary).unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with contextlib.suppress(FileExistsError):
+        create_file(path, data, mode=PRIVATE)
 
 
 def _encode_state(state: _State) -> bytes:

@@ -69,7 +69,7 @@ def run(
         out.note(f"{what}: {error}; run it again later")
     if done.authorities < done.wanted:
         out.note(f"{done.authorities} of the {done.wanted} authorities that are wanted have stamped the checkpoint")
-    return ExitCode.OK if done.succeeded else ExitCode.TRY_AGAIN
+    return ExitCode.OK if done.succeeded and "close" not in failures else ExitCode.TRY_AGAIN
 
 
 def _run(
@@ -95,6 +95,7 @@ def _run(
         keep_troubles(session.home, troubles)
         tokens |= {name: time_text(out, token.verified.gen_time_ms) for name, token in done.tokens.items()}
         failures = _failures(out, done)
+        failures |= _advance_closing(session, ring)
         keep_round(session.home, LastRound(now_ms(), {what: str(said) for what, said in failures.items()}))
         with session.vault.store.read() as tx:
             is_open = load_anchors(tx.connection, AnchorState.PENDING, AnchorState.SUBMITTED, AnchorState.MINED)
@@ -112,6 +113,17 @@ def _failures(out: Output, done: Round) -> dict[str, Plain]:
     for name, trouble in done.backed_off.items():
         failures[name] = f"not asked before {time_text(out, next_attempt_ms(trouble))}, because: {trouble.reason}"
     return failures
+
+
+def _advance_closing(session: Session, ring: KeyRing) -> dict[str, Plain]:
+    """Bring the close of the log before this one further, if there is one to bring; what failed."""
+    from identity.errors import RefusedError, TransportError, VerificationError
+
+    try:
+        session.advance_closing(ring)
+    except (TransportError, VerificationError, RefusedError) as exc:
+        return {"close": str(exc)}
+    return {}
 
 
 def _anchor(session: Session, size: int) -> StoredAnchor | None:

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "audit": Source("api.cli.audit", "Re-read everything, or audit somebody's complete log."),
     "backup": Source("api.cli.backup", "Write a home into one file, and check such a file."),
     "restore": Source("api.cli.restore", "Make a home of a backup."),
+    "recover": Source("api.cli.recover", "Ways out of a read-only state."),
     "identity": Source("api.cli.identity", "Devices, their history, the root key."),
     "headers": Source("api.cli.headers", "Pin block headers for the offline verifier."),
     "demo": Source("api.cli.demo", "Show what holdfast does on real bank data, and attack it."),

@@ -21,6 +21,7 @@ from api.settings import find_home, load_settings
 
 if TYPE_CHECKING:
     from anchoring.chain.check import ChainView
+    from anchoring.chain.predecessor import PredecessorCheck
     from anchoring.rollback import RollbackCheck
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
@@ -173,7 +174,7 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
     for fault in faults:
         out.record("store-fault", {"verdict": "FAILED", "detail": fault}, text=f"store: FAILED: {fault}")
     # Also without any checkpoint here: the chain may know of one.
-    code = _report(out, descriptor, log_id, found, session.check_rollback())
+    code = _report(out, descriptor, log_id, found, session.check_rollback(), session.check_predecessor())
     return ExitCode.FAILED if shortfalls or faults else code
 
 
@@ -222,7 +223,7 @@ def _audit_outside(
 
         found = audit_export(reopen, policy.logs, view_of, now_ms())
     replay = found.log.replay
-    return _report(invocation(ctx).out, replay.descriptor, replay.log_id, found.log, found.check)
+    return _report(invocation(ctx).out, replay.descriptor, replay.log_id, found.log, found.check, found.predecessor)
 
 
 @contextmanager
@@ -242,14 +243,19 @@ def _open(file: Path) -> BinaryIO:
 
 
 def _report(
-    out: Output, descriptor: LogDescriptor, log_id: bytes, found: LogAudit | None, check: RollbackCheck
+    out: Output,
+    descriptor: LogDescriptor,
+    log_id: bytes,
+    found: LogAudit | None,
+    check: RollbackCheck,
+    predecessor: PredecessorCheck | None,
 ) -> ExitCode:
     """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet."""
     from identity.textforms import to_hex
 
     replay = None if found is None else found.replay
     duplicitous = [] if found is None else [one for one in found.histories.values() if one.duplicity is not None]
-    verdict = "FAILED" if duplicitous else _verdict(check)
+    verdict = "FAILED" if duplicitous else _verdict(check, predecessor)
     facts: dict[str, Plain] = {
         "verdict": verdict,
         "log": f"{descriptor.name}/{to_hex(log_id)}",
@@ -262,6 +268,8 @@ def _report(
         "state": check.state.value,
         "anchored_size": check.anchored_size,
         "detail": check.detail,
+        "predecessor": None if predecessor is None else predecessor.state.value,
+        "predecessor_detail": None if predecessor is None else predecessor.detail,
     }
     text = [
         f"log {facts['log']}: {verdict}",
@@ -270,18 +278,27 @@ def _report(
             f"{facts['feed_heads_read']} recomputed, {facts['feed_heads_chained']} only chained"
         ),
         f"  {check.state.value}: {check.detail}",
+        *([] if predecessor is None else [f"  predecessor {predecessor.state.value}: {predecessor.detail}"]),
         *(f"  identity {to_hex(one.identity)} is DUPLICITOUS" for one in duplicitous),
     ]
     out.record("log-audit", facts, text="\n".join(text))
     return {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}[verdict]
 
 
-def _verdict(check: RollbackCheck) -> str:
+def _verdict(check: RollbackCheck, predecessor: PredecessorCheck | None) -> str:
+    """FAILED when either of them shows that another history or another log counts, PASSED when both are in order."""
+    from anchoring.chain.predecessor import PredecessorState
     from anchoring.rollback import RollbackState
 
-    match check.state:
-        case RollbackState.BEHIND_ANCHOR | RollbackState.DIVERGED | RollbackState.FOREIGN_CHAIN:
-            return "FAILED"
-        case RollbackState.CONSISTENT | RollbackState.CLOSED:
-            return "PASSED"
+    before = PredecessorState.CLOSED if predecessor is None else predecessor.state
+    failed = {
+        RollbackState.BEHIND_ANCHOR,
+        RollbackState.DIVERGED,
+        RollbackState.FOREIGN_CHAIN,
+        RollbackState.OTHER_SUCCESSOR,
+    }
+    if check.state in failed or before in {PredecessorState.OTHER_SUCCESSOR, PredecessorState.OTHER_END}:
+        return "FAILED"
+    if check.state in {RollbackState.CONSISTENT, RollbackState.CLOSED} and before is PredecessorState.CLOSED:
+        return "PASSED"
     return "INDETERMINATE"

@@ -135,19 +135,29 @@ def append(
     blocks = _whole_batch(file, table)
     with opened(ctx) as session:
         key = named_feed(session, feed).state.key
-        writer = session.vault.open_writer(unlock(ctx, session, passphrase_file), key)
+        writer = session.vault.open_writer(unlock(ctx, session, passphrase_file, appending=True), key)
         result = writer.append(blocks)
     out.record(
         "append",
         {
             "feed": feed,
             "table": table,
+            "key": _written_to(out, key, result.key),
             "entries": result.length - result.start,
             "first": result.start,
             "length": result.length,
             "tree": result.head.tree_hash.hex(),
         },
     )
+
+
+def _written_to(out: Output, named: FeedKey, written: FeedKey) -> str:
+    """The key of the feed that was written, which is another one when the named one may not be signed any more."""
+    from identity.textforms import to_zbase32
+
+    if written != named:
+        out.note(f"feed {to_zbase32(named)} is retired; feed {to_zbase32(written)} continues it")
+    return to_zbase32(written)
 
 
 def _whole_batch(file: Path, table: str) -> list[bytes]:
@@ -206,11 +216,11 @@ def import_(
     check_names(table=into)
     with opened(ctx, read_only=dry_run) as session, open_input(file) as stream, _skipping(out, on_error) as skipped:
         key = named_feed(session, feed).state.key
-        ring = None if dry_run else unlock(ctx, session, passphrase_file)
+        ring = None if dry_run else unlock(ctx, session, passphrase_file, appending=True)
         rows = read_rows(stream, kind, columns, name, delimiter, encoding, skipped)
         blocks = record_blocks(rows, into, name, skipped)
         with progress(out, f"import {name}") as advance:
-            facts = _count(blocks, advance) if ring is None else _write(session, ring, key, blocks, batch, advance)
+            facts = _count(blocks, advance) if ring is None else _write(out, session, ring, key, blocks, batch, advance)
     unfit = 0 if skipped is None else skipped.count
     if unfit:
         out.note(
@@ -244,16 +254,17 @@ def _count(blocks: Iterator[bytes], advance: Advance) -> dict[str, Plain]:
     for _ in blocks:
         count += 1
         advance(1)
-    return {"rows": count, "first": None, "length": None, "tree": None}
+    return {"key": None, "rows": count, "first": None, "length": None, "tree": None}
 
 
 def _write(
-    session: Session, ring: KeyRing, key: FeedKey, blocks: Iterator[bytes], batch: int, advance: Advance
+    out: Output, session: Session, ring: KeyRing, key: FeedKey, blocks: Iterator[bytes], batch: int, advance: Advance
 ) -> dict[str, Plain]:
     result = session.vault.import_blocks(ring, key, blocks, batch=batch, on_batch=advance)
     if result is None:
-        return {"rows": 0, "first": None, "length": None, "tree": None}
+        return {"key": None, "rows": 0, "first": None, "length": None, "tree": None}
     return {
+        "key": _written_to(out, key, result.key),
         "rows": result.length - result.start,
         "first": result.start,
         "length": result.length,

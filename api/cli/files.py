@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from api.cli.output import Output, OutputClosed, Plain
+from identity.durable import drafted
 from identity.errors import LimitExceeded, RefusedError, StorageError
 
 __all__ = ["open_input", "open_output", "read_input", "source_name", "written"]
@@ -65,17 +64,8 @@ def open_output(out: Output, path: Path, *, force: bool = False) -> Iterator[Bin
         raise RefusedError(f"{path} exists", hint="name another file, or give --force")
     if path.exists() and not path.is_file():  # root would put a plain file in the place of a device
         raise RefusedError(f"{path} is not a plain file", hint="- is stdout")
-    draft = path.with_name(f".{path.name}-{secrets.token_hex(8)}")
-    try:
-        with draft.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        draft.replace(path)
-    except OSError as exc:
-        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
-    finally:
-        draft.unlink(missing_ok=True)
+    with drafted(path) as stream:
+        yield stream
 
 
 @contextmanager

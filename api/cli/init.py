@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from api.home import Home
     from identity.event import DeviceClass
 
-__all__ = ["check_database", "group"]
+__all__ = ["check_database", "faucet", "group", "read_anchor_key"]
 
 _MAX_CERTIFICATE_BYTES = 65_536
 _COINS = 10**20
@@ -123,7 +123,7 @@ def init(
             devices=devices,
             log_name=log_name,
             chain=chain,
-            fund=_faucet(chain, settings),
+            fund=faucet(chain, settings),
             authorities=authorities,
             settings=text,
             database=settings.database if isinstance(settings.database, PostgresLocation) else None,
@@ -211,15 +211,18 @@ def _funding(settings: Settings, contract: str | None, key_file: Path | None) ->
         address = None if contract is None else parse_hex(contract.removeprefix("0x").lower(), 20)
     except MalformedError as exc:
         raise UsageError(f"{contract!r} is not an address") from exc
-    if key_file is None:
-        return address, None
+    return address, None if key_file is None else read_anchor_key(key_file)
+
+
+def read_anchor_key(file: Path) -> bytes:
+    """The key in a file of 64 hexadecimal digits. Raises ``MalformedError``."""
     try:
-        return address, parse_hex(read_input(key_file, 100).decode("ascii").strip().removeprefix("0x"), 32)
+        return parse_hex(read_input(file, 100).decode("ascii").strip().removeprefix("0x"), 32)
     except (MalformedError, UnicodeDecodeError) as exc:
-        raise MalformedError(f"{key_file} does not hold 64 hexadecimal digits") from exc
+        raise MalformedError(f"{file} does not hold 64 hexadecimal digits") from exc
 
 
-def _faucet(chain: Chain | None, settings: Settings) -> Callable[[bytes], None] | None:
+def faucet(chain: Chain | None, settings: Settings) -> Callable[[bytes], None] | None:
     """What gives a new key coins: on the development chain only."""
     if not isinstance(settings.chain, DevChainSettings):
         return None

@@ -55,6 +55,7 @@ def run_service(ctx: typer.Context, session: Session, every: str, passphrase_fil
             ),
             stop=stop,
             pool=pool_policy(session.settings),
+            close=lambda: session.advance_closing(ring),
         ).run()
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "as_usage",
     "check_names",
     "named_feed",
+    "open_keys",
     "opened",
     "unlock",
     "unlock_to_replace",
@@ -48,25 +49,33 @@ def opened(ctx: typer.Context, *, read_only: bool = False) -> Iterator[Session]:
     """The home that the command line means, open. ``read_only`` when the command writes nothing to the store."""
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
-    with open_session(home, load_settings(home, run.environ), read_only=read_only) as session:
+    with open_session(home, load_settings(home, run.environ), read_only=read_only, tell=run.out.note) as session:
         yield session
 
 
-def unlock(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> KeyRing:
-    """The home's keys, for a command that is going to write.
+def unlock(ctx: typer.Context, session: Session, passphrase_file: Path | None, *, appending: bool = False) -> KeyRing:
+    """The home's keys, for a command that is going to write, or (``appending``) to append entries and no more.
 
     Raises ``ReadOnlyState`` or ``TransportError`` before anybody is asked for a passphrase, when the store must not be
     written to; ``WrongPassphrase`` or ``DamagedFile``.
     """
-    ring, _ = unlock_to_replace(ctx, session, passphrase_file)
-    return ring
+    if appending:
+        session.vault.require_appendable()
+    else:
+        session.vault.require_writable()
+    return open_keys(ctx, session, passphrase_file)[0]
 
 
 def unlock_to_replace(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> tuple[KeyRing, str]:
     """The home's keys, and the passphrase under which the keystore is written again. Raises as ``unlock``."""
+    session.vault.require_writable()
+    return open_keys(ctx, session, passphrase_file)
+
+
+def open_keys(ctx: typer.Context, session: Session, passphrase_file: Path | None) -> tuple[KeyRing, str]:
+    """The same whatever state the store is in: for what leads out of it."""
     from identity.keystore import open_keystore
 
-    session.vault.require_writable()
     passphrase = read_passphrase(passphrase_file, invocation(ctx).environ)
     return open_keystore(session.settings.keystore, passphrase), passphrase
 

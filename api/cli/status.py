@@ -50,6 +50,7 @@ def status(
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
         facts, blind_since_ms = _stored_facts(out, session)
+        facts |= _start_up_facts(out, session)
         code, check = _last_check(out, session) if offline else _check(out, session)
     out.record("status", {**facts, **check})
     if longest is not None and blind_since_ms is not None and now_ms() - blind_since_ms > longest:
@@ -96,6 +97,34 @@ def _duration(text: str) -> int:
         return parse_duration(text)
     except MalformedError as exc:
         raise UsageError(str(exc)) from exc
+
+
+def _start_up_facts(out: Output, session: Session) -> dict[str, Plain]:
+    """What the sentinel says, how often writing had to go on in new feeds, and which log this one goes on from."""
+    from anchoring.chain.closing import load_closing
+    from identity.errors import StorageError
+    from identity.textforms import to_hex
+    from ledger.storage.start_up import load_successions
+
+    try:
+        found = session.start_up.sentinel()
+        reason, says = found.reason.value, found.detail
+    except StorageError as exc:  # nothing is written, so nothing depends on it
+        reason, says = "unreadable", str(exc)
+    _, descriptor = session.vault.log_descriptor()
+    with session.vault.store.read() as tx:
+        successions = load_successions(tx.connection)
+        closing = load_closing(tx.connection)
+    last = successions[-1] if successions else None
+    before = descriptor.predecessor
+    return {
+        "sentinel": reason,
+        "sentinel_says": says,
+        "new_feeds": len(successions),
+        "new_feeds_why": None if last is None else f"{time_text(out, last.recorded_ms)} {last.reason}: {last.detail}",
+        "predecessor": None if before is None else f"{to_hex(before.log)} at size {before.size}",
+        "closing": None if closing is None else closing.state.value,
+    }
 
 
 def _stored_facts(out: Output, session: Session) -> tuple[dict[str, Plain], int | None]:

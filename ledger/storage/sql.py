@@ -18,6 +18,7 @@ from sqlalchemy import Connection
 
 from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, StorageError
 from ledger.flattree import depth, right_leaf
+from ledger.log import Frontier
 from ledger.merkle import HASH_BYTES, Node
 from ledger.noderow import NODE_BYTES, pack_hashes, pack_nodes, unpack_hashes, unpack_node, unpack_roots
 from ledger.storage.connections import Connections, Rim
@@ -25,7 +26,17 @@ from ledger.storage.lock import WriteLock
 from ledger.storage.moves import log_rows, moved_feed
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
 from ledger.storage.statements import Statements, compile_statements
-from ledger.store import FeedKey, FeedState, LogState, SignedHead, StoredCheckpoint, StoredEvent
+from ledger.store import (
+    Committed,
+    CommittedLog,
+    FeedChange,
+    FeedKey,
+    FeedState,
+    LogState,
+    SignedHead,
+    StoredCheckpoint,
+    StoredEvent,
+)
 
 __all__ = ["SqlReadTransaction", "SqlStore", "SqlWriteTransaction"]
 
@@ -257,6 +268,22 @@ class SqlReadTransaction:
 class SqlWriteTransaction(SqlReadTransaction):
     """The one writer. ``connection`` lets the layers above write their own tables in the same transaction."""
 
+    def __init__(self, connection: Connection, statements: Statements, rim: Rim, parsed: _Parsed) -> None:
+        super().__init__(connection, statements, rim, parsed)
+        self._lengths_before: dict[FeedKey, int | None] = {}
+        self._logged = False
+
+    def committed(self) -> Committed:
+        """What the transaction has written so far and has not undone again."""
+        changes = []
+        for key, before in self._lengths_before.items():
+            found = self._lookup(key)
+            if found is not None and (before is None or found[1].length > before):
+                changes.append(FeedChange(before or 0, found[1], created=before is None))
+        log = self.log() if self._logged else None
+        root = None if log is None else CommittedLog(log.size, Frontier(log.size, log.frontier).root())
+        return Committed(tuple(changes), root)
+
     _depth = 0
     """How many savepoints are open: their names are their depth."""
 
@@ -290,6 +317,7 @@ class SqlWriteTransaction(SqlReadTransaction):
         if last >= MAX_FEEDS:
             raise StorageError(f"a store holds at most {MAX_FEEDS} feeds")
         self._execute(self._sql.create_feed, (last + 1, key, manifest, int(local), b""))
+        self._lengths_before.setdefault(key, None)
         self._parsed.pop(key, None)  # it may have had another number in a transaction that was rolled back
         return FeedState(key, manifest, 0, 0, (), local)
 
@@ -311,6 +339,7 @@ class SqlWriteTransaction(SqlReadTransaction):
         if found is None or found[1].length != expected.length or found[1].roots != expected.roots:
             raise ConflictError(f"feed {expected.key.hex()} no longer stands at {expected.length}")
         number, state = found
+        self._lengths_before.setdefault(state.key, state.length)
         moved = moved_feed(state, blocks, nodes, head, roots)
         to = (moved.length, moved.byte_length, pack_nodes(moved.roots))
         if self._execute(self._sql.move_feed, (*to, number, state.key, state.length, pack_nodes(state.roots))) != 1:
@@ -329,6 +358,7 @@ class SqlWriteTransaction(SqlReadTransaction):
             raise ConflictError(f"the log no longer stands at {0 if expected is None else expected.size}")
         rows = map(pack_hashes, log_rows(expected, state, leaves))
         frontier = pack_hashes(state.frontier)
+        self._logged = True
         if expected is None:
             self._execute(self._sql.create_log, (state.log_id, state.size, frontier))
         else:
@@ -386,6 +416,8 @@ class SqlStore:
         self._lock = WriteLock(busy_timeout_s)
         self._process = os.getpid()
         self._closed = False
+        self.after_commit: Callable[[Committed], None] | None = None
+        """Told what each write transaction wrote, after it became durable and before ``write`` returns."""
 
     @property
     def dialect(self) -> str:
@@ -420,14 +452,18 @@ class SqlStore:
         self._check_open()
         if self._writing is None:
             raise StorageError("the store is open for reading only")
-        with self._lock.held(), self._writing.transaction() as connection:
-            tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
-            try:
-                yield tx
-            finally:
-                tx.close()
-            if tx.failed:
-                raise StorageError("a statement of the transaction failed: nothing of it is kept")
+        with self._lock.held():
+            with self._writing.transaction() as connection:
+                tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
+                try:
+                    yield tx
+                    committed = None if self.after_commit is None or tx.failed else tx.committed()
+                finally:
+                    tx.close()
+                if tx.failed:
+                    raise StorageError("a statement of the transaction failed: nothing of it is kept")
+            if self.after_commit is not None and committed is not None:
+                self.after_commit(committed)
 
     def close(self) -> None:
         """Release the connections. Idempotent."""

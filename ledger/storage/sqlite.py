@@ -18,6 +18,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from identity.durable import sync_directory, sync_file
 from identity.errors import ConfigurationError, DamagedFile, RefusedError, StorageError, StoreBusy
 from ledger.storage.connections import Connections, Rim
 from ledger.storage.migrate import REVISIONS, current_revision, upgrade
@@ -206,9 +207,9 @@ def _create(file: Path) -> None:
         _upgrade(making)
         making.close()
         _set_log_mode(draft)
-        _sync(draft)
+        sync_file(draft)
         draft.rename(file)
-        _sync(file.parent)
+        sync_directory(file.parent)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
@@ -218,15 +219,6 @@ def _set_log_mode(file: Path) -> None:
     """Switch to the write-ahead log, which the file then remembers; it cannot be done within a transaction."""
     with _RIM.translated(), closing(sqlite3.connect(file)) as connection:
         connection.execute(_WAL)
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a directory, durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_header(file: Path) -> None:

@@ -241,7 +241,10 @@ def clone() -> Callable[[World, Path], World]:
 
     def copy(world: World, root: Path) -> World:
         home, dev = (shutil.copytree(path, root / path.name) for path in (world.home.root, world.dev))
-        return World(home, dev, Clock(world.clock()))
+        copied = World(home, dev, Clock(world.clock()))
+        with copied.session() as session:
+            session.start_up.adopt()  # the other one is not written any more
+        return copied
 
     return copy
 

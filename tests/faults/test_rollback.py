@@ -156,6 +156,7 @@ def test_every_write_of_a_vault_is_among_those(world: World) -> None:
         "identities",
         "log_descriptor",
         "pending_checkpoint",
+        "require_appendable",
         "require_writable",
     }
     public = {name for name in vars(Vault) if not name.startswith("_")}

@@ -20,11 +20,11 @@ from unittest import mock
 import pytest
 
 from anchoring.tsa.dev import DevelopmentAuthority
-from api.bootstrap import now_ms, open_dev_chain
+from api.bootstrap import now_ms, open_dev_chain, open_session
 from api.cli.__main__ import main
 from api.founding import Founding, found_home
 from api.home import Home
-from api.settings import default_settings_text
+from api.settings import default_settings_text, load_settings
 from identity.event import DeviceClass
 from identity.keystore import ONLY_FOR_TESTING
 
@@ -186,9 +186,19 @@ def fresh(original: Path, tmp_path: Path) -> Callable[[], Shell]:
     def copy() -> Shell:
         nonlocal count
         count += 1
-        return Shell(shutil.copytree(original, tmp_path / f"copy{count}"))
+        shell = Shell(shutil.copytree(original, tmp_path / f"copy{count}"))
+        for name in ("home", "other", "young"):
+            adopt(shell.at(name))
+        return shell
 
     return copy
+
+
+def adopt(shell: Shell) -> None:
+    """Let a copied home go on in the feeds of the one that it is a copy of, which is not written any more."""
+    home = Home(shell.path(shell.home))
+    with open_session(home, load_settings(home, shell.environment())) as session:
+        session.start_up.adopt()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ ANSWERS = {
 """Command lines, and how many things each answers with."""
 
 NAMES = {name for name, command in build_app().walk() if not isinstance(command, TyperGroup)}
-ELSEWHERE = {"init", "demo", "devtsa serve", "devchain serve"}
+ELSEWHERE = {"init", "recover fetch", "recover succeed", "demo", "devtsa serve", "devchain serve"}
 """Those that make homes of their own, or do not end: they have tests of their own."""
 
 PROSE = {"feed audit ledger", "verify evidence.json --policy home/policy.toml", "checkpoint show 4"}

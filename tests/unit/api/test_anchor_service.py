@@ -131,7 +131,9 @@ def stage(tmp_path: Path) -> Iterator[Stage]:
         named: Any = {source.name: source for source in sources}
         in_session: Any = session
         one_by_one = PoolPolicy(k=2, parallel=1)
-        service = AnchorService(in_session, named, sender, INTERVAL_MS, around, threading.Event(), one_by_one, RETRY)
+        service = AnchorService(
+            in_session, named, sender, INTERVAL_MS, around, threading.Event(), one_by_one, retry=RETRY
+        )
         yield Stage(service, session, sources, chain, events, ticks)
 
 

@@ -56,6 +56,10 @@ class Guard:
         if self.error is not None:
             raise self.error
 
+    def require_appendable(self, vault: Vault) -> bool:
+        self.require_writable(vault)
+        return False
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Founded]:

@@ -391,7 +391,7 @@ def test_a_file_or_directory_that_is_not_there(tmp_path: Path) -> None:
         open_keystore(tmp_path, PASSPHRASE)
 
 
-@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "tempfile.mkstemp"])
+@pytest.mark.parametrize("call", ["os.fsync", "pathlib.Path.replace", "os.open"])
 def test_a_replacement_that_fails_leaves_the_old_file(made: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")

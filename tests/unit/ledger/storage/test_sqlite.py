@@ -86,7 +86,7 @@ def test_creation_that_fails_leaves_nothing(path: Path, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise StorageError("power cut")
 
-    monkeypatch.setattr(engine, "_sync", fail)
+    monkeypatch.setattr(engine, "sync_file", fail)
     with pytest.raises(StorageError, match="power cut"):
         open_sqlite(path, create=True)
     assert files(path) == {}

@@ -1,0 +1,223 @@
+"""What a start finds, and what it lets be written: the chain is asked, the sentinel is read, feeds are retired.
+
+Implements docs/spec/rollback.md and docs/spec/sentinel.md. The order matters: a store that its chain shows to be behind
+is not touched at all; only one that may be written to has its feeds retired, once, in one transaction with the record
+of why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from anchoring.rollback import RollbackCheck, RollbackState
+from api.settings import Settings
+from identity.errors import ReadOnlyState, TransportError
+from identity.textforms import to_zbase32
+from ledger.log import root_at
+from ledger.manifest import describe, parse_manifest
+from ledger.sentinel import Decision, Reading, Sentinel, decide, describe_store, find_shorter, machine_digest
+from ledger.sentinel_file import SentinelFile, machine_id
+from ledger.storage.start_up import Succession, add_succession, load_store_id
+from ledger.store import FeedKey, ReadTransaction
+from ledger.succession import retire_local_feeds
+
+if TYPE_CHECKING:
+    from api.bootstrap import Session
+    from api.vault import Vault
+    from ledger.storage.sql import SqlReadTransaction
+
+__all__ = ["CHECK_BUDGET_S", "StartUp", "retry_check", "sentinel_path", "ways_out"]
+
+CHECK_BUDGET_S: Final = 3.0
+"""How long a start waits for the chain's nodes before it takes the log for unverified."""
+
+_SUCCEED: Final = "holdfast recover succeed"
+_WAYS_OUT: Final = {
+    RollbackState.BEHIND_ANCHOR: (
+        "holdfast recover fetch FILE..., with a peer's exports or a newer copy of the store; when nobody has what is "
+        f"missing: {_SUCCEED}"
+    ),
+    RollbackState.DIVERGED: f"put back a copy of the history that was anchored; when there is none: {_SUCCEED}",
+    RollbackState.FOREIGN_CHAIN: (
+        f"check the chain in the settings; when the log's chain is gone for good (one that was reset is): {_SUCCEED}"
+    ),
+    RollbackState.CLOSED: f"its successor log goes on; to begin it here: {_SUCCEED}",
+    RollbackState.OTHER_SUCCESSOR: "the log that the chain names goes on; this one proves nothing to anybody",
+    RollbackState.UNVERIFIED: "start the chain's node, or check the settings, and try again",
+}
+
+
+def ways_out(state: RollbackState) -> str:
+    """What the user of a store in that state can do."""
+    return _WAYS_OUT.get(state, "")
+
+
+def sentinel_path(settings: Settings, store: bytes) -> Path:
+    """Where the sentinel of the store with that id lies. A copy elsewhere on the machine has another one."""
+    database = settings.database
+    place = str(database.resolve() if isinstance(database, Path) else database)
+    digest = sha256(place.encode("utf-8", "surrogateescape")).hexdigest()
+    return settings.sentinel_dir / f"{store.hex()[:32]}-{digest[:16]}.sentinel"
+
+
+class StartUp:
+    """The guard of one open home (``api.vault.Guard``)."""
+
+    def __init__(self, session: Session, tell: Callable[[str], None]) -> None:
+        """``tell`` is given what the user has to know, in one sentence, once."""
+        self._session = session
+        self._tell = tell
+        self._file: SentinelFile | None = None
+        self._settled = False
+
+    # As a guard.
+
+    def require_writable(self, vault: Vault) -> None:
+        """See ``Guard``."""
+        check = self._check(vault)
+        if check.state is RollbackState.UNVERIFIED:
+            raise _unverified(check)
+        self._settle()
+
+    def require_appendable(self, vault: Vault) -> bool:
+        """See ``Guard``."""
+        check = self._check(vault)
+        in_new_feeds = check.state is RollbackState.UNVERIFIED
+        if in_new_feeds and self._session.settings.unverified == "stop":
+            raise _unverified(check)
+        self._settle()
+        if in_new_feeds:
+            self._tell(f"unverified: {check.detail}; entries go into new feeds until the chain can be read")
+        return in_new_feeds
+
+    def _check(self, vault: Vault) -> RollbackCheck:
+        assert self._session.vault is vault
+        check = self._session.check_rollback()
+        if check.state is not RollbackState.UNVERIFIED and not check.state.writable:
+            known = self.missing()
+            detail = "; ".join([check.detail, *known])
+            raise ReadOnlyState(check.state.value, detail, hint=ways_out(check.state))
+        return check
+
+    # The sentinel.
+
+    def sentinel(self) -> Decision:
+        """What the sentinel says of the store as it is now. Nothing is written."""
+        with self._session.vault.store.read() as tx:
+            return self._judge(tx)[0]
+
+    def missing(self) -> list[str]:
+        """What the store is known to lack, as far as its sentinel knows: a sentence for each feed."""
+        with self._session.vault.store.read() as tx:
+            newest = self._read(tx).newest
+            if newest is None:
+                return []
+            said = []
+            for feed in find_shorter(newest, tx):
+                name = _name(tx, feed.key)
+                said.append(
+                    f"feed {name}: {feed.held} of {feed.known} entries are here"
+                    if feed.same_history
+                    else f"feed {name}: another history than at entry {feed.known} before"
+                )
+        return said
+
+    def adopt(self) -> None:
+        """Write the sentinel of the store as it is, whatever it said: what the store holds is all that was signed.
+
+        For a home that has been moved by somebody who knows that no copy of it is written anywhere.
+        """
+        with self._session.vault.store.read() as tx:
+            now = self._describe(tx, self._read(tx))
+            path = self._sentinel_file(tx)
+        path.begin(now)
+
+    def close(self) -> None:
+        """Release the sentinel. Idempotent."""
+        if self._file is not None:
+            self._file.close()
+
+    def _settle(self) -> None:
+        """Retire this node's feeds if the sentinel says so, tell it, and have the sentinel written from now on."""
+        if self._settled:
+            return
+        store = self._session.vault.store
+        with store.write() as tx:
+            decision, now, reading = self._judge(tx)
+            if decision.in_new_feeds:
+                feeds = len(retire_local_feeds(tx))
+                at_ms = self._session.now_ms()
+                add_succession(tx.connection, Succession(decision.reason.value, decision.detail, feeds, at_ms))
+            file = self._sentinel_file(tx)
+        # Only now: a sentinel that is whole again while the feeds are not retired would hide what was found.
+        if decision.in_new_feeds or reading.damage is not None or not _says_all(reading.newest, now):
+            file.begin(now)
+        store.after_commit = file.add
+        self._settled = True
+        if decision.in_new_feeds:
+            self._tell(f"{decision.detail}: {feeds} feeds of this node are retired, and new ones continue them")
+
+    def _judge(self, tx: SqlReadTransaction) -> tuple[Decision, Sentinel, Reading]:
+        reading = self._read(tx)
+        now = self._describe(tx, reading)
+        was = reading.newest
+        shorter = [] if was is None else find_shorter(was, tx)
+        root = root_at(tx.log_node, min(was.log_size, now.log_size)) if was is not None else b""
+        return decide(reading, now.machine, now, shorter, root), now, reading
+
+    def _read(self, tx: SqlReadTransaction) -> Reading:
+        return self._sentinel_file(tx).read()
+
+    def _describe(self, tx: SqlReadTransaction, reading: Reading) -> Sentinel:
+        configured = self._session.settings.machine
+        machine = machine_digest(machine_id() if configured is None else configured.encode())
+        sequence = 0 if reading.newest is None else reading.newest.sequence + 1
+        return describe_store(tx, load_store_id(tx.connection), machine, sequence=sequence)
+
+    def _sentinel_file(self, tx: SqlReadTransaction) -> SentinelFile:
+        if self._file is None:
+            store = load_store_id(tx.connection)
+            self._file = SentinelFile(sentinel_path(self._session.settings, store), store)
+        return self._file
+
+
+def retry_check(
+    check: Callable[[], RollbackCheck],
+    on_result: Callable[[RollbackCheck], None],
+    stop: threading.Event,
+    *,
+    interval_s: float,
+) -> None:
+    """Repeat a check that could not be made until it can, for the background thread of a program that runs long.
+
+    Returns after ``on_result`` was given a result that is not ``unverified``, or when ``stop`` is set. A program that
+    is told that its log is consistent again goes on in the new feeds: the old ones stay retired.
+    """
+    while not stop.wait(interval_s):
+        found = check()
+        if found.state is not RollbackState.UNVERIFIED:
+            on_result(found)
+            return
+
+
+def _unverified(check: RollbackCheck) -> TransportError:
+    return TransportError(f"{check.state.value}: {check.detail}", hint=ways_out(check.state))
+
+
+def _says_all(sentinel: Sentinel | None, now: Sentinel) -> bool:
+    """Whether the sentinel knows of everything that the store holds."""
+    if sentinel is None:
+        return False
+    return (sentinel.feeds, sentinel.entries, sentinel.log_size) == (now.feeds, now.entries, now.log_size)
+
+
+def _name(tx: ReadTransaction, key: bytes) -> str:
+    """A feed's name when the store has one feed of that name, else its key."""
+    described = {feed.key: describe(parse_manifest(feed.manifest)) for feed in tx.feeds()}
+    names = [description.name for description in described.values() if description is not None]
+    description = described.get(FeedKey(key))
+    return to_zbase32(key) if description is None or names.count(description.name) > 1 else description.name

@@ -1,0 +1,86 @@
+"""Going on in new feeds: when a store may hold less than this node has signed, none of its feeds is signed again.
+
+Implements docs/spec/sentinel.md, section "New feeds". Restoring, a lost sentinel, a copy on another machine and a start
+without the chain all come here. Retiring a feed is for ever; the feed that continues it is of the same device and name
+and says from which length it goes on. It takes no key: an empty feed has nothing to sign.
+"""
+
+from __future__ import annotations
+
+from identity.errors import DamagedFile, RefusedError, RootMismatch
+from ledger.feed import check_device, create_feed_in, feed_state
+from ledger.head import FORK, verify_head
+from ledger.identities import key_history
+from ledger.manifest import Continuation, describe, device_key, parse_manifest
+from ledger.merkle import TreeBuilder, tree_hash
+from ledger.store import FeedKey, FeedState, ReadTransaction, WriteTransaction
+
+__all__ = ["continue_feed", "copy_feed_to", "newest_continuation", "retire_local_feeds"]
+
+
+def retire_local_feeds(tx: WriteTransaction) -> list[FeedKey]:
+    """Retire every feed that this node writes. Returns those that were not retired before."""
+    active = [feed.key for feed in tx.feeds() if feed.local and not feed.retired]
+    for key in active:
+        tx.retire_feed(key)
+    return active
+
+
+def continue_feed(tx: WriteTransaction, key: FeedKey) -> FeedKey:
+    """A new feed of the same device and name that goes on where the feed ends here; the feed is retired.
+
+    Raises ``RefusedError`` when the feed is not written here, is not a feed of ours, was continued already, or its
+    device may not write any more.
+    """
+    state = feed_state(tx, key)
+    manifest = parse_manifest(state.manifest)
+    description = describe(manifest)
+    if description is None or not state.local:
+        raise RefusedError(f"feed {key.hex()} is not written here")
+    check_device(key_history(tx, description.identity), device_key(manifest))
+    older = Continuation(key, state.length, tree_hash(state.roots))
+    return create_feed_in(tx, device_key(manifest), description.identity, description.name, older)
+
+
+def copy_feed_to(tx: WriteTransaction, source: ReadTransaction, feed: FeedState) -> None:
+    """Copy a feed of ``source`` to another store, every block, node and head, after verifying all of them.
+
+    It is as local there as it was here, and retired when it is local: where it is written from now on is not the place
+    that it was written from. Raises ``DamagedFile``, ``RootMismatch`` or ``SignatureMismatch``.
+    """
+    manifest = parse_manifest(feed.manifest)
+    state = tx.create_feed(feed.key, feed.manifest, local=feed.local)
+    tree = TreeBuilder()
+    for head in source.heads(feed.key):
+        blocks = list(source.blocks(feed.key, tree.length, head.length))
+        nodes = tree.append_many(blocks)
+        computed = tree.tree_hash()
+        if computed != head.tree_hash:
+            raise RootMismatch(f"feed {feed.key.hex()}, head {head.length}", expected=head.tree_hash, computed=computed)
+        verify_head(manifest, head.tree_hash, head.length, FORK, head.signature)
+        state = tx.append(state, blocks, nodes, head, tree.roots)
+    if state.length != feed.length:
+        raise DamagedFile(f"feed {feed.key.hex()}: no signed head of {feed.length} blocks")
+    if feed.local:
+        tx.retire_feed(feed.key)
+
+
+def newest_continuation(tx: ReadTransaction, key: FeedKey) -> FeedKey:
+    """The feed that goes on from this one, or from the one that does, and so on: the last of them that is here.
+
+    Only feeds of the same name count, and only those that this node writes.
+    """
+    following: dict[tuple[FeedKey, str], FeedKey] = {}
+    names: dict[FeedKey, str] = {}
+    for feed in tx.feeds():
+        description = describe(parse_manifest(feed.manifest))
+        if description is None or not feed.local:
+            continue
+        names[feed.key] = description.name
+        if description.continues is not None:
+            following[description.continues.key, description.name] = feed.key
+    name = names.get(key)
+    # A feed's key is the hash of what names the older one, so this cannot go round in a circle.
+    while name is not None and (key, name) in following:
+        key = following[key, name]
+    return key
