@@ -20,6 +20,7 @@ __all__ = [
     "ROOT_CARD",
     "ROOT_KEY_COMMITMENT",
     "SIGNING_REQUEST",
+    "TOKEN_CHECK",
 ]
 
 IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
@@ -40,6 +41,9 @@ ROOT_CARD: Final = b"holdfast/v1/root-card\0"
 SIGNING_REQUEST: Final = b"holdfast/v1/signing-request\0"
 """SHA-256 over the digests of the proposed events: what a signing request is called."""
 
+TOKEN_CHECK: Final = b"holdfast/v1/token-check\0"
+"""Ed25519 over this and 32 random bytes: shows that a token has the key, and means nothing."""
+
 KEYSTORE_HEADER: Final = b"holdfast/v1/keystore-header\0"
 """Associated data of the keystore's cipher, followed by the header bytes."""
 
@@ -56,6 +60,7 @@ ALL_CONTEXTS: Final = (
     RECOVERY_ROOT,
     ROOT_CARD,
     SIGNING_REQUEST,
+    TOKEN_CHECK,
     KEYSTORE_HEADER,
     KEYSTORE_CHECKSUM,
     ANCHOR_RECEIPT_DIGEST,

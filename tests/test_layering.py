@@ -26,6 +26,7 @@ BELOW = {
 
 RIM = (
     "identity.keystore",
+    "identity.pkcs11",
     "ledger.storage",
     "ledger.writer",
     "anchoring.chain",
