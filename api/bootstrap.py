@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from anchoring.worker import AnchorSender
     from api.vault import Vault
     from identity.keystore import KeyRing
+    from identity.pkcs11 import TokenModule
 
 __all__ = [
     "Session",
@@ -82,8 +83,9 @@ def open_dev_chain(dev_dir: Path) -> DevChain:
 class Session:
     """A home, open, and whatever of its surroundings a command asks for."""
 
-    def __init__(self, home: Home, settings: Settings, vault: Vault) -> None:
+    def __init__(self, home: Home, settings: Settings, vault: Vault, tokens: TokenModule) -> None:
         self.home = home
+        self.tokens = tokens
         self.settings = settings
         self.vault = vault
         self._opened = ExitStack()
@@ -199,6 +201,7 @@ class Session:
     def close(self) -> None:
         """Close everything that was opened."""
         self._opened.close()
+        self.tokens.close()
         self.vault.close()
 
     def __enter__(self) -> Self:
@@ -261,9 +264,15 @@ class _StartUpGuard:
 
 
 @contextmanager
-def open_session(home: Home, settings: Settings, *, read_only: bool = False) -> Iterator[Session]:
-    """Open a home. ``read_only`` opens the store so that nothing can be written at all."""
+def open_session(
+    home: Home, settings: Settings, *, read_only: bool = False, pin: Callable[[str], str] | None = None
+) -> Iterator[Session]:
+    """Open a home. ``read_only`` opens the store so that nothing can be written at all.
+
+    ``pin`` is asked for the PIN of a hardware token, by its label, when a key in one is first used.
+    """
     from api.vault import Vault
+    from identity.pkcs11 import TokenModule
     from ledger.storage.engine import open_store
 
     if isinstance(settings.database, Path) and not settings.database.exists():
@@ -271,9 +280,15 @@ def open_session(home: Home, settings: Settings, *, read_only: bool = False) -> 
             f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
         )
     guard = _StartUpGuard()
-    with Session(home, settings, Vault(open_store(settings.database, read_only=read_only), guard)) as session:
+    tokens = TokenModule(settings.token_module, pin or _no_pin)
+    vault = Vault(open_store(settings.database, read_only=read_only), guard, tokens.signer)
+    with Session(home, settings, vault, tokens) as session:
         guard.session = session
         yield session
+
+
+def _no_pin(token: str) -> str:
+    raise ConfigurationError(f"nobody to ask for the PIN of token {token!r}")
 
 
 def open_sources(settings: Settings) -> Iterator[TimestampSource]:

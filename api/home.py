@@ -5,6 +5,7 @@
     keystore.hfk      the keys, encrypted
     policy.toml       what this home trusts when it verifies
     headers.jsonl     block headers pinned for that policy
+    founding.request  what the holders of the root keys have to sign before there is an identity; then gone
 
 The development chain and authority live elsewhere: a home that is restored must not restore them.
 """
@@ -45,6 +46,10 @@ class Home:
     @property
     def headers(self) -> Path:
         return self.root / "headers.jsonl"
+
+    @property
+    def founding_request(self) -> Path:
+        return self.root / "founding.request"
 
     @property
     def last_check(self) -> Path:

@@ -47,7 +47,14 @@ MAX_FILE_BYTES: Final = 65_536
 
 _PREFIX: Final = "HOLDFAST_"
 _NOT_SETTINGS: Final = frozenset(
-    {"HOLDFAST_HOME", "HOLDFAST_DEBUG", "HOLDFAST_PASSPHRASE_FD", "HOLDFAST_PASSPHRASE_FILE"}
+    {
+        "HOLDFAST_HOME",
+        "HOLDFAST_DEBUG",
+        "HOLDFAST_PASSPHRASE_FD",
+        "HOLDFAST_PASSPHRASE_FILE",
+        "HOLDFAST_PIN_FD",
+        "HOLDFAST_PIN_FILE",
+    }
 )
 """Variables that the command line reads itself."""
 
@@ -153,6 +160,8 @@ class Settings(BaseSettings):
     keystore: FilePath = Path("keystore.hfk")
     dev_dir: FilePath
     """Where the development chain and authority live. Never inside the home: a restored home must not restore them."""
+    token_module: FilePath | None = None
+    """The PKCS#11 library of the hardware token that holds keys of this home, an absolute path; None: no token."""
     chain: ChainSettings = Field(discriminator="kind")
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
 

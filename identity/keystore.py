@@ -42,7 +42,7 @@ from identity.errors import (
     WrongPassphrase,
 )
 from identity.event import MAX_ROOT_KEYS
-from identity.keys import PUBLIC_KEY_BYTES, SEED_BYTES, TokenKey
+from identity.keys import PUBLIC_KEY_BYTES, SEED_BYTES, Ed25519Signer, TokenKey
 from identity.textforms import check_name
 
 __all__ = [
@@ -124,6 +124,11 @@ class KeyRing:
             raise MalformedError("keystore: one key for two purposes")
         if self.anchor_key is not None and not 0 < int.from_bytes(self.anchor_key, "big") < SECP256K1_ORDER:
             raise MalformedError("keystore: the anchor key is not a secp256k1 key")
+
+    def device_keys(self) -> dict[str, bytes]:
+        """The public keys of all devices, here and in tokens, by name."""
+        here = {name: Ed25519Signer(seed).public_key for name, seed in self.devices.items()}
+        return here | {name: key.public_key for name, key in self.token_devices.items()}
 
     def _check_tokens(self) -> None:
         keys = [*self.token_devices.values(), *filter(None, (self.token_root,))]

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "verify": Source("api.cli.verify", "Verify an evidence file offline."),
     "audit": Source("api.cli.audit", "Re-read everything, or audit somebody's complete log."),
     "identity": Source("api.cli.identity", "Devices, their history, the root key."),
+    "root": Source("api.cli.root", "A holder's root key: make it, hand over its card, restore it from the phrase."),
     "headers": Source("api.cli.headers", "Pin block headers for the offline verifier."),
     "demo": Source("api.cli.demo", "Show what holdfast does on real bank data, and attack it."),
     "devtsa": Source("api.cli.devtsa", "The development timestamp authority."),

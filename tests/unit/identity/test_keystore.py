@@ -215,7 +215,7 @@ def test_edited_files(made: Path, changes: dict[str, Any], error: type[AuditErro
 
 
 @pytest.mark.parametrize(
-    "line", [b"holdfast keystore 2\n", b"holdfast keystore 10\n", b"holdfast keystore 99999999999\n"]
+    "line", [b"holdfast keystore 3\n", b"holdfast keystore 10\n", b"holdfast keystore 99999999999\n"]
 )
 def test_a_file_of_a_newer_holdfast(made: Path, line: bytes) -> None:
     made.write_bytes(made.read_bytes().replace(MAGIC, line))
