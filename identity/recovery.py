@@ -178,7 +178,8 @@ def plan_recovery(
 
     ``events`` are the identity's, in the order of acceptance. ``lost`` maps device keys to what is vouched for of
     theirs. The rotation comes first: whoever has the keystore has the root key of before it. Raises as
-    ``next_root_seed``, and ``HistoryError`` when a device is revoked already or not one of the identity's.
+    ``next_root_seed``, ``RefusedError`` when a device that is not lost has that name, and ``HistoryError`` when a lost
+    one is revoked already or not the identity's.
     """
     seed = next_root_seed(phrase, events)
     generation = fold(events).generation + 1
@@ -208,6 +209,8 @@ def plan_recovery(
                 compromised_since_ms=compromised_since_ms,
             )
         )
+    if any(one.name == name and one.revocation is None for one in fold(planned).devices.values()):
+        raise RefusedError(f"the identity has a device {name!r} already")
     event = build_add_device(fold(planned), device=device.public_key, name=name, time_ms=time_ms)
     add(event, (1, device))
     after = fold(planned)
