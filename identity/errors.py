@@ -183,7 +183,10 @@ class RefusedError(AuditError):
 class WrongPassphrase(RefusedError):
     """The keystore does not open with this passphrase."""
 
-    hint = "check the passphrase; when it is lost for good: holdfast identity recover, with the recovery phrase"
+    hint = (
+        "check the passphrase; when it is lost for good the recovery phrase helps: holdfast identity recover,"
+        " or for a root holder's keystore holdfast root restore"
+    )
 
 
 class WrongPin(RefusedError):

@@ -8,7 +8,8 @@ the command again finishes in both cases what was begun.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -115,24 +116,49 @@ def add_device(
         raise UsageError("--by and --propose", hint="an admin's signature needs no other")
     with opened(ctx, pin_file=pin_file) as session:
         ring, secret = unlock_to_replace(ctx, session, passphrase_file)
-        device, grown = _device_key(session, ring, name, token)
-        keep = _keeper(session, ring, grown, secret)
-        if propose is not None:
-            make = add_device_event(name, device, kind, now_ms())
-            keep()
-            _write_request(ctx, session, propose, make)
-            return
-        admin = None if by is None else _device_signer(session, ring, by)
-        history = session.vault.add_device(
-            ring, name, device, device_class=kind, time_ms=now_ms(), by=admin, before_commit=keep
-        )
+        with _device_key(session, ring, secret, name, token) as new:
+            if propose is not None:
+                make = add_device_event(name, new.signer, kind, now_ms())
+                session.vault.propose(make)  # what cannot be proposed leaves no key behind
+                new.keep()
+                _write_request(ctx, session, propose, make)
+                return
+            admin = None if by is None else _device_signer(session, ring, by)
+            history = session.vault.add_device(
+                ring, name, new.signer, device_class=kind, time_ms=now_ms(), by=admin, before_commit=new.keep
+            )
     invocation(ctx).out.record(
-        "device", {"name": name, "key": to_did_key(device.public_key), "class": kind.value, "event": history.seq}
+        "device", {"name": name, "key": to_did_key(new.signer.public_key), "class": kind.value, "event": history.seq}
     )
 
 
-def _device_key(session: Session, ring: KeyRing, name: str, token: str | None) -> tuple[Signer, KeyRing]:
-    """A new key and the keys with it, or the one that an interrupted run has kept and no event knows yet."""
+class _NewKey:
+    """A device key, and how it gets into the keystore, whose keys ``ring`` are."""
+
+    def __init__(self, session: Session, secret: str, signer: Signer, ring: KeyRing, grown: KeyRing) -> None:
+        self.signer = signer
+        self.kept = grown == ring
+        self._session = session
+        self._secret = secret
+        self._ring = ring
+        self._grown = grown
+
+    def keep(self) -> None:
+        """Put the key into the keystore, if it is not there."""
+        from identity.keystore import replace_keystore
+
+        if not self.kept:
+            replace_keystore(self._session.settings.keystore, self._secret, self._grown, expected=self._ring)
+            self.kept = True
+
+
+@contextmanager
+def _device_key(session: Session, ring: KeyRing, secret: str, name: str, token: str | None) -> Iterator[_NewKey]:
+    """A new key, or the one that an interrupted run has kept and no event knows yet.
+
+    A key that was made in a token is destroyed again when the block is refused before the keystore has its name.
+    """
+    from identity.errors import AuditError
     from identity.keys import Ed25519Signer, generate_seed
 
     kept = ring.device_keys().get(name)
@@ -141,29 +167,27 @@ def _device_key(session: Session, ring: KeyRing, name: str, token: str | None) -
         if known is not None:
             state = "is a device already" if known.revocation is None else "is the name of a revoked device's key here"
             raise UsageError(f"{name!r} {state}", hint="see 'holdfast identity devices'; choose another name")
-        return _device_signer(session, ring, name), ring
-    if token is not None:
-        signer = session.tokens.generate(token, f"holdfast {name}")
-        return signer, replace(ring, token_devices={**ring.token_devices, name: signer.key})
-    seed = generate_seed()
-    return Ed25519Signer(seed), replace(ring, devices={**ring.devices, name: seed})
+        yield _NewKey(session, secret, _device_signer(session, ring, name), ring, ring)
+        return
+    if token is None:
+        seed = generate_seed()
+        grown = replace(ring, devices={**ring.devices, name: seed})
+        yield _NewKey(session, secret, Ed25519Signer(seed), ring, grown)
+        return
+    signer = session.tokens.generate(token, f"holdfast {name}")
+    new = _NewKey(session, secret, signer, ring, replace(ring, token_devices={**ring.token_devices, name: signer.key}))
+    try:
+        yield new
+    except AuditError:
+        if not new.kept:
+            session.tokens.discard(signer.key)
+        raise
 
 
 def _device_signer(session: Session, ring: KeyRing, name: str) -> Signer:
     from api.vault import device_signer
 
     return device_signer(ring, name, session.tokens.signer)
-
-
-def _keeper(session: Session, ring: KeyRing, grown: KeyRing, secret: str) -> Callable[[], None]:
-    """What puts a new key into the keystore, if there is one."""
-    from identity.keystore import replace_keystore
-
-    def keep() -> None:
-        if grown != ring:
-            replace_keystore(session.settings.keystore, secret, grown, expected=ring)
-
-    return keep
 
 
 @group.add(

@@ -195,7 +195,9 @@ def submit(
     with opened(ctx) as session:
         file = session.home.founding_request
         founding = None
-        if file.exists():
+        if session.vault.identities():
+            file.unlink(missing_ok=True)  # a run that was stopped after it had stored the events may have left it
+        elif file.exists():
             founding = parse_request(read_input(file, MAX_REQUEST_BYTES), str(file)).id
         history = session.vault.submit(requests, founding=founding)
         file.unlink(missing_ok=True)

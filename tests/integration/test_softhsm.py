@@ -272,6 +272,21 @@ def test_without_the_token_or_its_library(founded: Home) -> None:
     assert "devices in it: till" in said
 
 
+def test_a_device_that_is_refused_leaves_no_key_in_the_token(founded: Home) -> None:
+    def held() -> set[bytes]:
+        with closing(founded.tokens.module()) as module:
+            return {signer.public_key for signer in module.signers("desk")}
+
+    founded("identity", "add-device", "phone")
+    before, file = held(), (founded.directory / "home" / "keystore.hfk").read_bytes()
+    founded("identity", "add-device", "till", "--token", "desk", code=64)
+    founded("identity", "add-device", "box", "--token", "desk", "--by", "phone", code=1)
+    assert held() == before
+    assert (founded.directory / "home" / "keystore.hfk").read_bytes() == file
+    founded("identity", "add-device", "box", "--token", "desk")
+    assert len(held() - before) == 1
+
+
 def test_a_founding_that_fails_leaves_no_key_in_the_token(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     with closing(home.tokens.module()) as module:
         before = {signer.public_key for signer in module.signers("desk")}

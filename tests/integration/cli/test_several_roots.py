@@ -119,6 +119,31 @@ def test_a_founding_that_is_refused(founded: Any, arguments: list[str], code: in
     assert not founded.path("new").exists()
 
 
+def test_commands_in_a_home_that_waits(founded: Any) -> None:
+    """None of them ends in a fault of holdfast, and none changes anything."""
+    before = founded.kept()
+    for arguments in (
+        ["status"],
+        ["audit"],
+        ["identity", "list"],
+        ["identity", "events"],
+        ["identity", "export", "-o", "x.events"],
+        ["identity", "add-device", "desk", "--propose", "x.request"],
+        ["checkpoint", "create"],
+        ["anchor", "status"],
+    ):
+        ran = founded(*arguments, code=None)
+        assert ran.code in (0, 2, 77), (arguments, ran.err)
+    assert founded.kept() == before
+
+
+def test_a_request_that_a_stopped_run_has_left(bank: Any) -> None:
+    """Killed after the events were stored and before the file was gone: the next submit takes it away."""
+    bank.write("bank/founding.request", bank.path("founding.request").read_bytes())
+    bank("identity", "submit", "founding-anna.request", "founding-carl.request", code=77)
+    assert not bank.path("bank/founding.request").exists()
+
+
 # --- events by the root ---
 
 
