@@ -47,7 +47,7 @@ from ledger.statement import FeedHead, LogDescriptor, parse_statement
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
 
-__all__ = ["FeedInfo", "Guard", "Vault", "device_signer", "log_signer", "own_history"]
+__all__ = ["FeedInfo", "Guard", "Vault", "device_signer", "log_signer", "own_history", "root_signers"]
 
 
 class Guard(Protocol):

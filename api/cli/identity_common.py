@@ -48,6 +48,7 @@ def meant(session: Session, text: str | None) -> bytes:
 
 
 def device_class(text: str) -> DeviceClass:
+    """The class that the command line names. Raises ``UsageError``."""
     from identity.event import DeviceClass
 
     try:
@@ -57,6 +58,7 @@ def device_class(text: str) -> DeviceClass:
 
 
 def revocation_reason(text: str) -> RevocationReason:
+    """The reason that the command line names. Raises ``UsageError``."""
     from identity.event import RevocationReason
 
     try:
@@ -78,6 +80,7 @@ def named_device(history: KeyHistory, name: str) -> Device:
 
 
 def lengths(session: Session, device: Device, vouch: list[str]) -> dict[FeedKey, int]:
+    """How much of the device's feeds is vouched for, from ``FEED=LENGTH`` each. Raises ``UsageError``."""
     found: dict[FeedKey, int] = {}
     for item in vouch:
         name, equals, length = item.rpartition("=")
