@@ -175,6 +175,7 @@ class Vault:
         The key after it comes from ``new_phrase``, when that is given, and the old one gives none any more. Raises
         ``MalformedError`` for what is no phrase, ``RefusedError`` for the phrase of another identity, or an older one.
         """
+        self.require_writable()
         seed = next_root_seed(phrase, self.signed_events())
         following = root_seed(new_phrase or phrase, self.history().generation + 2)
         root = Ed25519Signer(seed)
