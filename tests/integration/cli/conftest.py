@@ -174,8 +174,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell("feed", "export", "ledger", "-o", "ledger.feed")
     shell("checkpoint", "export", "-o", "complete.log")
     shell("identity", "export", "-o", "home.events")
-    shell("identity", "close", "--confirm", "home of a test", "--propose", "close.request")
-    shell("identity", "sign", "close.request", "--phrase-file", "phrase.txt", "--yes", "-o", "signed.request")
+    shell("identity", "close", "--confirm", "home of a test", "--propose", "closing.request")
+    shell("identity", "sign", "closing.request", "--phrase-file", "phrase.txt", "--yes", "-o", "signed.request")
     return directory
 
 

@@ -46,8 +46,8 @@ ANSWERS = {
     "identity rotate-root --phrase-file phrase.txt": 1,
     f"identity bind-log {'0f' * 32}": 1,
     "identity close --confirm 'home of a test'": 1,
-    "identity review close.request": 1,
-    "identity sign close.request --phrase-file phrase.txt --yes -o out": 1,
+    "identity review closing.request": 1,
+    "identity sign closing.request --phrase-file phrase.txt --yes -o out": 1,
     "identity submit signed.request": 1,
     "identity recover --phrase-file phrase.txt --dry-run": 1,
     "identity export -o out": 1,
@@ -70,7 +70,7 @@ PROSE = {
     "feed audit ledger",
     "verify evidence.json --policy home/policy.toml",
     "checkpoint show 4",
-    "identity review close.request",
+    "identity review closing.request",
 }
 """Those that answer in sentences, or with a note as it is signed."""
 
