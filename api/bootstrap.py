@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
     from identity.keystore import KeyRing
+    from identity.pkcs11 import TokenModule
     from ledger.storage.sql import SqlReadTransaction, SqlStore
 
 __all__ = [
@@ -84,14 +85,20 @@ class Session:
     """A home, open, and whatever of its surroundings a command asks for."""
 
     def __init__(
-        self, home: Home, settings: Settings, store: SqlStore, tell: Callable[[str], None] | None = None
+        self,
+        home: Home,
+        settings: Settings,
+        store: SqlStore,
+        tokens: TokenModule,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         from api.vault import Vault
 
         self.home = home
+        self.tokens = tokens
         self.settings = settings
         self.start_up = StartUp(self, tell or _ignore)
-        self.vault = Vault(store, self.start_up)
+        self.vault = Vault(store, self.start_up, tokens.signer)
         self._opened = ExitStack()
         self._dev_reader = self._opened.enter_context(ExitStack())
         self._rpc_nodes: Mapping[str, ChainReader] | None = None
@@ -249,6 +256,7 @@ class Session:
         """Close everything that was opened."""
         self._opened.close()
         self.start_up.close()
+        self.tokens.close()
         self.vault.close()
 
     def __enter__(self) -> Self:
@@ -311,20 +319,32 @@ class Session:
 
 @contextmanager
 def open_session(
-    home: Home, settings: Settings, *, read_only: bool = False, tell: Callable[[str], None] | None = None
+    home: Home,
+    settings: Settings,
+    *,
+    read_only: bool = False,
+    pin: Callable[[str], str] | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Iterator[Session]:
     """Open a home. ``read_only`` opens the store so that nothing can be written at all.
 
-    ``tell`` is given what the start found that the user has to know.
+    ``pin`` is asked for the PIN of a hardware token, by its label, when a key in one is first used. ``tell`` is given
+    what the start found that the user has to know.
     """
+    from identity.pkcs11 import TokenModule
     from ledger.storage.engine import open_store
 
     if isinstance(settings.database, Path) and not settings.database.exists():
         raise ConfigurationError(
             f"there is no store at {settings.database}", hint="holdfast init, or name it: --home DIR or HOLDFAST_HOME"
         )
-    with Session(home, settings, open_store(settings.database, read_only=read_only), tell) as session:
+    tokens = TokenModule(settings.token_module, pin or _no_pin)
+    with Session(home, settings, open_store(settings.database, read_only=read_only), tokens, tell) as session:
         yield session
+
+
+def _no_pin(token: str) -> str:
+    raise ConfigurationError(f"nobody to ask for the PIN of token {token!r}")
 
 
 def open_sources(settings: Settings) -> Iterator[TimestampSource]:

@@ -6,6 +6,7 @@
     policy.toml       what this home trusts when it verifies
     headers.jsonl     block headers pinned for that policy
     forks/            proofs of forks that were met
+    founding.request  what the holders of the root keys have to sign before there is an identity; then gone
 
 The development chain and authority live elsewhere: a home that is restored must not restore them.
 """
@@ -50,6 +51,10 @@ class Home:
     @property
     def forks(self) -> Path:
         return self.root / "forks"
+
+    @property
+    def founding_request(self) -> Path:
+        return self.root / "founding.request"
 
     @property
     def last_check(self) -> Path:

@@ -57,7 +57,14 @@ MAX_FILE_BYTES: Final = 65_536
 
 _PREFIX: Final = "HOLDFAST_"
 _NOT_SETTINGS: Final = frozenset(
-    {"HOLDFAST_HOME", "HOLDFAST_DEBUG", "HOLDFAST_PASSPHRASE_FD", "HOLDFAST_PASSPHRASE_FILE"}
+    {
+        "HOLDFAST_HOME",
+        "HOLDFAST_DEBUG",
+        "HOLDFAST_PASSPHRASE_FD",
+        "HOLDFAST_PASSPHRASE_FILE",
+        "HOLDFAST_PIN_FD",
+        "HOLDFAST_PIN_FILE",
+    }
 )
 """Variables that the command line reads itself."""
 
@@ -195,6 +202,8 @@ class Settings(BaseSettings):
     """What this machine is called in sentinels; None: the id that the system has for it."""
     unverified: Literal["stop", "continue"] = "stop"
     """When the chain cannot be read: nothing is written, or entries are, each start in new feeds."""
+    token_module: FilePath | None = None
+    """The PKCS#11 library of the hardware token that holds keys of this home, an absolute path; None: no token."""
     chain: ChainSettings = Field(discriminator="kind")
     timestamps: TimestampSettings = TimestampSettings()
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()

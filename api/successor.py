@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import closing as closed_after
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,8 +41,8 @@ from identity.errors import (
     TransportError,
     VerificationError,
 )
-from identity.history import build_bind_log, sign_event
-from identity.keys import Ed25519Signer, generate_seed
+from identity.history import KeyHistory, build_bind_log, sign_event
+from identity.keys import Ed25519Signer, Signer, generate_seed
 from identity.keystore import KeyRing
 from identity.textforms import to_hex
 from ledger.identities import add_events
@@ -133,7 +134,8 @@ def begin_successor(session: Session, ring: KeyRing, plan: Plan, binding: ChainB
             if tx.log() is not None:
                 return _found(tx, plan)
         with session.vault.store.read() as source, store.write() as write:
-            return _fill(source, write, ring, plan, binding, now_ms)
+            roots = partial(root_signers, ring, open_token=session.tokens.signer)
+            return _fill(source, write, ring, roots, plan, binding, now_ms)
 
 
 def _found(tx: SqlReadTransaction, plan: Plan) -> bytes:
@@ -148,6 +150,7 @@ def _fill(
     source: SqlReadTransaction,
     tx: SqlWriteTransaction,
     ring: KeyRing,
+    roots: Callable[[KeyHistory], list[tuple[int, Signer]]],
     plan: Plan,
     binding: ChainBinding | None,
     now_ms: int,
@@ -165,7 +168,7 @@ def _fill(
     key = Ed25519Signer(ring.log_seed).public_key
     log_id = begin_log(tx, replace(plan.descriptor, key=key, chain=binding, predecessor=plan.predecessor))
     bind = build_bind_log(history, log=log_id, time_ms=now_ms)
-    add_events(tx, history.identity, [sign_event(bind, root_signers(ring, history))])
+    add_events(tx, history.identity, [sign_event(bind, roots(history))])
     local = sum(feed.local for feed in feeds)
     detail = f"the log goes on from {plan.predecessor.log.hex()}, which ends at size {plan.predecessor.size}"
     add_succession(tx.connection, Succession(_SUCCEEDED, detail, local, now_ms))

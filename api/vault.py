@@ -15,6 +15,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from api.root_events import (
+    MakeEvent,
+    OpenToken,
+    add_device_event,
+    revoke_device_event,
+    root_signers,
+    rotate_root_event,
+    with_signatures,
+)
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError, StorageError
 from identity.history import (
     DeviceClass,
@@ -22,16 +31,14 @@ from identity.history import (
     LastGood,
     RevocationReason,
     SignedEvent,
-    build_add_device,
-    build_revoke_device,
-    build_rotate_root,
     event_digest,
-    key_commitment,
-    sign_event,
+    parse_signed_event,
 )
-from identity.keys import Ed25519Signer
+from identity.keys import Ed25519Signer, Signer
 from identity.keystore import KeyRing
-from identity.recovery import root_seed
+from identity.recovery import next_root_seed, root_seed
+from identity.request import SigningRequest, accept_request, join_requests, propose, review_request
+from identity.rootcard import sign_card
 from identity.textforms import to_zbase32
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
@@ -95,9 +102,10 @@ class FeedInfo:
 class Vault:
     """One store, open. ``identity`` is whose store it is; others' events may be kept in it too."""
 
-    def __init__(self, store: SqlStore, guard: Guard) -> None:
-        """``guard`` is asked before each call that writes."""
+    def __init__(self, store: SqlStore, guard: Guard, open_token: OpenToken | None = None) -> None:
+        """``guard`` is asked before each call that writes; ``open_token`` opens the keys that are in tokens."""
         self.store = store
+        self._open_token = open_token
         self._guard = guard
         self._guarded = False
         self._keeper = keeper_for(store)
@@ -129,33 +137,29 @@ class Vault:
         with self.store.read() as tx:
             return tx.identity_events(own_history(tx).identity if identity is None else identity)
 
-    # Devices. Each of these needs the current root key.
+    # Devices and the root. Each of these takes signatures of the root: by this keystore, or on a request.
 
     def add_device(
         self,
         ring: KeyRing,
         name: str,
-        seed: bytes,
+        device: bytes | Signer,
         *,
         device_class: DeviceClass,
         time_ms: int,
+        by: Signer | None = None,
         before_commit: Callable[[], None] | None = None,
     ) -> KeyHistory:
-        """Authorise the device key of ``seed``, signed by the root and by the device itself.
+        """Authorise a device key, given as its seed or its signer, signed by the root and by the device itself.
 
-        ``before_commit`` as in ``add_event``. Raises ``RefusedError`` when a device of that name is not revoked.
+        With ``by``, an admin's key, signed by that instead of the root. ``before_commit`` as in ``add_event``. Raises
+        ``RefusedError`` when a device of that name is not revoked.
         """
-        device = Ed25519Signer(seed)
-
-        def sign(history: KeyHistory) -> SignedEvent:
-            if any(known.name == name and known.revocation is None for known in history.devices.values()):
-                raise RefusedError(f"the identity has a device {name!r} already")
-            event = build_add_device(
-                history, device=device.public_key, name=name, time_ms=time_ms, device_class=device_class
-            )
-            return sign_event(event, [*root_signers(ring, history), (len(history.root_keys), device)])
-
-        return self.add_event(sign, before_commit=before_commit)
+        signer = Ed25519Signer(device) if isinstance(device, bytes) else device
+        make = add_device_event(name, signer, device_class, time_ms, by=by)
+        if by is not None:
+            return self.add_event(make, before_commit=before_commit)
+        return self.sign_event_by_root(ring, make, before_commit=before_commit)
 
     def revoke_device(
         self,
@@ -166,48 +170,92 @@ class Vault:
         time_ms: int,
         compromised_since_ms: int | None = None,
         vouch_for: Mapping[FeedKey, int] | None = None,
+        last_event: bytes | None = None,
     ) -> KeyHistory:
-        """End a device key, vouching for its feeds up to the signed heads of these lengths.
+        """End a device key, vouching for its feeds as ``last_good`` says; ``last_event`` as in ``RevokeDevice``."""
+        make = revoke_device_event(
+            device,
+            self.last_good(device, vouch_for),
+            reason,
+            time_ms,
+            compromised_since_ms=compromised_since_ms,
+            last_event=last_event,
+        )
+        return self.sign_event_by_root(ring, make)
+
+    def last_good(self, device: bytes, vouch_for: Mapping[FeedKey, int] | None = None) -> dict[bytes, LastGood]:
+        """What a revocation of ``device`` vouches for: its feeds up to the signed heads of these lengths.
 
         ``vouch_for`` None means everything that this store holds of them now; a feed that is left out is not vouched
         for at all.
         """
         lengths = {info.state.key: info.state.length for info in self.feeds() if info.device == device}
         lengths = lengths if vouch_for is None else dict(vouch_for)
-        last_good = {bytes(key): self._last_good(key, length) for key, length in lengths.items() if length}
+        return {bytes(key): self._last_good(key, length) for key, length in lengths.items() if length}
 
-        def sign(history: KeyHistory) -> SignedEvent:
-            event = build_revoke_device(
-                history,
-                device=device,
-                last_good=last_good,
-                reason=reason,
-                time_ms=time_ms,
-                compromised_since_ms=compromised_since_ms,
-            )
-            return sign_event(event, root_signers(ring, history))
-
-        return self.add_event(sign)
-
-    def rotate_root(self, phrase: str, *, time_ms: int) -> tuple[KeyHistory, bytes]:
+    def rotate_root(self, phrase: str, *, time_ms: int, new_phrase: str | None = None) -> tuple[KeyHistory, bytes]:
         """Reveal the next root key, which only the recovery phrase gives; returns the history and the new root seed.
 
-        Raises ``MalformedError`` for what is no phrase, ``RefusedError`` for the phrase of another identity.
+        The key after it comes from ``new_phrase``, when that is given, and the old one gives none any more. Raises
+        ``MalformedError`` for what is no phrase, ``RefusedError`` for the phrase of another identity, or an older one.
         """
-        generation = self.history().generation + 1
-        seed = root_seed(phrase, generation)
-        following = Ed25519Signer(root_seed(phrase, generation + 1)).public_key
+        self.require_writable()
+        seed = next_root_seed(phrase, self.signed_events())
+        following = root_seed(new_phrase or phrase, self.history().generation + 2)
+        root = Ed25519Signer(seed)
+        card = sign_card("root", root, Ed25519Signer(following).public_key)
+        make = rotate_root_event([card], 1, time_ms)
+        return self.add_event(lambda history: with_signatures(make(history), [(0, root)])), seed
+
+    def sign_event_by_root(
+        self, ring: KeyRing, make: MakeEvent, *, before_commit: Callable[[], None] | None = None
+    ) -> KeyHistory:
+        """Append an event, signed by the root keys in ``ring``. Raises ``RefusedError`` when it lacks them."""
 
         def sign(history: KeyHistory) -> SignedEvent:
-            root = Ed25519Signer(seed)
-            if history.next_digests != (key_commitment(root.public_key),):
-                raise RefusedError("this phrase does not give the next root key of this identity")
-            event = build_rotate_root(
-                history, root_keys=[root.public_key], next_digests=[key_commitment(following)], time_ms=time_ms
-            )
-            return sign_event(event, [(0, root)])
+            return with_signatures(make(history), root_signers(ring, history, self._open_token))
 
-        return self.add_event(sign), seed
+        return self.add_event(sign, before_commit=before_commit)
+
+    def propose(self, *makers: MakeEvent) -> SigningRequest:
+        """A request for others to sign these events, one after the other. Nothing is stored."""
+        history = self.signed_events()
+        events: list[SignedEvent] = []
+        for make in makers:
+            steps = review_request(SigningRequest(tuple(history), tuple(events))) if events else []
+            events.append(make(steps[-1].after if steps else self.history()))
+        return propose(history, events)
+
+    def submit(self, requests: Sequence[SigningRequest], *, founding: bytes | None = None) -> KeyHistory:
+        """Store the events of a request of which these are copies, when all signatures are there.
+
+        A store without identity takes only the request by which it was founded: ``founding`` is its id. Raises
+        ``RefusedError`` and what ``review_request`` raises; then nothing is stored.
+        """
+        request = join_requests(requests)
+        self.require_writable()
+        with self.store.write() as tx:
+            identity = tx.identities()[:1]
+            if not identity and request.id != founding:
+                raise RefusedError("this store waits for the request by which it was founded, and this is another one")
+            held = tx.identity_events(identity[0]) if identity else []
+            events, history = accept_request(request, [parse_signed_event(event.signed_event) for event in held])
+            return add_events(tx, history.identity, events)
+
+    def append_events(
+        self, events: Sequence[SignedEvent], *, before_commit: Callable[[], None] | None = None
+    ) -> KeyHistory:
+        """Append several events, all of them or none. ``before_commit`` as in ``add_event``."""
+        self.require_writable()
+        with self.store.write() as tx:
+            grown = add_events(tx, own_history(tx).identity, events)
+            if before_commit is not None:
+                before_commit()
+            return grown
+
+    def signed_events(self) -> list[SignedEvent]:
+        """The events of the store's own identity, as ``fold`` takes them."""
+        return [parse_signed_event(event.signed_event) for event in self.events()]
 
     def import_events(self, events: Sequence[SignedEvent]) -> KeyHistory:
         """Keep another identity's events, or newer ones of a known identity, after folding all of them together."""
@@ -252,7 +300,8 @@ class Vault:
         """A new feed of one of the keystore's devices."""
         self.require_writable()
         identity = self.history().identity
-        return create_feed(self.store, device_signer(ring, device_name), identity, name, continues=continues)
+        signer = device_signer(ring, device_name, self._open_token)
+        return create_feed(self.store, signer, identity, name, continues=continues)
 
     def open_writer(self, ring: KeyRing, key: FeedKey) -> FeedWriter:
         """A writer of a local feed, with the key of its device. Raises ``RefusedError`` when the keystore lacks it.
@@ -269,9 +318,9 @@ class Vault:
                 raise RefusedError("the feed is another writer's: it is not written here")
             wanted = device_key(parse_manifest(state.manifest))
             check_device(own_history(tx), wanted)
-        for seed in ring.devices.values():
-            signer = Ed25519Signer(seed)
-            if signer.public_key == wanted:
+        for name, public_key in ring.device_keys().items():
+            if public_key == wanted:
+                signer = device_signer(ring, name, self._open_token)
                 return FeedWriter(self.store, key, signer, self._keeper)
         raise RefusedError("the keystore does not hold the key of this feed's device")
 
@@ -281,7 +330,7 @@ class Vault:
         Unlike ``append`` it keeps the keys until it is closed; close it before the vault. ``after_commit`` as there.
         """
         self.require_writable()
-        signers = [Ed25519Signer(seed) for seed in ring.devices.values()]
+        signers = [device_signer(ring, name, self._open_token) for name in ring.device_keys()]
         return StoreWriter(self.store, signers, keeper=self._keeper, after_commit=after_commit)
 
     def append(self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry]) -> AppendResult:
@@ -437,7 +486,10 @@ def own_history(tx: ReadTransaction) -> KeyHistory:
     """The key history of the store's own identity: the first whose events came in."""
     known = tx.identities()
     if not known:
-        raise MissingEvidenceError("this store has no identity")
+        raise MissingEvidenceError(
+            "this store has no identity",
+            hint="a home with several root holders has one when they have signed: holdfast identity submit",
+        )
     return key_history(tx, known[0])
 
 
@@ -448,10 +500,13 @@ def log_descriptor_in(tx: ReadTransaction) -> LogDescriptor:
     return descriptor
 
 
-def device_signer(ring: KeyRing, name: str) -> Ed25519Signer:
-    """The signer of a device in the keystore, by its name there. Raises ``RefusedError``."""
+def device_signer(ring: KeyRing, name: str, open_token: OpenToken | None = None) -> Signer:
+    """The signer of a device in the keystore, by its name there. Raises ``RefusedError``, and as ``open_token``."""
+    in_token = ring.token_devices.get(name)
+    if in_token is not None and open_token is not None:
+        return open_token(in_token)
     if name not in ring.devices:
-        known = ", ".join(sorted(ring.devices)) or "none"
+        known = ", ".join(sorted(ring.device_keys())) or "none"
         raise RefusedError(f"the keystore holds no device {name!r}", hint=f"devices in it: {known}")
     return Ed25519Signer(ring.devices[name])
 
@@ -461,18 +516,6 @@ def log_signer(ring: KeyRing) -> Ed25519Signer:
     if ring.log_seed is None:
         raise RefusedError("the keystore does not hold the key of the checkpoint log")
     return Ed25519Signer(ring.log_seed)
-
-
-def root_signers(ring: KeyRing, history: KeyHistory) -> list[tuple[int, Ed25519Signer]]:
-    """The root signers with their places. Raises ``RefusedError`` when the keystore does not hold the present root."""
-    if not ring.root_seeds:
-        raise RefusedError("the keystore does not hold the root key")
-    if ring.generation != history.generation:
-        raise RefusedError(
-            f"the keystore holds the root key of generation {ring.generation}, the identity is at {history.generation}",
-            hint="holdfast identity rotate-root puts the present one in",
-        )
-    return [(index, Ed25519Signer(seed)) for index, seed in enumerate(ring.root_seeds)]
 
 
 def _is_served(info: FeedInfo, identities: set[bytes]) -> bool:

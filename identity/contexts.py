@@ -18,9 +18,12 @@ __all__ = [
     "KEYSTORE_CHECKSUM",
     "KEYSTORE_HEADER",
     "RECOVERY_ROOT",
+    "ROOT_CARD",
     "ROOT_KEY_COMMITMENT",
     "SENTINEL_CHECKSUM",
     "SENTINEL_MACHINE",
+    "SIGNING_REQUEST",
+    "TOKEN_CHECK",
 ]
 
 IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
@@ -34,6 +37,15 @@ ROOT_KEY_COMMITMENT: Final = b"holdfast/v1/root-key-commitment\0"
 
 RECOVERY_ROOT: Final = b"holdfast/v1/recovery-root\0"
 """HKDF info, followed by the generation as 8 bytes big-endian: the root seed of that generation."""
+
+ROOT_CARD: Final = b"holdfast/v1/root-card\0"
+"""Ed25519 by a root key over a root card: whoever hands the key over has it."""
+
+SIGNING_REQUEST: Final = b"holdfast/v1/signing-request\0"
+"""SHA-256 over the digests of the proposed events: what a signing request is called."""
+
+TOKEN_CHECK: Final = b"holdfast/v1/token-check\0"
+"""Ed25519 over this and 32 random bytes: shows that a token has the key, and means nothing."""
 
 KEYSTORE_HEADER: Final = b"holdfast/v1/keystore-header\0"
 """Associated data of the keystore's cipher, followed by the header bytes."""
@@ -58,6 +70,9 @@ ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_SIGNATURE,
     ROOT_KEY_COMMITMENT,
     RECOVERY_ROOT,
+    ROOT_CARD,
+    SIGNING_REQUEST,
+    TOKEN_CHECK,
     KEYSTORE_HEADER,
     KEYSTORE_CHECKSUM,
     ANCHOR_RECEIPT_DIGEST,

@@ -18,13 +18,14 @@
       ConflictError             a compare-and-swap or a condition was lost
       RefusedError              the state of the store forbids it (read-only state, wrong passphrase, revoked key)
         WrongPassphrase
+        WrongPin                a hardware token did not take the PIN
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
       StorageError              the store could not do it
         StoreBusy               locked by another process: try again
         Unacknowledged          written, and what has to come before an acknowledgement failed
         UnknownOutcome          a commit was not answered: it may have happened or not
         DamagedFile             a file of ours is truncated or altered
-      TransportError            a peer, an authority or a node could not be reached, or answered nonsense
+      TransportError            a peer, an authority, a node or a token could not be reached, or failed
       ConfigurationError        settings, policy or home cannot be used
         NewerFormat             written by a newer holdfast
 
@@ -61,6 +62,7 @@ __all__ = [
     "UnsupportedVersion",
     "VerificationError",
     "WrongPassphrase",
+    "WrongPin",
 ]
 
 
@@ -185,7 +187,20 @@ class RefusedError(AuditError):
 class WrongPassphrase(RefusedError):
     """The keystore does not open with this passphrase."""
 
-    hint = "check the passphrase; without it nothing opens this keystore, not even the recovery phrase"
+    hint = (
+        "check the passphrase; when it is lost for good the recovery phrase helps: holdfast identity recover,"
+        " or for a root holder's keystore holdfast root restore"
+    )
+
+
+class WrongPin(RefusedError):
+    """A hardware token did not take the PIN. ``token`` is its label."""
+
+    hint = "check the PIN before the next try"
+
+    def __init__(self, token: str, what: str, *, hint: str = "") -> None:
+        super().__init__(f"the PIN of token {token!r} {what}", hint=hint)
+        self.token = token
 
 
 class ReadOnlyState(RefusedError):
@@ -229,7 +244,7 @@ class DamagedFile(StorageError):
 
 
 class TransportError(AuditError):
-    """A peer, an authority or a node could not be reached, or did not answer as its protocol says."""
+    """A peer, an authority, a node or a token could not be reached, or did not answer as its protocol says."""
 
 
 class ConfigurationError(AuditError):

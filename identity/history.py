@@ -46,6 +46,7 @@ __all__ = [
     "EventRecord",
     "KeyHistory",
     "LastGood",
+    "ProposedEvent",
     "Revocation",
     "RevocationReason",
     "SignedEvent",
@@ -57,6 +58,7 @@ __all__ = [
     "build_rotate_root",
     "event_digest",
     "fold",
+    "fold_proposed",
     "key_commitment",
     "parse_signed_event",
     "sign_event",
@@ -123,6 +125,28 @@ class KeyHistory:
     events: tuple[EventRecord, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ProposedEvent:
+    """An event that follows from those before it, and who has signed it so far.
+
+    ``authority`` are the keys of which ``threshold`` have to sign, ``signed`` the places among them of those that have.
+    ``before`` and ``after`` are the histories around it; an inception has none before.
+    """
+
+    signed_event: SignedEvent
+    event: Event
+    authority: tuple[bytes, ...]
+    threshold: int
+    signed: frozenset[int]
+    before: KeyHistory | None
+    after: KeyHistory
+
+    @property
+    def missing(self) -> int:
+        """How many signatures it still takes."""
+        return max(0, self.threshold - len(self.signed))
+
+
 def fold(events: Sequence[SignedEvent]) -> KeyHistory:
     """The key history of one identity from all its events, in the order they were accepted.
 
@@ -132,6 +156,41 @@ def fold(events: Sequence[SignedEvent]) -> KeyHistory:
 
     Raises ``HistoryError`` (naming the rule), ``SignatureMismatch`` or ``MalformedError``.
     """
+    return _fold(events).freeze()
+
+
+def fold_proposed(history: Sequence[SignedEvent], proposed: Sequence[SignedEvent]) -> list[ProposedEvent]:
+    """What events amount to that are going to follow ``history`` and lack signatures of their authority.
+
+    All rules of ``fold`` hold but one: fewer signatures than the threshold will do, none included. Those that are given
+    must hold, and a device must have signed for itself. ``history`` is empty when the first one is an inception. Raises
+    as ``fold``.
+    """
+    folding = _fold(history) if history else None
+    steps = []
+    for signed in proposed:
+        event = parse_event(signed.event)
+        before = None if folding is None else folding.freeze()
+        if folding is None:
+            folding = _Folding(signed, complete=False)
+        else:
+            folding.complete = False
+            folding.extend(signed, event)
+        after = folding.freeze()
+        authority, threshold = _authority(event.body, after)
+        places = frozenset(index for index, _ in signed.signatures if index < len(authority))
+        steps.append(ProposedEvent(signed, event, authority, threshold, places, before, after))
+    return steps
+
+
+def _authority(body: Body, after: KeyHistory) -> tuple[tuple[bytes, ...], int]:
+    """The keys that sign an event, and how many: the admin that is named, or the root keys as they are after it."""
+    if isinstance(body, AddDevice) and body.by is not None:
+        return (body.by,), 1
+    return after.root_keys, after.root_threshold
+
+
+def _fold(events: Sequence[SignedEvent]) -> _Folding:
     if not events:
         raise HistoryError(0, "no events")
     folding = _Folding(events[0])
@@ -144,7 +203,7 @@ def fold(events: Sequence[SignedEvent]) -> KeyHistory:
             accepted.append(signed)
         else:
             _check_rival(folding, accepted[: position + 1], signed, event)
-    return folding.freeze()
+    return folding
 
 
 def _check_rival(folding: _Folding, before: Sequence[SignedEvent], signed: SignedEvent, event: Event) -> None:
@@ -162,14 +221,15 @@ def _check_rival(folding: _Folding, before: Sequence[SignedEvent], signed: Signe
 
 
 class _Folding:
-    """The history so far, while it is being folded."""
+    """The history so far, while it is being folded. ``complete``: every event must have all signatures it takes."""
 
-    def __init__(self, signed: SignedEvent) -> None:
+    def __init__(self, signed: SignedEvent, *, complete: bool = True) -> None:
+        self.complete = complete
         event = parse_event(signed.event)
         body = event.body
         if not isinstance(body, Inception):
             raise HistoryError(event.seq, f"the first event is {event.type}, not an inception")
-        _verify_threshold(event.seq, signed, body.roots.keys, body.roots.threshold)
+        self._verify(event.seq, signed, body.roots.keys, body.roots.threshold)
         self.identity = event_digest(signed.event)
         self.label = body.label
         self.roots, self.next = body.roots, body.next
@@ -217,7 +277,7 @@ class _Folding:
             root_threshold=self.roots.threshold,
             next_digests=self.next.digests,
             next_threshold=self.next.threshold,
-            devices=MappingProxyType(self.devices),
+            devices=MappingProxyType(dict(self.devices)),
             logs=tuple(self.logs),
             closed=self.closed,
             duplicity=self.duplicity,
@@ -253,14 +313,25 @@ class _Folding:
                 self.closed = True
 
     def _verify_root(self, signed: SignedEvent, seq: int) -> None:
-        _verify_threshold(seq, signed, self.roots.keys, self.roots.threshold)
+        self._verify(seq, signed, self.roots.keys, self.roots.threshold)
+
+    def _verify(
+        self,
+        seq: int,
+        signed: SignedEvent,
+        authority: Sequence[bytes],
+        threshold: int,
+        *,
+        possession: bytes | None = None,
+    ) -> None:
+        _verify_threshold(seq, signed, authority, threshold if self.complete else 0, possession=possession)
 
     def _rotate_root(self, signed: SignedEvent, seq: int, body: RotateRoot) -> None:
         if tuple(key_commitment(key) for key in body.roots.keys) != self.next.digests:
             raise HistoryError(seq, "the root keys are not the ones that were committed to")
         if body.roots.threshold != self.next.threshold:
             raise HistoryError(seq, "the root threshold is not the one that was committed to")
-        _verify_threshold(seq, signed, body.roots.keys, body.roots.threshold)
+        self._verify(seq, signed, body.roots.keys, body.roots.threshold)
         self._take(seq, body.next.digests)
         self.roots, self.next = body.roots, body.next
         self.generation += 1
@@ -270,7 +341,7 @@ class _Folding:
         if body.by is not None:
             self._check_admin(seq, body, body.by)
             authority, threshold = (body.by,), 1
-        _verify_threshold(seq, signed, authority, threshold, possession=body.device)
+        self._verify(seq, signed, authority, threshold, possession=body.device)
         self._take(seq, [key_commitment(body.device)])
         self.devices[body.device] = Device(body.device, body.name, body.device_class, seq, body.by, None)
 

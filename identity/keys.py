@@ -6,6 +6,7 @@ fits many messages. Specified in docs/spec/identity.md, section "Signatures".
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
@@ -20,6 +21,7 @@ __all__ = [
     "SIGNATURE_BYTES",
     "Ed25519Signer",
     "Signer",
+    "TokenKey",
     "generate_seed",
     "verify_signature",
 ]
@@ -38,6 +40,14 @@ class Signer(Protocol):
 
     def sign(self, message: bytes) -> bytes:
         """A 64-byte Ed25519 signature over ``message``, which already begins with its signing context."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenKey:
+    """A key that is in a hardware token: its 32-byte public key and the label of the token. It is no secret."""
+
+    public_key: bytes
+    token: str
 
 
 class Ed25519Signer:

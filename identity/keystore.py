@@ -13,7 +13,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -42,7 +42,7 @@ from identity.errors import (
     WrongPassphrase,
 )
 from identity.event import MAX_ROOT_KEYS
-from identity.keys import SEED_BYTES
+from identity.keys import PUBLIC_KEY_BYTES, SEED_BYTES, Ed25519Signer, TokenKey
 from identity.textforms import check_name
 
 __all__ = [
@@ -64,6 +64,9 @@ MAX_DEVICES: Final = 256
 
 _MAGIC: Final = b"holdfast keystore "
 _VERSION: Final = 1
+_TOKEN_VERSION: Final = 2
+"""Of files that name keys in tokens, which an older reader would not know to be there."""
+
 _SALT_BYTES: Final = argon2id.SALTBYTES
 _NONCE_BYTES: Final = crypto_aead_xchacha20poly1305_ietf_NPUBBYTES
 _TAG_BYTES: Final = crypto_aead_xchacha20poly1305_ietf_ABYTES
@@ -95,6 +98,9 @@ class KeyRing:
 
     ``root_seeds`` are those of the current ``generation`` (empty on a machine that doesn't hold the root), ``devices``
     maps names to seeds, ``log_seed`` signs checkpoints, ``anchor_key`` is a secp256k1 scalar. Nothing shows them.
+
+    ``token_devices`` and ``token_root`` are keys in hardware tokens, only named here. A name is a device
+    of one kind or of the other, and the root is here or there.
     """
 
     root_seeds: tuple[bytes, ...]
@@ -102,11 +108,15 @@ class KeyRing:
     devices: Mapping[str, bytes]
     log_seed: bytes | None
     anchor_key: bytes | None
+    token_devices: Mapping[str, TokenKey] = field(default_factory=dict)
+    token_root: TokenKey | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "devices", MappingProxyType(dict(self.devices)))
-        for name in self.devices:
+        object.__setattr__(self, "token_devices", MappingProxyType(dict(self.token_devices)))
+        for name in (*self.devices, *self.token_devices):
             check_name(name, "keystore: device name")
+        self._check_tokens()
         keys = [*self.root_seeds, *self.devices.values(), *filter(None, (self.log_seed, self.anchor_key))]
         if any(len(key) != SEED_BYTES for key in keys):
             raise MalformedError(f"keystore: a secret key must have {SEED_BYTES} bytes")
@@ -115,10 +125,27 @@ class KeyRing:
         if self.anchor_key is not None and not 0 < int.from_bytes(self.anchor_key, "big") < SECP256K1_ORDER:
             raise MalformedError("keystore: the anchor key is not a secp256k1 key")
 
+    def device_keys(self) -> dict[str, bytes]:
+        """The public keys of all devices, here and in tokens, by name."""
+        here = {name: Ed25519Signer(seed).public_key for name, seed in self.devices.items()}
+        return here | {name: key.public_key for name, key in self.token_devices.items()}
+
+    def _check_tokens(self) -> None:
+        keys = [*self.token_devices.values(), *filter(None, (self.token_root,))]
+        for key in keys:
+            check_name(key.token, "keystore: token label")
+        if any(len(key.public_key) != PUBLIC_KEY_BYTES for key in keys):
+            raise MalformedError(f"keystore: a public key must have {PUBLIC_KEY_BYTES} bytes")
+        if len({key.public_key for key in keys}) != len(keys):
+            raise MalformedError("keystore: one key in a token for two purposes")
+        if self.devices.keys() & self.token_devices.keys():
+            raise MalformedError("keystore: one name for two devices")
+        if self.root_seeds and self.token_root is not None:
+            raise MalformedError("keystore: a root key here and one in a token")
+
     def __repr__(self) -> str:
-        return (
-            f"KeyRing(generation={self.generation}, root_seeds={len(self.root_seeds)}, devices={sorted(self.devices)})"
-        )
+        devices = sorted([*self.devices, *self.token_devices])
+        return f"KeyRing(generation={self.generation}, root_seeds={len(self.root_seeds)}, devices={devices})"
 
 
 def create_keystore(path: Path, passphrase: str, ring: KeyRing, *, profile: KdfProfile = ARGON2ID_2026) -> None:
@@ -180,13 +207,13 @@ def _seal(passphrase: str, ring: KeyRing, profile: KdfProfile) -> bytes:
     key = _derive_key(passphrase, salt, profile)
     ciphertext = crypto_aead_xchacha20poly1305_ietf_encrypt(_encode_ring(ring), KEYSTORE_HEADER + header, nonce, key)
     members = {"header": header, "ciphertext": ciphertext, "checksum": _checksum(header, ciphertext)}
-    return b"%s%d\n%s" % (_MAGIC, _VERSION, encode(members))
+    return b"%s%d\n%s" % (_MAGIC, _version_of(ring), encode(members))
 
 
 def _open(path: Path, passphrase: str) -> tuple[KeyRing, KdfProfile]:
     data = _read(path)
     try:
-        header, ciphertext = _parse_file(data)
+        version, header, ciphertext = _parse_file(data)
         fields = Fields(decode(header), "keystore header")
         name = fields.text("kdf", max=64)
         salt, nonce = fields.bytes("salt", length=_SALT_BYTES), fields.bytes("nonce", length=_NONCE_BYTES)
@@ -202,18 +229,23 @@ def _open(path: Path, passphrase: str) -> tuple[KeyRing, KdfProfile]:
     except CryptoError as exc:
         raise WrongPassphrase(f"{path} does not open with this passphrase") from exc
     try:
-        return _parse_ring(decode(plaintext)), profile
+        return _parse_ring(decode(plaintext), version), profile
     except MalformedError as exc:
         raise DamagedFile(f"{path}: {exc}") from exc
 
 
-def _parse_file(data: bytes) -> tuple[bytes, bytes]:
-    """Header and ciphertext of a file whose checksum holds."""
+def _version_of(ring: KeyRing) -> int:
+    """A keystore without keys in tokens is written as it always was, and older readers can read it."""
+    return _TOKEN_VERSION if ring.token_devices or ring.token_root is not None else _VERSION
+
+
+def _parse_file(data: bytes) -> tuple[int, bytes, bytes]:
+    """Version, header and ciphertext of a file whose checksum holds."""
     first_line, newline, _ = data[: len(_MAGIC) + 20].partition(b"\n")
     version = first_line.removeprefix(_MAGIC)
     if not newline or not first_line.startswith(_MAGIC) or not version.isdigit():
         raise MalformedError("not a keystore")
-    if version != b"%d" % _VERSION:
+    if version not in (b"%d" % _VERSION, b"%d" % _TOKEN_VERSION):
         raise NewerFormat(f"keystore version {version.decode('ascii')}")
     fields = Fields(decode(data[len(first_line) + 1 :]), "keystore")
     header, ciphertext = fields.bytes("header"), fields.bytes("ciphertext")
@@ -221,7 +253,7 @@ def _parse_file(data: bytes) -> tuple[bytes, bytes]:
     fields.done()
     if len(ciphertext) < _TAG_BYTES or checksum != _checksum(header, ciphertext):
         raise MalformedError("the checksum does not fit: the file was damaged")
-    return header, ciphertext
+    return int(version), header, ciphertext
 
 
 def _checksum(header: bytes, ciphertext: bytes) -> bytes:
@@ -243,34 +275,60 @@ def _derive_key(passphrase: str, salt: bytes, profile: KdfProfile) -> bytes:
 
 
 def _encode_ring(ring: KeyRing) -> bytes:
-    data = encode(
-        {
-            "v": _VERSION,
-            "generation": ring.generation,
-            "roots": list(ring.root_seeds),
-            "devices": dict(ring.devices),
-            "log": ring.log_seed,
-            "anchor": ring.anchor_key,
-        }
-    )
-    _parse_ring(decode(data))  # keys that could not be read back must not replace any that can
+    version = _version_of(ring)
+    members: dict[str, object] = {
+        "v": version,
+        "generation": ring.generation,
+        "roots": list(ring.root_seeds),
+        "devices": dict(ring.devices),
+        "log": ring.log_seed,
+        "anchor": ring.anchor_key,
+    }
+    if version == _TOKEN_VERSION:
+        members["token_devices"] = {name: _encode_token_key(key) for name, key in ring.token_devices.items()}
+        members["token_root"] = None if ring.token_root is None else _encode_token_key(ring.token_root)
+    data = encode(members)
+    _parse_ring(decode(data), version)  # keys that could not be read back must not replace any that can
     return data
 
 
-def _parse_ring(value: Value) -> KeyRing:
+def _encode_token_key(key: TokenKey) -> dict[str, object]:
+    return {"key": key.public_key, "token": key.token}
+
+
+def _parse_ring(value: Value, version: int) -> KeyRing:
     fields = Fields(value, "keys")
-    fields.int("v", min=_VERSION, max=_VERSION)
+    fields.int("v", min=version, max=version)
     names = fields.dict("devices", max=MAX_DEVICES)
     devices = Fields(names, "keys: devices")
+    token_devices, token_root = _parse_token_keys(fields) if version == _TOKEN_VERSION else ({}, None)
     ring = KeyRing(
         root_seeds=fields.bytes_list("roots", length=SEED_BYTES, max=MAX_ROOT_KEYS),
         generation=fields.int("generation"),
         devices={name: devices.bytes(name, length=SEED_BYTES) for name in names},
         log_seed=fields.optional_bytes("log", length=SEED_BYTES),
         anchor_key=fields.optional_bytes("anchor", length=SEED_BYTES),
+        token_devices=token_devices,
+        token_root=token_root,
     )
     fields.done()
+    if _version_of(ring) != version:
+        raise MalformedError(f"keys: version {version} without a key in a token")
     return ring
+
+
+def _parse_token_keys(fields: Fields) -> tuple[dict[str, TokenKey], TokenKey | None]:
+    items = fields.dict("token_devices", max=MAX_DEVICES)
+    devices = {name: _parse_token_key(item) for name, item in items.items()}
+    root = fields.value("token_root")
+    return devices, None if root is None else _parse_token_key(root)
+
+
+def _parse_token_key(value: Value) -> TokenKey:
+    fields = Fields(value, "keys: key in a token")
+    key = TokenKey(fields.bytes("key", length=PUBLIC_KEY_BYTES), fields.name("token"))
+    fields.done()
+    return key
 
 
 # --- the file itself ------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ RIM = (
     "identity.durable",
     "identity.keystore",
     "ledger.sentinel_file",
+    "identity.pkcs11",
     "ledger.storage",
     "ledger.writer",
     "ledger.sparse_fetch",

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "restore": Source("api.cli.restore", "Make a home of a backup."),
     "recover": Source("api.cli.recover", "Ways out of a read-only state."),
     "identity": Source("api.cli.identity", "Devices, their history, the root key."),
+    "root": Source("api.cli.root", "A holder's root key: make it, hand over its card, restore it from the phrase."),
     "headers": Source("api.cli.headers", "Pin block headers for the offline verifier."),
     "demo": Source("api.cli.demo", "Show what holdfast does on real bank data, and attack it."),
     "devtsa": Source("api.cli.devtsa", "The development timestamp authority."),

@@ -74,11 +74,8 @@ def create(
 
 def _only_device(session: Session, ring: KeyRing) -> str:
     """The one device of the keystore that is not revoked. Raises ``UsageError`` when there are several, or none."""
-    from identity.keys import Ed25519Signer
-
     known = session.vault.history().devices
-    keys = {name: Ed25519Signer(seed).public_key for name, seed in ring.devices.items()}
-    names = sorted(name for name, key in keys.items() if key in known and known[key].revocation is None)
+    names = sorted(name for name, key in ring.device_keys().items() if key in known and known[key].revocation is None)
     if len(names) != 1:
         raise UsageError("whose feed is it to be?", hint=f"--device with one of: {', '.join(names) or 'none'}")
     return names[0]

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from api.cli.exit_codes import UsageError
-from api.cli.files import read_input
+from api.cli.files import read_input, source_name
 from api.cli.group import CommandGroup, invocation
 from api.cli.passphrase import read_passphrase
-from api.cli.session import PassphraseFile, as_usage, check_names
+from api.cli.phrases import EXISTS_HINT
+from api.cli.session import PassphraseFile, PinFile, as_usage, check_names
+from api.cli.tokens import NewTokenKeys, TokenModuleFile, open_tokens
 from api.settings import (
     DevAuthoritySettings,
     DevChainSettings,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from api.founding import Founded
     from api.home import Home
     from identity.event import DeviceClass
+    from identity.rootcard import RootCard
 
 __all__ = ["check_database", "faucet", "group", "read_anchor_key"]
 
@@ -55,6 +58,7 @@ group = CommandGroup("init", "Found a home: identity, keys, store, log and polic
         "holdfast init --home ledger.home --passphrase-file pass.txt --phrase-file phrase.txt",
         "holdfast init --home two.home --passphrase-file pass.txt --phrase-file words.txt --device pc --device phone",
         "holdfast init --home pg.home --database 'postgresql://vault@db.example/bank?sslmode=verify-full'",
+        "holdfast init --home bank.home --card anna.card --card bert.card --card carl.card --threshold 2",
     ],
 )
 def init(
@@ -93,11 +97,30 @@ def init(
         Path | None,
         typer.Option("--phrase-file", metavar="FILE", help="Write the recovery phrase to FILE, not to stdout."),
     ] = None,
+    card: Annotated[
+        list[Path] | None,
+        typer.Option("--card", metavar="FILE", help="A root holder's card; repeat for all. They sign, not this home."),
+    ] = None,
+    threshold: Annotated[
+        int | None,
+        typer.Option("--threshold", metavar="K", help="With --card: how many holders have to sign; default: all."),
+    ] = None,
+    next_threshold: Annotated[
+        int | None,
+        typer.Option("--next-threshold", metavar="K", help="The same after the first rotation; default: as now."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option("--token", metavar="LABEL", help="Make the root and device keys in this hardware token."),
+    ] = None,
+    token_module: TokenModuleFile = None,
+    pin_file: PinFile = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
     """Found a home, whole or not at all. Without --settings, with the embedded development chain and authority.
 
-    Shows the recovery phrase once. It is kept nowhere: write it down. It alone can replace the root key.
+    Shows the recovery phrase once. It is kept nowhere: write it down. It alone can replace the root key. With --card
+    the root keys and their phrases are their holders', and the home waits until enough of them have signed.
     """
     from api.bootstrap import now_ms, open_chain, open_sources
     from api.founding import Founding, found_home
@@ -105,7 +128,9 @@ def init(
 
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
-    if run.out.json and phrase_file is None:
+    cards = _cards(card, phrase_file)
+    signing, following = _thresholds(cards, threshold, next_threshold)
+    if run.out.json and phrase_file is None and not cards:
         raise UsageError("the recovery phrase does not go into JSON", hint="give --phrase-file FILE")
     text, settings, files = _new_settings(home, run.environ, settings_file, database, no_chain=no_chain)
     devices = _devices(device)
@@ -117,6 +142,7 @@ def init(
     with _phrase_keeper(run.out, phrase_file) as keep_phrase, ExitStack() as opened:
         authorities = [source.authority for source in open_sources(settings)]
         check_independence(authorities, settings.timestamps.k)
+        tokens = opened.enter_context(open_tokens(run, token_module or settings.token_module, pin_file))
         chain = open_chain(opened, settings)
         founding = Founding(
             label=label,
@@ -131,9 +157,39 @@ def init(
             anchor_key=own_key,
             files=files,
             k=settings.timestamps.k,
+            cards=cards,
+            threshold=signing,
+            next_threshold=following,
+            token=None if token is None else NewTokenKeys(tokens, token, "holdfast"),
         )
         founded = found_home(home, founding, passphrase, now_ms=now_ms(), keep_phrase=keep_phrase)
     _report(run.out, home, settings, founded)
+
+
+def _cards(files: list[Path] | None, phrase_file: Path | None) -> list[RootCard]:
+    from identity.rootcard import MAX_CARD_BYTES, check_cards, parse_card
+
+    if not files:
+        return []
+    if phrase_file is not None:
+        raise UsageError("--card and --phrase-file", hint="the holders of the root keys have their own phrases")
+    cards = [parse_card(read_input(file, MAX_CARD_BYTES), source_name(file)) for file in files]
+    check_cards(cards)
+    return cards
+
+
+def _thresholds(cards: list[RootCard], now: int | None, later: int | None) -> tuple[int, int]:
+    """How many holders sign now and after the first rotation. Raises ``UsageError`` for what nobody could meet."""
+    if not cards:
+        if now is not None or later is not None:
+            raise UsageError("--threshold is for several root holders", hint="give a --card for each")
+        return 1, 1
+    now = len(cards) if now is None else now
+    later = now if later is None else later
+    for threshold in (now, later):
+        if not 1 <= threshold <= len(cards):
+            raise UsageError(f"{threshold} of {len(cards)} holders cannot sign")
+    return now, later
 
 
 def _new_settings(
@@ -239,7 +295,7 @@ def _phrase_keeper(out: Output, file: Path | None) -> Iterator[Callable[[str], N
     try:
         stream = os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii")
     except FileExistsError as exc:
-        raise RefusedError(f"{file} exists; a recovery phrase overwrites nothing") from exc
+        raise RefusedError(f"{file} exists; a recovery phrase overwrites nothing", hint=EXISTS_HINT) from exc
     except OSError as exc:
         raise StorageError(f"cannot write {file}: {exc.strerror}") from exc
 
@@ -274,8 +330,14 @@ def _report(out: Output, home: Home, settings: Settings, founded: Founded) -> No
             "contract": None if binding is None else f"0x{binding.contract.hex()}",
             "anchor_account": None if binding is None else f"0x{binding.owner.hex()}",
             "policy": str(home.policy),
+            "request": None if founded.request is None else to_hex(founded.request.id),
         },
     )
+    if founded.request is not None:
+        out.note(
+            f"there is no identity yet: its holders sign {home.founding_request} ('holdfast identity sign'),"
+            " then 'holdfast identity submit'"
+        )
     parts = (settings.chain, *settings.authorities)
     if any(isinstance(part, DevChainSettings | DevAuthoritySettings) for part in parts):
         out.note("DEVELOPMENT ONLY: the embedded authority and chain prove nothing to anybody else")

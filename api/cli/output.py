@@ -140,6 +140,10 @@ class Output:
         else:
             self._line(self.stderr, f"holdfast: {printable(message)}")
 
+    def talk(self, line: str) -> None:
+        """A line for whoever is asked to decide something. It is never left out."""
+        self._line(self.stderr, printable(line))
+
     def event(self, kind: str, fields: Mapping[str, Plain]) -> None:
         """A JSON line on stderr, beside the answer on stdout."""
         self._line(self.stderr, json.dumps({"v": JSON_VERSION, "kind": kind, **fields}))

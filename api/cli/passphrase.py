@@ -1,8 +1,9 @@
-"""Where a passphrase comes from: a file, an open file descriptor, or a prompt; never the command line itself.
+"""Where a passphrase or a PIN comes from: a file, an open file descriptor, or a prompt; never the command line itself.
 
 The sources are asked in that order, the more explicit first:
 
     --passphrase-file FILE      HOLDFAST_PASSPHRASE_FD=3      HOLDFAST_PASSPHRASE_FILE=FILE      a terminal
+    --pin-file FILE             HOLDFAST_PIN_FD=3             HOLDFAST_PIN_FILE=FILE             a terminal
 """
 
 from __future__ import annotations
@@ -11,19 +12,46 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from api.cli.exit_codes import UsageError
 from identity.errors import ConfigurationError, LimitExceeded, MalformedError, StorageError
 
-__all__ = ["FD_VARIABLE", "FILE_VARIABLE", "MAX_PASSPHRASE_BYTES", "read_passphrase"]
+__all__ = [
+    "FD_VARIABLE",
+    "FILE_VARIABLE",
+    "MAX_PASSPHRASE_BYTES",
+    "PIN_FD_VARIABLE",
+    "PIN_FILE_VARIABLE",
+    "read_passphrase",
+    "read_pin",
+]
 
 FD_VARIABLE: Final = "HOLDFAST_PASSPHRASE_FD"
 FILE_VARIABLE: Final = "HOLDFAST_PASSPHRASE_FILE"
+PIN_FD_VARIABLE: Final = "HOLDFAST_PIN_FD"
+PIN_FILE_VARIABLE: Final = "HOLDFAST_PIN_FILE"
 MAX_PASSPHRASE_BYTES: Final = 4096
 
-_HINT: Final = f"give --passphrase-file FILE, or set {FILE_VARIABLE} or {FD_VARIABLE}"
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is asked for: how it is called, how it is prompted for, and the names of its sources."""
+
+    name: str
+    prompt: str
+    option: str
+    fd_variable: str
+    file_variable: str
+
+    @property
+    def hint(self) -> str:
+        return f"give {self.option} FILE, or set {self.file_variable} or {self.fd_variable}"
+
+
+_PASSPHRASE: Final = _Kind("passphrase", "Passphrase: ", "--passphrase-file", FD_VARIABLE, FILE_VARIABLE)
 
 
 def read_passphrase(
@@ -38,17 +66,36 @@ def read_passphrase(
     One line end at the end of a file is not part of it. Raises ``UsageError`` when there is no source, ``StorageError``
     when the file cannot be read, ``MalformedError`` when what it holds cannot be a passphrase.
     """
+    return _read(_PASSPHRASE, file, environ, ask_twice=ask_twice, prompt=prompt)
+
+
+def read_pin(
+    token: str, file: Path | None, environ: Mapping[str, str], *, prompt: Callable[[str], str] | None = None
+) -> str:
+    """The PIN of a hardware token, which the prompt calls by its label. As ``read_passphrase`` otherwise."""
+    kind = _Kind("PIN", f"PIN of token {token!r}: ", "--pin-file", PIN_FD_VARIABLE, PIN_FILE_VARIABLE)
+    return _read(kind, file, environ, ask_twice=False, prompt=prompt)
+
+
+def _read(
+    kind: _Kind,
+    file: Path | None,
+    environ: Mapping[str, str],
+    *,
+    ask_twice: bool,
+    prompt: Callable[[str], str] | None,
+) -> str:
     if file is not None:
-        return _from_file(file)
-    if descriptor := environ.get(FD_VARIABLE):
-        return _from_descriptor(descriptor)
-    if named := environ.get(FILE_VARIABLE):
-        return _from_file(Path(named))
+        return _from_file(kind, file)
+    if descriptor := environ.get(kind.fd_variable):
+        return _from_descriptor(kind, descriptor)
+    if named := environ.get(kind.file_variable):
+        return _from_file(kind, Path(named))
     if prompt is None and _has_terminal():
         prompt = getpass.getpass
     if prompt is None:
-        raise UsageError("no passphrase, and no terminal to ask for one", hint=_HINT)
-    return _from_prompt(prompt, ask_twice=ask_twice)
+        raise UsageError(f"no {kind.name}, and no terminal to ask for one", hint=kind.hint)
+    return _from_prompt(kind, prompt, ask_twice=ask_twice)
 
 
 def _has_terminal() -> bool:
@@ -64,33 +111,33 @@ def _has_terminal() -> bool:
     return True
 
 
-def _from_file(path: Path) -> str:
+def _from_file(kind: _Kind, path: Path) -> str:
     try:
         with path.open("rb") as stream:
             return _parse(stream.read(MAX_PASSPHRASE_BYTES + 2), str(path))
     except OSError as exc:
-        raise StorageError(f"cannot read the passphrase file {path}: {exc.strerror}") from exc
+        raise StorageError(f"cannot read the {kind.name} file {path}: {exc.strerror}") from exc
 
 
-def _from_descriptor(text: str) -> str:
+def _from_descriptor(kind: _Kind, text: str) -> str:
     if not (text.isascii() and text.isdigit() and len(text) < 6):
-        raise ConfigurationError(f"{FD_VARIABLE} is not the number of an open file: {text!r}")
+        raise ConfigurationError(f"{kind.fd_variable} is not the number of an open file: {text!r}")
     try:
         with os.fdopen(int(text), "rb") as stream:
-            return _parse(stream.read(MAX_PASSPHRASE_BYTES + 2), FD_VARIABLE)
+            return _parse(stream.read(MAX_PASSPHRASE_BYTES + 2), kind.fd_variable)
     except OSError as exc:
-        raise ConfigurationError(f"{FD_VARIABLE} names no file that can be read: {exc.strerror}") from exc
+        raise ConfigurationError(f"{kind.fd_variable} names no file that can be read: {exc.strerror}") from exc
 
 
-def _from_prompt(prompt: Callable[[str], str], *, ask_twice: bool) -> str:
+def _from_prompt(kind: _Kind, prompt: Callable[[str], str], *, ask_twice: bool) -> str:
     try:
-        first = prompt("Passphrase: ")
+        first = prompt(kind.prompt)
         second = prompt("The same again: ") if ask_twice else first
     except EOFError as exc:
-        raise UsageError("no passphrase was given", hint=_HINT) from exc
+        raise UsageError(f"no {kind.name} was given", hint=kind.hint) from exc
     if first != second:
-        raise UsageError("the two passphrases differ")
-    return _parse(first.encode("utf-8", "surrogateescape"), "the passphrase")
+        raise UsageError(f"the two {kind.name}s differ")
+    return _parse(first.encode("utf-8", "surrogateescape"), f"the {kind.name}")
 
 
 def _parse(data: bytes, source: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,8 +11,8 @@ import typer
 
 from api.bootstrap import Session, open_session
 from api.cli.exit_codes import UsageError
-from api.cli.group import invocation
-from api.cli.passphrase import read_passphrase
+from api.cli.group import Invocation, invocation
+from api.cli.passphrase import read_passphrase, read_pin
 from api.settings import find_home, load_settings
 from identity.errors import MalformedError, MissingEvidenceError
 from identity.textforms import check_name
@@ -25,11 +25,13 @@ __all__ = [
     "Force",
     "OutputFile",
     "PassphraseFile",
+    "PinFile",
     "as_usage",
     "check_names",
     "named_feed",
     "open_keys",
     "opened",
+    "pin_reader",
     "unlock",
     "unlock_to_replace",
 ]
@@ -38,6 +40,9 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option("--passphrase-file", metavar="FILE", help="Read the keystore's passphrase from FILE."),
 ]
+PinFile = Annotated[
+    Path | None, typer.Option("--pin-file", metavar="FILE", help="Read the PIN of the hardware token from FILE.")
+]
 OutputFile = Annotated[
     Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write; - for stdout.", show_default=False)
 ]
@@ -45,12 +50,21 @@ Force = Annotated[bool, typer.Option("--force", help="Replace FILE.")]
 
 
 @contextmanager
-def opened(ctx: typer.Context, *, read_only: bool = False) -> Iterator[Session]:
-    """The home that the command line means, open. ``read_only`` when the command writes nothing to the store."""
+def opened(ctx: typer.Context, *, read_only: bool = False, pin_file: Path | None = None) -> Iterator[Session]:
+    """The home that the command line means, open. ``read_only`` when the command writes nothing to the store.
+
+    ``pin_file`` is where the command line says that the PIN of a hardware token is.
+    """
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
-    with open_session(home, load_settings(home, run.environ), read_only=read_only, tell=run.out.note) as session:
+    settings, pin = load_settings(home, run.environ), pin_reader(run, pin_file)
+    with open_session(home, settings, read_only=read_only, pin=pin, tell=run.out.note) as session:
         yield session
+
+
+def pin_reader(run: Invocation, pin_file: Path | None) -> Callable[[str], str]:
+    """What asks for the PIN of a token, by its label."""
+    return lambda token: read_pin(token, pin_file, run.environ)
 
 
 def unlock(ctx: typer.Context, session: Session, passphrase_file: Path | None, *, appending: bool = False) -> KeyRing:

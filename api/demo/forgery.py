@@ -23,7 +23,7 @@ from anchoring.timestamp import TimestampEvidence
 from anchoring.tsa.source import TimestampSource
 from anchoring.witness import time_statement
 from identity.errors import MissingEvidenceError
-from identity.keys import Ed25519Signer
+from identity.keys import Ed25519Signer, Signer
 from identity.keystore import KeyRing
 from ledger.checkpoint import Checkpoint, imprint_message, sign_checkpoint
 from ledger.entry import Entry, encode_entry, parse_entry
@@ -150,7 +150,7 @@ def copy_feed(
     source: ReadTransaction,
     target: Store,
     key: FeedKey,
-    signer: Ed25519Signer,
+    signer: Signer,
     change: Callable[[int, Entry], Entry] = lambda _, entry: entry,
 ) -> int:
     """Write the feed again into another store, batch by batch as it was, each entry through ``change``, signed anew.

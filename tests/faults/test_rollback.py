@@ -24,6 +24,7 @@ from anchoring.rollback import RollbackState
 from anchoring.storage import AnchorState
 from api.cli.times import parse_time
 from api.demo.forgery import ForgedLog, copy_feed, cut_feed, prove_fork, roots_at, send_anchor, unlocked
+from api.root_events import close_event
 from api.vault import Vault, log_signer
 from identity.errors import ReadOnlyState, RefusedError, TransportError
 from identity.event import DeviceClass, RevocationReason
@@ -124,6 +125,9 @@ WRITES: dict[str, Callable[[World, Vault], object]] = {
         time_ms=0,
     ),
     "rotate_root": lambda world, vault: vault.rotate_root(PHRASE, time_ms=0),
+    "sign_event_by_root": lambda world, vault: vault.sign_event_by_root(world.ring, close_event(0)),
+    "append_events": lambda world, vault: vault.append_events(vault.signed_events()),
+    "submit": lambda world, vault: vault.submit([vault.propose(close_event(0))]),
     "import_events": lambda world, vault: vault.import_events(
         [parse_signed_event(event.signed_event) for event in vault.events()]
     ),
@@ -154,10 +158,13 @@ def test_every_write_of_a_vault_is_among_those(world: World) -> None:
         "find_feed",
         "history",
         "identities",
+        "last_good",
         "log_descriptor",
         "pending_checkpoint",
         "require_appendable",
+        "propose",
         "require_writable",
+        "signed_events",
     }
     public = {name for name in vars(Vault) if not name.startswith("_")}
     # What it takes to sign an event comes with the call, so the others stand for it.

@@ -175,6 +175,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell("checkpoint", "export", "-o", "complete.log")
     shell("identity", "export", "-o", "home.events")
     shell("backup", "create", "made.backup")
+    shell("identity", "close", "--confirm", "home of a test", "--propose", "closing.request")
+    shell("identity", "sign", "closing.request", "--phrase-file", "phrase.txt", "--yes", "-o", "signed.request")
     return directory
 
 

@@ -351,8 +351,8 @@ def test_a_store_of_a_newer_version(shell: Any) -> None:
 
 def test_a_keystore_of_a_newer_version(shell: Any) -> None:
     keystore = shell.path("home/keystore.hfk")
-    keystore.write_bytes(keystore.read_bytes().replace(b"holdfast keystore 1\n", b"holdfast keystore 2\n"))
-    refused(shell, "feed", "append", "notes", "notes.jsonl", code=78, says="version 2")
+    keystore.write_bytes(keystore.read_bytes().replace(b"holdfast keystore 1\n", b"holdfast keystore 3\n"))
+    refused(shell, "feed", "append", "notes", "notes.jsonl", code=78, says="version 3")
 
 
 @pytest.mark.parametrize(

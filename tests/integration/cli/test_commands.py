@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,17 @@ ANSWERS = {
     "identity add-device tablet": 1,
     "identity revoke-device phone --reason lost": 1,
     "identity rotate-root --phrase-file phrase.txt": 1,
+    f"identity bind-log {'0f' * 32}": 1,
+    "identity close --confirm 'home of a test'": 1,
+    "identity review closing.request": 1,
+    "identity sign closing.request --phrase-file phrase.txt --yes -o out": 1,
+    "identity submit signed.request": 1,
+    "identity recover --phrase-file phrase.txt --dry-run": 1,
     "identity export -o out": 1,
     "identity import home.events --home other": 1,
+    "root create Anna --keystore a.hfk --phrase-file a.phrase -o out": 1,
+    "root card Anna --phrase-file phrase.txt --generation 1 -o out": 1,
+    "root restore --phrase-file phrase.txt --generation 1 --keystore a.hfk": 1,
     "headers fetch --number 1 --number 2": 2,
 }
 """Command lines, and how many things each answers with."""
@@ -56,7 +66,15 @@ NAMES = {name for name, command in build_app().walk() if not isinstance(command,
 ELSEWHERE = {"init", "recover fetch", "recover succeed", "demo", "devtsa serve", "devchain serve"}
 """Those that make homes of their own, or do not end: they have tests of their own."""
 
-PROSE = {"feed audit ledger", "verify evidence.json --policy home/policy.toml", "checkpoint show 4"}
+MAKES = ("bind-log", "identity close", "submit", "recover")
+"""More that answer differently each time: with a new event, or with the key that would be made."""
+
+PROSE = {
+    "feed audit ledger",
+    "verify evidence.json --policy home/policy.toml",
+    "checkpoint show 4",
+    "identity review closing.request",
+}
 """Those that answer in sentences, or with a note as it is signed."""
 
 
@@ -75,7 +93,7 @@ def command_of(line: str) -> str:
 @pytest.mark.parametrize(("line", "count"), ANSWERS.items())
 def test_answer_in_json(line: str, count: int, shell: Any, documented: dict[str, tuple[str, list[str]]]) -> None:
     """One object a thing, each with ``v``, ``kind`` and the documented fields; talk is JSON as well."""
-    ran = shell(*line.split(), "--json")
+    ran = shell(*shlex.split(line), "--json")
     assert len(ran.json) == count
     for answer in ran.json:
         kind, fields = documented[command_of(line)]
@@ -88,8 +106,8 @@ def test_answer_in_json(line: str, count: int, shell: Any, documented: dict[str,
 @pytest.mark.parametrize("line", [line for line in ANSWERS if line not in PROSE])
 def test_answer_in_a_pipe(line: str, fresh: Callable[[], Any]) -> None:
     """The same facts between tabs, a line a field for one thing, a line a thing for many; and no hash is cut."""
-    answers = fresh()(*line.split(), "--json").json
-    piped = fresh()(*line.split())
+    answers = fresh()(*shlex.split(line), "--json").json
+    piped = fresh()(*shlex.split(line))
     assert not re.search(r"\x1b|\.\.\.", piped.out)
     if not writes(line):
         assert {text for answer in answers for text in hashes(answer)} <= set(HASH.findall(piped.out))
@@ -105,7 +123,9 @@ def test_answer_in_a_pipe(line: str, fresh: Callable[[], Any]) -> None:
 
 def writes(line: str) -> bool:
     """Whether the answer is another one each time."""
-    return any(verb in line for verb in ("create", "append", "import ", "add-device", "revoke", "rotate", "run"))
+    return any(
+        verb in line for verb in ("create", "append", "import ", "add-device", "revoke", "rotate", "run", *MAKES)
+    )
 
 
 def hashes(value: object) -> Iterator[str]:

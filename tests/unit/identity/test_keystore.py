@@ -6,6 +6,7 @@ import os
 import signal
 import stat
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from identity.errors import (
     StorageError,
     WrongPassphrase,
 )
+from identity.keys import Ed25519Signer, TokenKey
 from identity.keystore import (
     ARGON2ID_2026,
     ONLY_FOR_TESTING,
@@ -42,6 +44,15 @@ RING = KeyRing(
     devices={"laptop": b"\x03" * 32, "Zoë's phone": b"\x04" * 32},
     log_seed=b"\x05" * 32,
     anchor_key=b"\x06" * 32,
+)
+IN_TOKENS = KeyRing(
+    root_seeds=(),
+    generation=1,
+    devices={"laptop": b"\x03" * 32},
+    log_seed=b"\x05" * 32,
+    anchor_key=None,
+    token_devices={"till": TokenKey(b"\x21" * 32, "desk"), "box": TokenKey(b"\x22" * 32, "Zoë's token")},
+    token_root=TokenKey(b"\x23" * 32, "safe"),
 )
 EMPTY = KeyRing(root_seeds=(), generation=0, devices={}, log_seed=None, anchor_key=None)
 PASSPHRASE = "correct horse battery"
@@ -66,7 +77,7 @@ def names(directory: Path) -> list[str]:
 # --- opening what was written -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("ring", [RING, EMPTY], ids=["full", "empty"])
+@pytest.mark.parametrize("ring", [RING, EMPTY, IN_TOKENS], ids=["full", "empty", "tokens"])
 def test_round_trip(path: Path, ring: KeyRing) -> None:
     create_keystore(path, PASSPHRASE, ring, profile=ONLY_FOR_TESTING)
     assert open_keystore(path, PASSPHRASE) == ring
@@ -152,6 +163,75 @@ def test_every_truncation_and_something_added(made: Path) -> None:
             open_keystore(made, PASSPHRASE)
 
 
+def test_every_bit_of_a_keystore_with_tokens(path: Path) -> None:
+    """Never a key, and never one that was not put there, from a file that was altered anywhere."""
+    create_keystore(path, PASSPHRASE, IN_TOKENS, profile=ONLY_FOR_TESTING)
+    data = path.read_bytes()
+    for place in range(len(data)):
+        for bit in range(8):
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+            with pytest.raises((DamagedFile, WrongPassphrase, NewerFormat)):
+                open_keystore(path, PASSPHRASE)
+        path.write_bytes(data[:place])
+        with pytest.raises(DamagedFile):
+            open_keystore(path, PASSPHRASE)
+
+
+def test_the_version_is_the_oldest_that_will_do(path: Path) -> None:
+    """Older readers keep reading what they can read, and call the rest newer."""
+    data = b""
+    for ring, line in ((RING, MAGIC), (IN_TOKENS, b"holdfast keystore 2\n")):
+        path.unlink(missing_ok=True)
+        create_keystore(path, PASSPHRASE, ring, profile=ONLY_FOR_TESTING)
+        data = path.read_bytes()
+        assert data.startswith(line)
+        other = b"holdfast keystore 1\n" if line != MAGIC else b"holdfast keystore 2\n"
+        path.write_bytes(other + data.removeprefix(line))
+        with pytest.raises(DamagedFile):
+            open_keystore(path, PASSPHRASE)
+    root_only = KeyRing((), 0, {}, None, None, token_root=TokenKey(b"\x01" * 32, "x"))
+    path.write_bytes(data)
+    replace_keystore(path, PASSPHRASE, EMPTY, expected=IN_TOKENS)
+    assert path.read_bytes().startswith(MAGIC)
+    replace_keystore(path, PASSPHRASE, root_only, expected=EMPTY)
+    assert open_keystore(path, PASSPHRASE) == root_only
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_devices": {"till": TokenKey(b"\x21" * 31, "desk")}},
+        {"token_devices": {"till": TokenKey(b"\x21" * 32, "")}},
+        {"token_devices": {"till": TokenKey(b"\x21" * 32, "a\nb")}},
+        {"token_devices": {"": TokenKey(b"\x21" * 32, "desk")}},
+        {"token_devices": {"laptop": TokenKey(b"\x21" * 32, "desk")}},
+        {"token_root": TokenKey(b"\x21" * 32, "desk")},
+        {"root_seeds": (), "token_devices": {"a": TokenKey(b"1" * 32, "x"), "b": TokenKey(b"1" * 32, "x")}},
+    ],
+)
+def test_keys_in_tokens_that_cannot_be(changes: dict[str, Any]) -> None:
+    with pytest.raises(MalformedError):
+        replace(RING, **changes)
+
+
+def test_device_keys_are_of_both_kinds() -> None:
+    assert IN_TOKENS.device_keys() == {
+        "laptop": Ed25519Signer(b"\x03" * 32).public_key,
+        "till": b"\x21" * 32,
+        "box": b"\x22" * 32,
+    }
+    assert "till" in repr(IN_TOKENS)
+
+
+@pytest.mark.parametrize("number", [0, -1, 1 << 62])
+def test_costs_in_a_file_are_not_obeyed(made: Path, number: int) -> None:
+    """A file names a profile; what else it says about cost makes it no keystore, before anything is spent."""
+    for name in ("passes", "memory", "opslimit", "memlimit"):
+        rewrite(made, header={name: number})
+        with pytest.raises(DamagedFile):
+            open_keystore(made, PASSPHRASE)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=300), prefix=st.sampled_from([b"", MAGIC]))
 def test_any_bytes_give_only_errors_of_ours(path: Path, data: bytes, prefix: bytes) -> None:
@@ -215,7 +295,7 @@ def test_edited_files(made: Path, changes: dict[str, Any], error: type[AuditErro
 
 
 @pytest.mark.parametrize(
-    "line", [b"holdfast keystore 2\n", b"holdfast keystore 10\n", b"holdfast keystore 99999999999\n"]
+    "line", [b"holdfast keystore 3\n", b"holdfast keystore 10\n", b"holdfast keystore 99999999999\n"]
 )
 def test_a_file_of_a_newer_holdfast(made: Path, line: bytes) -> None:
     made.write_bytes(made.read_bytes().replace(MAGIC, line))

@@ -24,7 +24,7 @@ from identity.history import (
     parse_signed_event,
     sign_event,
 )
-from identity.keys import Ed25519Signer
+from identity.keys import Ed25519Signer, TokenKey
 from identity.keystore import (
     ARGON2ID_2026,
     MAX_DEVICES,
@@ -175,7 +175,7 @@ def test_names_in_the_identity_specification() -> None:
 def test_keystore(tmp_path: Path) -> None:
     values = example("keystore.md")
     passphrase = values.pop("passphrase")
-    parts = {key: bytes.fromhex(value) for key, value in values.items()}
+    parts = {key: bytes.fromhex(value) for key, value in values.items() if "token" not in key}
     path = tmp_path / "keystore"
     path.write_bytes(parts["file"])
     ring = open_keystore(path, passphrase)
@@ -202,6 +202,25 @@ def test_keystore(tmp_path: Path) -> None:
         "anchor": None,
     }
     assert KEYSTORE_HEADER.decode().removeprefix("holdfast/v1/").removesuffix("\0") in read("keystore.md")
+
+
+def test_keystore_with_a_token(tmp_path: Path) -> None:
+    values = example("keystore.md")
+    path = tmp_path / "keystore"
+    path.write_bytes(bytes.fromhex(values["file with a token"]))
+    key = TokenKey(bytes.fromhex(values["token device key"]), "desk")
+    ring = KeyRing((), 0, {}, b"\xee" * 32, None, token_devices={"till": key})
+    assert open_keystore(path, values["passphrase"]) == ring
+    assert decode(bytes.fromhex(values["plaintext with a token"])) == {
+        "v": 2,
+        "generation": 0,
+        "roots": [],
+        "devices": {},
+        "log": b"\xee" * 32,
+        "anchor": None,
+        "token_devices": {"till": {"key": key.public_key, "token": "desk"}},
+        "token_root": None,
+    }
 
 
 @pytest.mark.parametrize("profile", [ARGON2ID_2026, ONLY_FOR_TESTING])
