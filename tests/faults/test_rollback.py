@@ -112,6 +112,7 @@ WRITES: dict[str, Callable[[World, Vault], object]] = {
     "import_blocks": lambda world, vault: vault.import_blocks(
         world.ring, vault.find_feed("ledger").state.key, iter([b"x"]), batch=1, on_batch=lambda _: None
     ),
+    "start_writer": lambda world, vault: vault.start_writer(world.ring),
     "create_feed": lambda world, vault: vault.create_feed(world.ring, "laptop", "another"),
     "open_writer": lambda world, vault: vault.open_writer(world.ring, vault.find_feed("ledger").state.key),
     "checkpoint": lambda world, vault: vault.checkpoint(world.ring, restate=True),

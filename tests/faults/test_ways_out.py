@@ -311,7 +311,7 @@ def test_B5_two_heads_with_one_key_leave_a_portable_proof_with_both_peers(world:
             assert held is not None
         with world.unguarded() as one, other.unguarded() as two:
             heads = [head_at(store, key, 6) for store in (one, two)]
-        proofs.append(encode_fork(make_fork(manifest, 6, *heads)))
+        proofs.append(encode_fork(make_fork(manifest, *heads)))
     assert proofs[0] == proofs[1]
     verify_fork(manifest, parse_fork(proofs[0]))
 
@@ -320,7 +320,7 @@ def head_at(store: Store, key: FeedKey, length: int) -> Branch:
     with store.read() as tx:
         head = tx.head(key, length)
     assert head is not None
-    return Branch(head.tree_hash, head.signature)
+    return Branch(head.length, head.tree_hash, head.signature)
 
 
 # --- B9: the newest rows are deleted --------------------------------------------------------------------------------

@@ -187,10 +187,13 @@ def test_a_feed_that_contradicts_what_is_held(fresh: Any) -> None:
     other = one.at("other")
     other("feed", "ingest", "one.feed")
     shutil.copy(two.path("two.feed"), one.path("two.feed"))
-    ran = refused(other, "feed", "ingest", "two.feed", code=1, says="two histories")
-    assert "ForkDetected" in other("feed", "ingest", "two.feed", "--json", code=1).err
-    assert ran.code == 1
-    refused(one, "feed", "ingest", "two.feed", code=1, says="two histories")
+    for home in (other, one):
+        before = home.kept()
+        assert "two histories" in home("feed", "ingest", "two.feed", code=1).err
+        assert "ForkDetected" in home("feed", "ingest", "two.feed", "--json", code=1).err
+        proofs = [name for name in home.kept() if name.startswith("forks/")]
+        assert len(proofs) == 1, "the proof is kept, and nothing else is"
+        assert {name: data for name, data in home.kept().items() if name not in proofs} == before
 
 
 def test_identity_events_that_contradict_are_kept_as_proof(fresh: Any) -> None:

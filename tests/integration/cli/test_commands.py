@@ -63,8 +63,21 @@ ANSWERS = {
 """Command lines, and how many things each answers with."""
 
 NAMES = {name for name, command in build_app().walk() if not isinstance(command, TyperGroup)}
-ELSEWHERE = {"init", "recover fetch", "recover succeed", "demo", "devtsa serve", "devchain serve"}
-"""Those that make homes of their own, or do not end: they have tests of their own."""
+ELSEWHERE = {
+    "init",
+    "recover fetch",
+    "recover succeed",
+    "proof create",
+    "proof ingest",
+    "proof read",
+    "proof list",
+    "proof check-fork",
+    "anchor work",
+    "demo",
+    "devtsa serve",
+    "devchain serve",
+}
+"""Those that make homes of their own, take files of others, or do not end: they have tests of their own."""
 
 MAKES = ("bind-log", "identity close", "submit", "recover")
 """More that answer differently each time: with a new event, or with the key that would be made."""

@@ -19,9 +19,10 @@ PASSWORD = "never to be shown"
 
 @pytest.fixture
 def cheap_keystore(monkeypatch: pytest.MonkeyPatch) -> None:
-    defaults = founding.Founding.__init__.__defaults__  # type: ignore[misc]
-    assert dataclasses.fields(founding.Founding)[-1].name == "kdf"
-    monkeypatch.setattr(founding.Founding.__init__, "__defaults__", (*defaults[:-1], ONLY_FOR_TESTING))
+    names = [field.name for field in dataclasses.fields(founding.Founding)]
+    defaults = list(founding.Founding.__init__.__defaults__)  # type: ignore[misc]
+    defaults[names.index("kdf") - len(names)] = ONLY_FOR_TESTING
+    monkeypatch.setattr(founding.Founding.__init__, "__defaults__", tuple(defaults))
 
 
 @pytest.fixture
