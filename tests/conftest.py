@@ -6,19 +6,13 @@ A test whose tool or data is absent skips by name. With REQUIRE_ALL_TESTS=1, as 
 from __future__ import annotations
 
 import os
-import pwd
-import shutil
-import socket
-import subprocess
-import tempfile
 from collections.abc import Generator, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.postgres_server import PostgresServer, ServerAbsent, private_server
 
 ROOT = Path(__file__).resolve().parent.parent
 REQUIRE_ALL = os.environ.get("REQUIRE_ALL_TESTS") == "1"
@@ -39,84 +33,15 @@ def shared() -> Path:
     return path
 
 
-@dataclass
-class PostgresServer:
-    """A private server from the installed binaries. A fresh database holds a new, empty store in ``holdfast``."""
-
-    binaries: Path
-    directory: Path
-    port: int
-    user: str | None
-
-    def __post_init__(self) -> None:
-        self._names = count()
-
-    def run(self, tool: str, *arguments: str) -> None:
-        """Run one of the server's tools. As root it is run as another user: the server insists."""
-        command = [str(self.binaries / tool), *arguments]
-        out = self.directory / "tools.log"
-        with out.open("ab") as log:
-            done = subprocess.run(
-                command, check=False, user=self.user, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        assert done.returncode == 0, f"{tool}: {out.read_text(errors='replace')[-2000:]}"
-
-    def start(self) -> None:
-        options = f"-k {self.directory} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=on -c max_connections=40"
-        options += " -c recovery_init_sync_method=syncfs"  # a restart is quicker than file by file
-        log = str(self.directory / "server.log")
-        self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(self.directory / "data"), "-l", log, "-o", options)
-
-    def stop(self, mode: str = "immediate") -> None:
-        """Stop it; ``immediate`` is what a crash of the server is like."""
-        self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.directory / "data"))
-
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://vault@127.0.0.1:{self.port}/{database}"
-
-    def execute(self, statement: str, database: str = "postgres") -> None:
-        """Run a statement as superuser, outside of any store."""
-        import psycopg
-
-        with psycopg.connect(self.url(database), autocommit=True) as connection:
-            connection.execute(statement)
-
-    def new_database(self, template: str = "template0") -> str:
-        """The name of a new database."""
-        name = f"test_{next(self._names)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        return name
-
-
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """A PostgreSQL server of this run's own; skips when none is installed, or root has no user to run it as."""
-    newest = max(
-        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: path.parts[-3].zfill(3), default=None
-    )
-    found = newest or shutil.which("postgres")
-    if found is None:
-        pytest.skip("postgresql is not installed")
-    user = None
-    if os.geteuid() == 0:
-        user = "postgres"
-        if user not in {entry.pw_name for entry in pwd.getpwall()}:
-            pytest.skip("postgresql does not run as root, and there is no user postgres")
-    with tempfile.TemporaryDirectory(prefix="holdfast-pg-") as name:
-        if user is not None:
-            shutil.chown(name, user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        server = PostgresServer(Path(found).resolve().parent, Path(name), port, user)
-        data = str(server.directory / "data")
-        server.run("initdb", "-D", data, "-U", "vault", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
-        server.start()
-        try:
-            yield server
-        finally:
-            with suppress(AssertionError):  # a test may have left it stopped, and failed for that
-                server.stop()
+    try:
+        running = private_server()
+    except ServerAbsent as exc:
+        pytest.skip(str(exc))
+    with running as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,113 @@
+"""A PostgreSQL server for one run, from the binaries that are installed: for the benchmarks and for the tests.
+
+It lies in a directory of its own and listens on a free port of the loopback interface; both are gone afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+__all__ = ["PostgresServer", "ServerAbsent", "private_server"]
+
+
+class ServerAbsent(Exception):
+    """No server can be started here; the text says why."""
+
+
+class ToolFailed(Exception):
+    """A tool of the server ended with an error; the text is what it wrote."""
+
+
+@dataclass
+class PostgresServer:
+    """A private server from the installed binaries. A fresh database holds a new, empty store in ``holdfast``."""
+
+    binaries: Path
+    directory: Path
+    port: int
+    user: str | None
+
+    def __post_init__(self) -> None:
+        self._names = count()
+
+    def run(self, tool: str, *arguments: str) -> None:
+        """Run one of the server's tools. As root it is run as another user: the server insists."""
+        command = [str(self.binaries / tool), *arguments]
+        out = self.directory / "tools.log"
+        with out.open("ab") as log:
+            done = subprocess.run(
+                command, check=False, user=self.user, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        if done.returncode:
+            raise ToolFailed(f"{tool}: {out.read_text(errors='replace')[-2000:]}")
+
+    def start(self) -> None:
+        options = f"-k {self.directory} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=on -c max_connections=40"
+        options += " -c recovery_init_sync_method=syncfs"  # a restart is quicker than file by file
+        log = str(self.directory / "server.log")
+        self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(self.directory / "data"), "-l", log, "-o", options)
+
+    def stop(self, mode: str = "immediate") -> None:
+        """Stop it; ``immediate`` is what a crash of the server is like."""
+        self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.directory / "data"))
+
+    def url(self, database: str = "postgres") -> str:
+        return f"postgresql://vault@127.0.0.1:{self.port}/{database}"
+
+    def execute(self, statement: str, database: str = "postgres") -> None:
+        """Run a statement as superuser, outside of any store."""
+        import psycopg
+
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            connection.execute(statement)
+
+    def new_database(self, template: str = "template0") -> str:
+        """The name of a new database."""
+        name = f"test_{next(self._names)}"
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return name
+
+
+def private_server(directory: Path | None = None) -> AbstractContextManager[PostgresServer]:
+    """A running server, whose files lie below ``directory``. Raises ``ServerAbsent`` at once."""
+    newest = max(
+        Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: path.parts[-3].zfill(3), default=None
+    )
+    found = newest or shutil.which("postgres")
+    if found is None:
+        raise ServerAbsent("postgresql is not installed")
+    user = None
+    if os.geteuid() == 0:
+        user = "postgres"
+        if user not in {entry.pw_name for entry in pwd.getpwall()}:
+            raise ServerAbsent("postgresql does not run as root, and there is no user postgres")
+    return _running(Path(found).resolve().parent, user, directory)
+
+
+@contextmanager
+def _running(binaries: Path, user: str | None, directory: Path | None) -> Iterator[PostgresServer]:
+    with tempfile.TemporaryDirectory(prefix="holdfast-pg-", dir=directory) as name:
+        if user is not None:
+            shutil.chown(name, user)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        server = PostgresServer(binaries, Path(name), port, user)
+        data = str(server.directory / "data")
+        server.run("initdb", "-D", data, "-U", "vault", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        server.start()
+        try:
+            yield server
+        finally:
+            with suppress(ToolFailed):  # whoever used it may have left it stopped
+                server.stop()
