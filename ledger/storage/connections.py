@@ -15,8 +15,22 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from identity.errors import AuditError, StorageError
+from ledger.storage.statements import Statements
 
-__all__ = ["Connections", "Rim", "commit"]
+__all__ = ["Connections", "FeedRows", "Rim", "commit"]
+
+
+@dataclass(frozen=True, slots=True)
+class FeedRows:
+    """What an append writes. The rows of blocks and tree stand at ``first`` and after it, one of each for a block."""
+
+    move: tuple[int, int, bytes, int, bytes, int, bytes]
+    """The parameters of ``Statements.move_feed``: where the feed goes, and where it must stand."""
+    first: int
+    blocks: Sequence[bytes]
+    tree_rows: Sequence[bytes]
+    head: tuple[int, bytes, bytes]
+    """The parameters of ``Statements.add_head``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +50,12 @@ class Rim:
     """(driver, few): a cursor whose rows are fetched bit by bit; ``few`` when all of them may be held at once."""
     insert_many: Callable[[Any, str, Iterable[Sequence[Any]]], None]
     """(driver, sql, rows): an INSERT of many rows."""
+    append: Callable[[Any, Statements, FeedRows], bool]
+    """(driver, statements, rows): move a feed and write the rows; False, with nothing written, if it stands elsewhere.
+
+    When it raises, some may have been written."""
+    read_ahead: Callable[[Any, bytes], Sequence[Any] | None]
+    """(driver, key): asked first in a write transaction: the feed's row, if it was read together with the lock."""
     is_lost: Callable[[Exception], bool]
     """Whether the connection was gone before the statement reached the server."""
 

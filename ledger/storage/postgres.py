@@ -9,9 +9,8 @@ PostgreSQL's protocol stay within reach.
 from __future__ import annotations
 
 import re
-import struct
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import partial
 from itertools import count
 from typing import Any, Final, TypeVar
 
@@ -35,7 +34,9 @@ from identity.errors import (
 from ledger.storage.connections import Connections, Rim, commit
 from ledger.storage.location import PostgresLocation
 from ledger.storage.migrate import REVISIONS, current_revision, upgrade
+from ledger.storage.postgres_rows import append_rows, insert_many, prepare_for_rows
 from ledger.storage.sql import SqlStore
+from ledger.storage.statements import compile_statements
 
 __all__ = ["BUSY_TIMEOUT_MS", "COMMIT_TIMEOUT_S", "STATEMENT_TIMEOUT_MS", "drop_postgres", "open_postgres"]
 
@@ -60,6 +61,7 @@ _DEFAULTS: Final = {
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCK: Final = "SELECT one FROM store_lock FOR UPDATE"
+"""A statement of its own, also where others follow in the same message: each sees what was committed before it."""
 
 _SESSION: Final = """
     SELECT set_config('search_path', %s, false),
@@ -139,7 +141,8 @@ def open_postgres(
     )
     durably = partial(_commit, timeout_s=commit_timeout_s)
     reading = Connections(engine, _begin_read, _RIM)
-    writing = Connections(engine, _begin_write, _RIM, durably)
+    begin_write = partial(_begin_write, feed_sql=compile_statements(engine.dialect).feed)
+    writing = Connections(engine, begin_write, _RIM, durably)
     try:
         exists = _check_server(reading, location, durable=not read_only)
         if create:
@@ -178,6 +181,10 @@ class _Driver(psycopg.Connection[Any]):
 
     warnings: list[str]
     patience_s: float | None = None
+    usual_feed: bytes | None = None
+    """The feed that the last write transaction read first: most probably the next one will too."""
+    feed_row: Sequence[Any] | None = None
+    """Its row, read when the present write transaction began."""
 
     def wait(self, gen: PQGen[_RV], interval: float = 0.1, timeout: float | None = None) -> _RV:
         if self.patience_s is None:
@@ -204,6 +211,7 @@ def _connector(location: PostgresLocation, busy_timeout_ms: int) -> Any:
     def connect() -> _Driver:
         driver = _Driver.connect(**options, autocommit=True)  # type: ignore[arg-type]
         driver.warnings = []
+        prepare_for_rows(driver)
         try:
             driver.add_notice_handler(partial(_keep_warning, driver.warnings))
             driver.execute(_SESSION, settings)
@@ -228,20 +236,32 @@ def _begin_read(driver: _Driver) -> None:
     driver.execute(_BEGIN_READ)
 
 
-def _begin_write(driver: _Driver) -> None:
-    """Begin and take the store's lock. What the transaction reads comes after that: READ COMMITTED sees to it."""
+def _begin_write(driver: _Driver, feed_sql: str) -> None:
+    """Begin, take the store's lock, and read the row of the feed that will probably be written to: one round trip.
+
+    What the transaction reads comes after the lock: READ COMMITTED sees to it.
+    """
+    statements = f"{_BEGIN}; {_LOCK}"
+    if driver.usual_feed is not None:
+        statements += "; " + feed_sql.replace("%s", f"'\\x{driver.usual_feed.hex()}'")
     for attempt in count(1):
-        driver.execute(_BEGIN)
         try:
-            row = driver.execute(_LOCK).fetchone()
+            cursor = driver.execute(statements)
         except (errors.SerializationFailure, errors.DeadlockDetected):
             driver.rollback()
             if attempt == _ATTEMPTS:
                 raise
         else:
             break
-    if row is None:
+    cursor.nextset()
+    if cursor.fetchone() is None:
         raise DamagedFile("the row that writers lock is missing")
+    driver.feed_row = cursor.fetchone() if cursor.nextset() else None
+
+
+def _read_ahead(driver: _Driver, key: bytes) -> Sequence[Any] | None:
+    read, driver.usual_feed = driver.usual_feed, key
+    return driver.feed_row if read == key else None
 
 
 def _commit(connection: Connection, *, timeout_s: float) -> None:
@@ -329,12 +349,6 @@ def _unguarded() -> None:
 
 # --- statements ---
 
-_COPY_FROM: Final = 24
-"""Rows from which COPY is faster than an INSERT for each, all sent at once (benchmarks/append.py)."""
-_COPY_BYTES: Final = 1 << 20
-_COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
-_COPY_TRAILER: Final = b"\xff\xff"
-
 _NAMES = count(1)
 
 
@@ -345,43 +359,6 @@ def _execute(driver: _Driver, sql: str, parameters: Sequence[Any]) -> Any:
 def _stream(driver: _Driver, few: bool) -> Any:
     """A cursor of the server's for what may be long; for a few rows its three further round trips are not worth it."""
     return driver.cursor(binary=True) if few else driver.cursor(f"stream_{next(_NAMES)}", binary=True)
-
-
-def _insert_many(driver: _Driver, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-    rows = list(rows)
-    if len(rows) < _COPY_FROM:
-        driver.cursor().executemany(sql, rows)
-        return
-    with driver.cursor() as cursor, cursor.copy(_copy_statement(sql)) as copy:
-        for chunk in _copy_chunks(rows):
-            copy.write(chunk)
-
-
-@lru_cache
-def _copy_statement(sql: str) -> str:
-    """The COPY of the same table and columns as an INSERT with one parameter for each."""
-    found = re.match(r"INSERT INTO (\w+ \([\w, ]+\)) VALUES \((%s(::\w+)?(, |\)$))+", sql)
-    if found is None:
-        raise TypeError(f"not an INSERT of nothing but parameters: {sql}")
-    return f"COPY {found[1]} FROM STDIN (FORMAT BINARY)"
-
-
-def _copy_chunks(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:
-    """The rows as COPY's binary format: a number is 64 bits, the rest are bytes."""
-    pack_count, pack_number, pack_length = (struct.Struct(form).pack for form in ("!h", "!iq", "!i"))
-    parts, size = [_COPY_HEADER], 0
-    for row in rows:
-        parts.append(pack_count(len(row)))
-        for value in row:
-            if type(value) is int:
-                parts.append(pack_number(8, value))
-            else:
-                parts += (pack_length(len(value)), value)
-                size += len(value)
-        if size > _COPY_BYTES:
-            yield b"".join(parts)
-            parts, size = [], 0
-    yield b"".join([*parts, _COPY_TRAILER])
 
 
 # --- errors ---
@@ -439,6 +416,8 @@ _RIM: Final = Rim(
     translate=_translate,
     execute=_execute,
     stream=_stream,
-    insert_many=_insert_many,
+    insert_many=insert_many,
+    append=append_rows,
+    read_ahead=_read_ahead,
     is_lost=_is_lost,
 )

@@ -21,7 +21,7 @@ from ledger.flattree import depth, right_leaf
 from ledger.log import Frontier
 from ledger.merkle import HASH_BYTES, Node
 from ledger.noderow import NODE_BYTES, pack_hashes, pack_nodes, unpack_hashes, unpack_node, unpack_roots
-from ledger.storage.connections import Connections, Rim
+from ledger.storage.connections import Connections, FeedRows, Rim
 from ledger.storage.lock import WriteLock
 from ledger.storage.moves import log_rows, moved_feed
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
@@ -71,7 +71,7 @@ class SqlReadTransaction:
     # -- feeds ---------------------------------------------------------------------------------------------------
 
     def feeds(self) -> list[FeedState]:
-        return [self._feed_row(row)[1] for row in self._stream(self._sql.feeds)]
+        return [self._feed_row(row)[1] for row in self._all(self._sql.feeds)]
 
     def feed(self, key: FeedKey) -> FeedState | None:
         found = self._lookup(key)
@@ -160,10 +160,10 @@ class SqlReadTransaction:
     # -- identities ----------------------------------------------------------------------------------------------
 
     def identities(self) -> list[bytes]:
-        return [_checked(row, bytes)[0] for row in self._stream(self._sql.identities)]
+        return [_checked(row, bytes)[0] for row in self._all(self._sql.identities)]
 
     def identity_events(self, identity: bytes) -> list[StoredEvent]:
-        rows = self._stream(self._sql.identity_events, (identity,))
+        rows = self._all(self._sql.identity_events, (identity,))
         return [StoredEvent(*_checked(row, bytes, int, bytes, bytes)) for row in rows]
 
     # -- the driver ----------------------------------------------------------------------------------------------
@@ -171,6 +171,13 @@ class SqlReadTransaction:
     def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any] | None:
         try:
             return self._rim.execute(self._driver, sql, parameters).fetchone()  # type: ignore[no-any-return]
+        except self._rim.driver_error as exc:
+            raise self._failure(exc) from exc
+
+    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
+        """Rows that the caller holds all at once anyway."""
+        try:
+            return self._rim.execute(self._driver, sql, parameters).fetchall()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
@@ -229,13 +236,16 @@ class SqlReadTransaction:
 
     def _lookup(self, key: FeedKey) -> tuple[int, FeedState] | None:
         """The feed's number and state. Its row is always read; it is parsed only when it is not the one parsed last."""
-        row = self._one(self._sql.feed, (key,))
+        row = self._read_feed(key)
         if row is None:
             return None
         last = self._parsed.get(key)
         if last is None or last[0] != row:
             last = self._parsed[key] = (row, self._feed_row(row))
         return last[1]
+
+    def _read_feed(self, key: FeedKey) -> Sequence[Any] | None:
+        return self._one(self._sql.feed, (key,))
 
     def _feed_row(self, row: Sequence[Any]) -> tuple[int, FeedState]:
         number, key, manifest, local, retired, length, byte_length, packed = _checked(
@@ -286,6 +296,8 @@ class SqlWriteTransaction(SqlReadTransaction):
 
     _depth = 0
     """How many savepoints are open: their names are their depth."""
+    _untouched = True
+    """False once the transaction has written, or used what was read ahead."""
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -342,13 +354,16 @@ class SqlWriteTransaction(SqlReadTransaction):
         self._lengths_before.setdefault(state.key, state.length)
         moved = moved_feed(state, blocks, nodes, head, roots)
         to = (moved.length, moved.byte_length, pack_nodes(moved.roots))
-        if self._execute(self._sql.move_feed, (*to, number, state.key, state.length, pack_nodes(state.roots))) != 1:
-            raise ConflictError(f"feed {state.key.hex()} no longer stands at {state.length}")
         base = number << POSITION_BITS
-        first = base + state.length
-        self._execute_many(self._sql.add_block, zip(count(first), blocks, strict=False))
-        self._execute_many(self._sql.add_tree_row, zip(count(first), map(pack_nodes, nodes), strict=False))
-        self._execute(self._sql.add_head, (base + head.length, head.tree_hash, head.signature))
+        rows = FeedRows(
+            move=(*to, number, state.key, state.length, pack_nodes(state.roots)),
+            first=base + state.length,
+            blocks=blocks,
+            tree_rows=[pack_nodes(completed) for completed in nodes],
+            head=(base + head.length, head.tree_hash, head.signature),
+        )
+        if not self._append(rows):
+            raise ConflictError(f"feed {state.key.hex()} no longer stands at {state.length}")
         row = (number, moved.key, moved.manifest, int(moved.local), int(moved.retired), *to)
         self._parsed[moved.key] = (row, (number, moved))
         return moved
@@ -377,13 +392,27 @@ class SqlWriteTransaction(SqlReadTransaction):
             row = (event.identity, event.seq, event.digest, event.signed_event)
             self._execute(self._sql.add_identity_event, row)
 
+    def _read_feed(self, key: FeedKey) -> Sequence[Any] | None:
+        untouched, self._untouched = self._untouched, False
+        row = self._rim.read_ahead(self._driver, key) if untouched else None
+        return super()._read_feed(key) if row is None else row
+
+    def _append(self, rows: FeedRows) -> bool:
+        self._untouched = False
+        try:
+            return self._rim.append(self._driver, self._sql, rows)
+        except self._rim.driver_error as exc:
+            raise self._failure(exc) from exc
+
     def _execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        self._untouched = False
         try:
             return self._rim.execute(self._driver, sql, parameters).rowcount  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
     def _execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        self._untouched = False
         try:
             self._rim.insert_many(self._driver, sql, rows)
         except self._rim.driver_error as exc:

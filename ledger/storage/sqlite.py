@@ -11,8 +11,9 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import create_engine
 from sqlalchemy.exc import DBAPIError
@@ -20,9 +21,10 @@ from sqlalchemy.pool import NullPool
 
 from identity.durable import sync_directory, sync_file
 from identity.errors import ConfigurationError, DamagedFile, RefusedError, StorageError, StoreBusy
-from ledger.storage.connections import Connections, Rim
+from ledger.storage.connections import Connections, FeedRows, Rim
 from ledger.storage.migrate import REVISIONS, current_revision, upgrade
 from ledger.storage.sql import SqlStore
+from ledger.storage.statements import Statements
 
 __all__ = ["BUSY_TIMEOUT_MS", "open_sqlite"]
 
@@ -271,11 +273,22 @@ def _translate(exc: Exception) -> StorageError:
     return StorageError(str(cause))
 
 
+def _append(driver: Any, sql: Statements, rows: FeedRows) -> bool:
+    if driver.execute(sql.move_feed, rows.move).rowcount != 1:
+        return False
+    driver.executemany(sql.add_block, zip(count(rows.first), rows.blocks, strict=False))
+    driver.executemany(sql.add_tree_row, zip(count(rows.first), rows.tree_rows, strict=False))
+    driver.execute(sql.add_head, rows.head)
+    return True
+
+
 _RIM: Final = Rim(
     driver_error=sqlite3.Error,
     translate=_translate,
     execute=lambda driver, sql, parameters: driver.execute(sql, parameters),
     stream=lambda driver, _few: driver.cursor(),
     insert_many=lambda driver, sql, rows: driver.cursor().executemany(sql, rows),
+    append=_append,
+    read_ahead=lambda _driver, _key: None,
     is_lost=lambda _: False,
 )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Dialect, and_, bindparam, func, insert, literal_column, select, update
+from sqlalchemy import Dialect, Integer, and_, bindparam, func, insert, literal_column, select, update
 from sqlalchemy.sql import ClauseElement, ColumnElement
 
 from ledger.merkle import HASH_BYTES
@@ -138,7 +138,7 @@ def _feed_specs() -> dict[str, _Spec]:
             ("first", "after"),
         ),
         "node": (
-            select(func.substr(tree.c.nodes, p("offset"), literal_column(str(NODE_BYTES))))
+            select(func.substr(tree.c.nodes, p("offset", type_=Integer), literal_column(str(NODE_BYTES))))
             .select_from(feed.join(tree, tree.c.pos == _pos(p("row"))))
             .where(feed.c.key == p("key"), feed.c.length > p("row")),
             ("offset", "row", "key", "row"),
@@ -223,7 +223,7 @@ def _log_specs() -> dict[str, _Spec]:
             ("start", "stop"),
         ),
         "log_node": (
-            select(func.substr(log_leaf.c.hashes, p("offset"), literal_column(str(HASH_BYTES)))).where(
+            select(func.substr(log_leaf.c.hashes, p("offset", type_=Integer), literal_column(str(HASH_BYTES)))).where(
                 log_leaf.c.idx == p("row")
             ),
             ("offset", "row"),
