@@ -14,10 +14,11 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["Comparison", "arguments", "compare", "options_of", "report", "write_figures"]
+__all__ = ["Comparison", "Work", "compare", "option_parser", "report", "surroundings", "write_figures"]
 
 Work = Callable[[], int]
 """Does a round of work; returns how many items it did."""
@@ -25,47 +26,65 @@ Work = Callable[[], int]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Items per second, ours and the floor's, as medians over the rounds; ``ratio`` is ours over floor."""
+    """Items per second, ours and the floor's, as medians over the rounds; ``ratio`` is ours over floor.
+
+    ``cpu_ratio`` is the same in processor time, of this process or of those that it started, whichever is more: what
+    other work on the machine disturbs least. What a server does is not in it. ``spread`` is the smallest and the largest ratio of a round.
+    """
 
     subject: str
     ours: float
     floor: float
     ratio: float
+    cpu_ratio: float
+    spread: tuple[float, float]
     rounds: int
 
 
 def compare(subject: str, ours: Work, floor: Work, *, rounds: int) -> Comparison:
     """Run both in turns, ``rounds`` times after one round to warm up; who begins changes from round to round."""
-    rates: list[tuple[float, float]] = []
+    pairs: list[tuple[_Rate, _Rate]] = []
     for number in range(rounds + 1):
         if number % 2:
-            ours_rate, floor_rate = _rate(ours), _rate(floor)
+            our_rate, floor_rate = _rate(ours), _rate(floor)
         else:
-            floor_rate, ours_rate = _rate(floor), _rate(ours)
-        rates.append((ours_rate, floor_rate))
-    measured = rates[1:]
+            floor_rate, our_rate = _rate(floor), _rate(ours)
+        pairs.append((our_rate, floor_rate))
+    measured = pairs[1:]
+    ratios = [one.wall / other.wall for one, other in measured]
     return Comparison(
         subject,
-        statistics.median(one for one, _ in measured),
-        statistics.median(other for _, other in measured),
-        statistics.median(one / other for one, other in measured),
+        statistics.median(one.wall for one, _ in measured),
+        statistics.median(other.wall for _, other in measured),
+        statistics.median(ratios),
+        statistics.median(one.cpu / other.cpu for one, other in measured),
+        (min(ratios), max(ratios)),
         rounds,
     )
 
 
-def _rate(work: Work) -> float:
-    begun = time.perf_counter()
+class _Rate(NamedTuple):
+    """Items a second, by the clock and of processor time."""
+
+    wall: float
+    cpu: float
+
+
+def _rate(work: Work) -> _Rate:
+    begun, own, others = time.perf_counter(), time.process_time(), _children()
     done = work()
-    return done / (time.perf_counter() - begun)
+    wall, cpu = time.perf_counter() - begun, max(time.process_time() - own, _children() - others)
+    return _Rate(done / wall, done / max(cpu, 1e-9))
 
 
-def arguments(description: str) -> argparse.Namespace:
+def _children() -> float:
+    """Processor time of the processes that were started and have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+def option_parser(description: str | None, *, rounds: int = 7) -> argparse.ArgumentParser:
     """The options that every benchmark has: ``--rounds``, ``--json`` and ``--directory``."""
-    return options_of(description).parse_args()
-
-
-def options_of(description: str, *, rounds: int = 7) -> argparse.ArgumentParser:
-    """The same as a parser, for a benchmark that has options of its own."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help="interleaved rounds; the figures are their medians")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -77,18 +96,33 @@ def report(title: str, floor: str, comparisons: Sequence[Comparison], path: Path
     """Print the table; ``floor`` says what ours is held against. Write JSON to ``path`` when one is given."""
     print(f"{title}\nfloor: {floor}\n")
     width = max(len(row.subject) for row in comparisons)
-    print(f"{'':{width}}  {'ours/s':>10}  {'floor/s':>10}  ratio")
+    print(f"{'':{width}}  {'ours/s':>10}  {'floor/s':>10}  ratio  cpu ratio  spread")
     for row in comparisons:
-        print(f"{row.subject:{width}}  {_shown(row.ours):>10}  {_shown(row.floor):>10}  {row.ratio:>5.2f}")
+        low, high = row.spread
+        print(
+            f"{row.subject:{width}}  {_shown(row.ours):>10}  {_shown(row.floor):>10}  {row.ratio:>5.2f}"
+            f"  {row.cpu_ratio:>9.2f}  {low:.2f}-{high:.2f}"
+        )
+    print()
     if path is not None:
         write_figures(title, floor, comparisons, path)
 
 
 def write_figures(title: str, floor: str, rows: Sequence[Any], path: Path) -> None:
     """Write the rows, dataclasses, as JSON, with the machine that they were measured on."""
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
     figures = [asdict(row) for row in rows]
-    path.write_text(json.dumps({"title": title, "floor": floor, **machine, "rows": figures}, indent=2) + "\n")
+    path.write_text(json.dumps({"title": title, "floor": floor, **surroundings(), "rows": figures}, indent=2) + "\n")
+
+
+def surroundings() -> dict[str, object]:
+    """When and on what it ran, for the JSON."""
+    return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "load": os.getloadavg(),
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
 
 
 def _shown(rate: float) -> str:

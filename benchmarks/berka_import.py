@@ -25,11 +25,11 @@ import libipld
 from api.cli.feed import DEFAULT_BATCH
 from api.demo.bank import FEED, transactions
 from api.vault import Vault
-from benchmarks._measure import arguments, compare, report
-from benchmarks.append import DEVICE_SEED, Floor, device_of_new_identity
+from benchmarks._engines import DEVICE_SEED, Engine, add_engine_option, device_of_new_identity, engines
+from benchmarks._floor import Floor
+from benchmarks._measure import Comparison, compare, option_parser, report
 from identity.keystore import KeyRing
 from ledger.feed import create_feed
-from ledger.storage.sqlite import open_sqlite
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 SHARED: Final = Path(os.environ.get("SHARED_DIR", ROOT.parent / "shared"))
@@ -80,33 +80,51 @@ def straight_rows(file: Path) -> Iterator[bytes]:
 
 def straight_import(floor: Floor, file: Path) -> int:
     """Parse and append everything in one transaction; returns the number of rows."""
-    begun, blocks = floor.length, straight_rows(file)
-    floor.db.execute("BEGIN IMMEDIATE")
-    while chunk := list(islice(blocks, DEFAULT_BATCH)):
-        floor.write(chunk)
-    floor.db.execute("COMMIT")
-    return floor.length - begun
+    begun, blocks = floor.tree.length, straight_rows(file)
+    with floor.transaction():
+        while chunk := list(islice(blocks, DEFAULT_BATCH)):
+            floor.write(chunk)
+    return floor.tree.length - begun
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
-    file = table()
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        vault = Vault(open_sqlite(Path(name) / "ours.db", create=True), AnybodyMayWrite())
-        signer, identity = device_of_new_identity(vault.store)
-        ring = KeyRing(root_seeds=(), generation=0, devices={"benchmark": DEVICE_SEED}, log_seed=None, anchor_key=None)
-        key = create_feed(vault.store, signer, identity, FEED)
-        floor = Floor(Path(name) / "floor.db")
-
-        def ours() -> int:
-            result = vault.import_blocks(ring, key, transactions(file), batch=DEFAULT_BATCH, on_batch=lambda _: None)
-            assert result is not None
-            return result.length - result.start
-
-        row = compare(f"import of {file.name}", ours, lambda: straight_import(floor, file), rounds=options.rounds)
-        vault.close()
+    parser = option_parser(__doc__, rounds=3)
+    add_engine_option(parser)
+    parser.add_argument("--rows", type=int, help="only so many of the file's first rows")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.directory) as name, engines(options.engine, Path(name)) as chosen:
+        file = first_rows(table(), options.rows, Path(name))
+        rows = [measure(engine, file, options.rounds) for engine in chosen]
     title = f"{file.name}: rows a second, {DEFAULT_BATCH} to a signature, one transaction"
-    report(title, "csv, regular expressions, libipld, BLAKE2b tree, PyNaCl, sqlite3", [row], options.json)
+    report(title, "csv, regular expressions, libipld, BLAKE2b tree, PyNaCl, sqlite3 or COPY", rows, options.json)
+
+
+def first_rows(file: Path, count: int | None, directory: Path) -> Path:
+    """The file, or a copy of its beginning."""
+    if count is None:
+        return file
+    with file.open("rb") as source:
+        beginning = list(islice(source, count + 1))
+    part = directory / file.name
+    part.write_bytes(b"".join(beginning))
+    return part
+
+
+def measure(engine: Engine, file: Path, rounds: int) -> Comparison:
+    """The same file again and again into one feed."""
+    vault, floor = Vault(engine.store(), AnybodyMayWrite()), engine.floor()
+    signer, identity = device_of_new_identity(vault.store)
+    ring = KeyRing(root_seeds=(), generation=0, devices={"benchmark": DEVICE_SEED}, log_seed=None, anchor_key=None)
+    key = create_feed(vault.store, signer, identity, FEED)
+
+    def ours() -> int:
+        result = vault.import_blocks(ring, key, transactions(file), batch=DEFAULT_BATCH, on_batch=lambda _: None)
+        assert result is not None
+        return result.length - result.start
+
+    row = compare(f"{engine.name}, import", ours, lambda: straight_import(floor, file), rounds=rounds)
+    vault.close()
+    return row
 
 
 if __name__ == "__main__":

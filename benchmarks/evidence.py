@@ -26,7 +26,7 @@ from anchoring.verifier import verify_evidence
 from anchoring.witness import open_archive
 from api.bootstrap import Session, now_ms
 from api.demo.bank import BATCH, FEED, Bank, transactions
-from benchmarks._measure import Comparison, Work, arguments, compare, report
+from benchmarks._measure import Comparison, Work, compare, option_parser, report
 from benchmarks._witness_checks import prepare
 from ledger.feed import block_proof
 from ledger.log import consistency_proof, inclusion_proof
@@ -171,7 +171,7 @@ def measure_verifying(data: bytes, evidence: Path, policy: Path, rounds: int) ->
 
 
 def main() -> None:
-    options = arguments(__doc__ or "")
+    options = option_parser(__doc__, rounds=5).parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         bank, key = found_bank(Path(name))
         with bank.open() as session:

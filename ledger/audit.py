@@ -10,30 +10,45 @@ That it was longer is known to the checkpoint log, its timestamps and its anchor
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Final, TypeVar
 
 from identity.errors import AuditError, DamagedFile, MalformedError
 from ledger.feed import feed_state
-from ledger.head import FORK, verify_head
+from ledger.flattree import full_roots
+from ledger.head_series import HeadSeries
 from ledger.manifest import Manifest, feed_key, parse_manifest
-from ledger.merkle import TreeBuilder
+from ledger.merkle import Node, TreeBuilder
 from ledger.noderow import pack_nodes
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store
 
-__all__ = ["BadEntry", "BadReason", "FeedAudit", "audit_feed"]
+__all__ = [
+    "BadEntry",
+    "BadReason",
+    "FeedAudit",
+    "Piece",
+    "PieceAudit",
+    "RunPieces",
+    "audit_feed",
+    "audit_piece",
+]
 
 _CHUNK: Final = 4096
 """Blocks held in memory at a time, whatever the distance between two heads."""
 
-_HEADS_A_TASK: Final = 32
-"""Signatures that a thread verifies in one go: handing over a task costs about half a verification."""
+_PIECES: Final = 64
+"""Into how many pieces a feed is cut at most: none of them long enough to keep one process while the others wait."""
+
+_WORTH_CUTTING: Final = 300_000
+"""What an audit must cost at least, in hashed blocks, for the start of a process to be worth it; about a second."""
+
+_HEAD_COST: Final = 15
+"""What verifying a signature costs, in hashed blocks."""
+
+_SAMPLE: Final = 1000
 
 T = TypeVar("T")
 
@@ -90,28 +105,116 @@ class FeedAudit:
         return self.entries / self.heads if self.heads else 0.0
 
 
-def audit_feed(store: Store, key: FeedKey, progress: Progress | None = None, *, threads: int = 1) -> FeedAudit:
-    """Audit a feed, in one snapshot. With more than one of ``threads`` they verify signatures beside the hashing.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Blocks ``start`` to ``stop - 1`` of a feed. ``roots`` are those of the blocks before, taken on trust."""
+
+    key: FeedKey
+    start: int
+    stop: int
+    roots: tuple[Node, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PieceAudit:
+    """What was audited of a piece: up to ``stop``, which its heads may not reach, with the roots that this led to."""
+
+    stop: int
+    roots: tuple[Node, ...]
+    heads: int
+    first_bad: BadEntry | None
+
+
+RunPieces = Callable[[Sequence[Piece], Callable[[Piece], PieceAudit]], Iterable[PieceAudit]]
+"""Given pieces and a function that audits one of them here. Does so, or calls ``audit_piece`` anywhere, with a later
+snapshot perhaps; gives what that returned, in order."""
+
+
+def audit_feed(
+    store: Store, key: FeedKey, progress: Progress | None = None, *, elsewhere: RunPieces | None = None
+) -> FeedAudit:
+    """Audit a feed, in one snapshot. With ``elsewhere`` a long one is cut into pieces, which are audited there.
+
+    A piece begins with stored nodes as roots. They hold when the audit of the piece before led to the same ones.
 
     Raises ``MissingEvidenceError`` for an unknown feed and ``StorageError`` when the store, or the feed's own row,
     cannot be read; everything that does not hold is in the result.
     """
-    with store.read() as tx, ExitStack() as stack:
+    with store.read() as tx:
         state = feed_state(tx, key)
         try:
             manifest = _manifest(state)
         except _Found as found:
             return FeedAudit(key, state.length, 0, 0, 0, found.bad)
-        pool = stack.enter_context(ThreadPoolExecutor(threads)) if threads > 1 else None
-        signatures = _Signatures(manifest, pool, 2 * threads)
-        reading = _Reading(tx, state, signatures, progress or _nobody_watches)
-        first_bad = None
-        for step in (reading.run, signatures.finish):
-            try:
-                step()
-            except _Found as found:  # a signature that had not been verified yet covers an earlier entry
-                first_bad = found.bad
-        return FeedAudit(key, state.length, reading.entries, reading.bytes, signatures.verified, first_bad)
+        watch = progress or _nobody_watches
+        pieces = _cut(tx, state) if elsewhere else [Piece(key, 0, state.length, ())]
+        if elsewhere is None or len(pieces) == 1:
+            whole = _Reading(tx, manifest, pieces[0], lambda entries: watch(entries, state.length)).run()
+        else:
+            audits = elsewhere(pieces, lambda piece: _Reading(tx, manifest, piece, lambda _: None).run())
+            whole = _join(audits, pieces, lambda entries: watch(entries, state.length))
+        bad = whole.first_bad or _fault_of_end(tx, state, whole)
+        if bad is None:
+            watch(state.length, state.length)
+        size = sum(root.size for root in whole.roots)
+        return FeedAudit(key, state.length, whole.stop, size, whole.heads, bad)
+
+
+def audit_piece(store: Store, piece: Piece) -> PieceAudit:
+    """Audit a piece of a feed whose manifest is known to hold. Raises as ``audit_feed`` does."""
+    with store.read() as tx:
+        manifest = parse_manifest(feed_state(tx, piece.key).manifest)
+        return _Reading(tx, manifest, piece, lambda _: None).run()
+
+
+def _cut(tx: ReadTransaction, state: FeedState) -> list[Piece]:
+    """Pieces that begin and end where heads do, so that one finds what an audit in one go would have found."""
+    length = state.length
+    try:
+        newest = sum(1 for _ in tx.heads(state.key, max(0, length - _SAMPLE)))
+        if length + newest * _HEAD_COST * length // _SAMPLE < _WORTH_CUTTING:
+            return [Piece(state.key, 0, length, ())]
+        wanted = (length * part // _PIECES for part in range(1, _PIECES))
+        heads = (next(tx.heads(state.key, above), None) for above in wanted)
+        cuts = sorted({head.length for head in heads if head is not None and head.length < length})
+        roots = [tuple(tx.node(state.key, index) for index in full_roots(cut)) for cut in cuts]
+    except DamagedFile:  # where and what is found by reading from the beginning
+        return [Piece(state.key, 0, length, ())]
+    ends = pairwise([0, *cuts, length])
+    return [Piece(state.key, *span, begun) for span, begun in zip(ends, [(), *roots], strict=True)]
+
+
+def _join(audits: Iterable[PieceAudit], pieces: Sequence[Piece], watch: Callable[[int], None]) -> PieceAudit:
+    """What an audit in one go would have led to: the pieces up to the first that does not hold or does not fit."""
+    heads, joined = 0, PieceAudit(0, (), 0, None)
+    for piece, audit in zip(pieces, audits, strict=True):
+        if piece.roots != joined.roots or piece.start != joined.stop:
+            where = max(0, piece.start - 1)
+            detail = "the stored nodes changed while they were read"
+            return PieceAudit(joined.stop, joined.roots, heads, BadEntry(where, BadReason.NODE_DIFFERS, detail))
+        heads += audit.heads
+        joined = PieceAudit(audit.stop, audit.roots, heads, audit.first_bad)
+        if joined.first_bad is not None:
+            break
+        watch(joined.stop)
+    return joined
+
+
+def _fault_of_end(tx: ReadTransaction, state: FeedState, audit: PieceAudit) -> BadEntry | None:
+    """What is wrong behind the last head that belongs to the feed, or with the feed's row."""
+    length = state.length
+    try:
+        further = next(tx.heads(state.key, length), None)
+    except DamagedFile as exc:
+        return BadEntry(audit.stop, BadReason.NO_HEAD, str(exc))
+    if further is not None:
+        detail = f"a head of {further.length} blocks is signed, the feed has {length}"
+        return BadEntry(length, BadReason.LENGTH, detail)
+    if audit.stop < length:
+        return BadEntry(audit.stop, BadReason.NO_HEAD, f"no signed head covers blocks {audit.stop} to {length - 1}")
+    if audit.roots != state.roots or sum(root.size for root in audit.roots) != state.byte_length:
+        return BadEntry(length, BadReason.FEED_ROW, "roots or size in bytes are not those of the blocks")
+    return None
 
 
 def _nobody_watches(_entries: int, _length: int) -> None:
@@ -135,44 +238,37 @@ def _manifest(state: FeedState) -> Manifest:
 
 
 class _Reading:
-    """One pass over blocks, tree rows and heads, side by side."""
+    """One pass over the blocks, tree rows and heads of a piece, side by side."""
 
-    def __init__(self, tx: ReadTransaction, state: FeedState, signatures: _Signatures, progress: Progress) -> None:
-        self._state = state
-        self._heads = tx.heads(state.key)
-        self._blocks = tx.blocks(state.key, 0, state.length)
-        self._rows = tx.tree_rows(state.key, 0, state.length)
-        self._tree = TreeBuilder()
-        self._signatures = signatures
+    def __init__(self, tx: ReadTransaction, manifest: Manifest, piece: Piece, progress: Callable[[int], None]) -> None:
+        self._stop = piece.stop
+        self._heads = tx.heads(piece.key, piece.start)
+        self._blocks = tx.blocks(piece.key, piece.start, piece.stop)
+        self._rows = tx.tree_rows(piece.key, piece.start, piece.stop)
+        self._tree = TreeBuilder(piece.roots, piece.start)
+        self._series = HeadSeries(manifest)
+        self._verified = 0
         self._progress = progress
 
     @property
     def entries(self) -> int:
         return self._tree.length
 
-    @property
-    def bytes(self) -> int:
-        return self._tree.byte_length
+    def run(self) -> PieceAudit:
+        try:
+            self._audit_heads()
+        except _Found as found:
+            return PieceAudit(self.entries, self._tree.roots, self._verified, found.bad)
+        return PieceAudit(self.entries, self._tree.roots, self._verified, None)
 
-    def run(self) -> None:
-        """Audit everything but the signatures, which are handed over. Raises ``_Found``."""
-        length, reported = self._state.length, 0
-        while (head := self._next_head()) is not None:
-            if head.length > length:
-                raise _Found(
-                    length, BadReason.LENGTH, f"a head of {head.length} blocks is signed, the feed has {length}"
-                )
+    def _audit_heads(self) -> None:
+        """Up to the last head that is not longer than the piece. Raises ``_Found``."""
+        reported = self.entries
+        while (head := self._next_head()) is not None and head.length <= self._stop:
             self._audit_head(head)
             if self.entries - reported >= _CHUNK:
                 reported = self.entries
-                self._progress(reported, length)
-        if self.entries < length:
-            raise _Found(
-                self.entries, BadReason.NO_HEAD, f"no signed head covers blocks {self.entries} to {length - 1}"
-            )
-        if self._tree.roots != self._state.roots or self.bytes != self._state.byte_length:
-            raise _Found(length, BadReason.FEED_ROW, "roots or size in bytes are not those of the blocks")
-        self._progress(length, length)
+                self._progress(reported)
 
     def _next_head(self) -> SignedHead | None:
         try:
@@ -191,7 +287,11 @@ class _Reading:
             raise _Found(differs, BadReason.BLOCK_DIFFERS, detail)
         if differs is not None:
             raise _Found(differs, BadReason.NODE_DIFFERS, "a stored tree node is not the hash of what is below it")
-        self._signatures.add(start, head)
+        try:
+            self._series.verify(head, self._tree)
+        except AuditError as exc:
+            raise _Found(start, BadReason.SIGNATURE, f"head of {head.length} blocks: {exc}") from exc
+        self._verified += 1
 
     def _hash_up_to(self, stop: int) -> int | None:
         """Hash the blocks before ``stop``. Returns the first one whose stored nodes are not the computed ones."""
@@ -224,50 +324,3 @@ def _take(stream: Iterator[T], count: int) -> tuple[list[T], DamagedFile | None]
 def _first_difference(start: int, computed: Sequence[bytes], stored: Sequence[bytes]) -> int | None:
     pairs = enumerate(zip(computed, stored, strict=False), start)
     return next((index for index, (one, other) in pairs if one != other), None)
-
-
-class _Signatures:
-    """Verifies heads in the order they come, in tasks, several of them at a time when there is a pool."""
-
-    def __init__(self, manifest: Manifest, pool: ThreadPoolExecutor | None, limit: int) -> None:
-        self._manifest = manifest
-        self._pool = pool
-        self._limit = limit
-        self._task: list[tuple[int, SignedHead]] = []
-        self._pending: deque[Future[int]] = deque()
-        self.verified = 0
-
-    def add(self, start: int, head: SignedHead) -> None:
-        """Verify ``head``, whose tree was recomputed and which is the first to cover block ``start``, now or later."""
-        self._task.append((start, head))
-        if len(self._task) >= _HEADS_A_TASK:
-            self._hand_over()
-
-    def finish(self) -> None:
-        """Verify what is left. Raises ``_Found`` for the first bad signature of all, if there is any."""
-        self._hand_over()
-        self._collect(0)
-
-    def _hand_over(self) -> None:
-        task, self._task = self._task, []
-        if self._pool is None:
-            self.verified += self._verify(task)
-        else:
-            self._pending.append(self._pool.submit(self._verify, task))
-            self._collect(self._limit)
-
-    def _collect(self, limit: int) -> None:
-        while len(self._pending) > limit:
-            try:
-                self.verified += self._pending.popleft().result()
-            except _Found:
-                self._pending.clear()  # whatever they find comes later in the feed
-                raise
-
-    def _verify(self, task: Sequence[tuple[int, SignedHead]]) -> int:
-        for start, head in task:
-            try:
-                verify_head(self._manifest, head.tree_hash, head.length, FORK, head.signature)
-            except AuditError as exc:
-                raise _Found(start, BadReason.SIGNATURE, f"head of {head.length} blocks: {exc}") from exc
-        return len(task)

@@ -30,6 +30,7 @@ RIM = (
     "ledger.sentinel_file",
     "identity.pkcs11",
     "ledger.storage",
+    "ledger.audit_processes",
     "ledger.writer",
     "ledger.sparse_fetch",
     "anchoring.chain",

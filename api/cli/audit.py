@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -118,6 +119,7 @@ def _audit_feeds(out: Output, session: Session) -> bool:
 def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
     """Audit one feed and say what was found. True when every entry holds."""
     from ledger.audit import audit_feed
+    from ledger.audit_processes import in_processes
 
     with progress(out, f"audit {info.name}", total=info.state.length) as advance:
         seen = 0
@@ -127,7 +129,9 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
             advance(done - seen)
             seen = done
 
-        found = audit_feed(session.vault.store, info.state.key, watch, threads=2)
+        store, cores = session.vault.store, os.cpu_count() or 1
+        elsewhere = in_processes(store.reopen, cores) if cores > 1 else None
+        found = audit_feed(store, info.state.key, watch, elsewhere=elsewhere)
     bad = found.first_bad
     verdict = "PASSED" if bad is None else "FAILED"
     said = (

@@ -163,7 +163,18 @@ def open_postgres(
         writing.close()
         raise
     return SqlStore(
-        reading, None if read_only else writing, rim=_RIM, guard=_unguarded, busy_timeout_s=busy_timeout_ms / 1000
+        reading,
+        None if read_only else writing,
+        rim=_RIM,
+        guard=_unguarded,
+        busy_timeout_s=busy_timeout_ms / 1000,
+        reopen=partial(
+            open_postgres,
+            location,
+            read_only=read_only,
+            busy_timeout_ms=busy_timeout_ms,
+            commit_timeout_s=commit_timeout_s,
+        ),
     )
 
 

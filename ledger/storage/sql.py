@@ -294,10 +294,8 @@ class SqlWriteTransaction(SqlReadTransaction):
         root = None if log is None else CommittedLog(log.size, Frontier(log.size, log.frontier).root())
         return Committed(tuple(changes), root)
 
-    _depth = 0
-    """How many savepoints are open: their names are their depth."""
-    _untouched = True
-    """False once the transaction has written, or used what was read ahead."""
+    _depth = 0  # of open savepoints: their names
+    _untouched = True  # False once the transaction has written, or used what was read ahead
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -424,7 +422,8 @@ class SqlStore:
 
     ``writing`` begins its transactions with the write lock; it is None for a store that is only read. ``guard`` is
     called before and after each reading, and raises when what was read in between may not be one snapshot. One thread
-    writes at a time; others wait for ``busy_timeout_s``.
+    writes at a time; others wait for ``busy_timeout_s``. ``reopen`` opens the same store in the same way once more, in
+    another process too: it can be pickled.
     """
 
     def __init__(
@@ -435,7 +434,9 @@ class SqlStore:
         rim: Rim,
         guard: Callable[[], None],
         busy_timeout_s: float,
+        reopen: Callable[[], SqlStore],
     ) -> None:
+        self.reopen = reopen
         self._reading = reading
         self._writing = writing
         self._rim = rim

@@ -11,6 +11,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -99,7 +100,14 @@ def _open(file: Path, busy_timeout_ms: int) -> SqlStore:
     writing = _connections(uri, "BEGIN IMMEDIATE", (*_PRAGMAS, *_SYNC), busy_timeout_ms)
     if _revision(reading) != REVISIONS[-1]:
         _upgrade(writing)
-    return SqlStore(reading, writing, rim=_RIM, guard=_unguarded, busy_timeout_s=busy_timeout_ms / 1000)
+    return SqlStore(
+        reading,
+        writing,
+        rim=_RIM,
+        guard=_unguarded,
+        busy_timeout_s=busy_timeout_ms / 1000,
+        reopen=partial(open_sqlite, file, busy_timeout_ms=busy_timeout_ms),
+    )
 
 
 def _open_read_only(file: Path, busy_timeout_ms: int) -> SqlStore:
@@ -119,7 +127,14 @@ def _open_read_only(file: Path, busy_timeout_ms: int) -> SqlStore:
         raise ConfigurationError(
             f"the store is of version {revision}, older than {REVISIONS[-1]}", hint="open it for writing once"
         )
-    return SqlStore(reading, None, rim=_RIM, guard=guard, busy_timeout_s=busy_timeout_ms / 1000)
+    return SqlStore(
+        reading,
+        None,
+        rim=_RIM,
+        guard=guard,
+        busy_timeout_s=busy_timeout_ms / 1000,
+        reopen=partial(open_sqlite, file, read_only=True, busy_timeout_ms=busy_timeout_ms),
+    )
 
 
 def _unguarded() -> None:
