@@ -86,7 +86,8 @@ def parse_reference(value: Value) -> Reference:
 
 def decimal_value(text: str) -> Value:
     """The stored decimal for a canonical text such as ``-12.30``. Raises ``MalformedError`` for any other spelling."""
-    _check_decimal(text)
+    if len(text) > MAX_DECIMAL_DIGITS or not _DECIMAL.fullmatch(text):
+        _check_decimal(text)
     return {_DEC: text}
 
 
@@ -119,6 +120,7 @@ def check_scalars(values: Iterable[Value]) -> bool:
     Run for each value that is written: what is plainly good takes the short way, and ``check_value`` judges the rest.
     Raises ``MalformedError`` for a decimal or a day that is none.
     """
+    is_decimal = _DECIMAL.fullmatch
     for value in values:
         kind = type(value)
         if kind is str:
@@ -127,10 +129,12 @@ def check_scalars(values: Iterable[Value]) -> bool:
         elif value is None or (kind is int and MIN_INT <= value <= MAX_INT):  # type: ignore[operator]
             continue
         elif kind is dict and len(value) == 1:  # type: ignore[arg-type]
-            ((form, content),) = value.items()  # type: ignore[union-attr]
-            if form in _OF_TEXT and type(content) is str:
-                _OF_TEXT[form](content)
-                continue
+            for form, content in value.items():  # type: ignore[union-attr]
+                if type(content) is not str or form not in _OF_TEXT:
+                    return False
+                if form != _DEC or len(content) > MAX_DECIMAL_DIGITS or not is_decimal(content):
+                    _OF_TEXT[form](content)
+            continue
         return False
     return True
 

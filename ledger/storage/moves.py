@@ -29,7 +29,7 @@ def moved_feed(
     length = state.length + len(blocks)
     if not blocks or len(nodes) != len(blocks) or head.length != length or len(roots) != length.bit_count():
         raise ValueError(f"an append of {len(blocks)} blocks at {state.length} does not lead to {head.length}")
-    if any(len(completed) != completed_by(index) for index, completed in enumerate(nodes, state.length)):
+    if list(map(len, nodes)) != list(map(completed_by, range(state.length, length))):
         raise ValueError("an append that does not carry the nodes that its blocks complete")
     if length > MAX_LENGTH:
         raise StorageError(f"a feed holds at most {MAX_LENGTH} blocks")
