@@ -1,31 +1,62 @@
-"""Run every benchmark, one after the other, each in a process of its own: ours, the floor, and their ratio.
+"""Run the benchmarks, one after the other, each in a process of its own: ours, the floor or a peer, and their ratio.
 
-    python -m benchmarks [--rounds N] [--json DIRECTORY] [--directory DIRECTORY]
+    python -m benchmarks [--full] [--only NAME] [--json DIRECTORY] [--directory DIRECTORY]
 
-With ``--json`` each subject writes its figures to a file of its name there.
+Without ``--full`` the sizes are small and the whole takes some minutes. With it: more rounds, feeds of a million, and
+JS hypercore when BENCH_MODULES names a folder with it. ``--json`` writes the figures of each subject to a file there.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
-SUBJECTS = ("append", "writers", "berka_import", "evidence")
+SHORT: Final[dict[str, list[str]]] = {
+    "append": ["--rounds", "5"],
+    "audit": ["--rounds", "2", "--entries", "30000"],
+    "random_read": ["--rounds", "3"],
+    "proof": ["--rounds", "3"],
+    "berka_import": ["--rounds", "2", "--rows", "20000"],
+    "evidence": ["--rounds", "3"],
+    "anchoring": ["--rounds", "3"],
+    "writers": ["--writers", "1,16", "--rounds", "2"],
+    "scale": [],
+}
+FULL: Final[dict[str, list[str]]] = {
+    "append": ["--rounds", "11"],
+    "audit": ["--rounds", "3", "--entries", "400000"],
+    "writers": ["--rounds", "5", "--seconds", "1"],
+    "random_read": ["--rounds", "9"],
+    "proof": ["--rounds", "9"],
+    "berka_import": ["--rounds", "5"],
+    "evidence": ["--rounds", "9"],
+    "anchoring": ["--rounds", "9"],
+    "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "1000000"],
+    "hypercore": ["--rounds", "7"],
+}
 
 
 def main() -> int:
     """Run the subjects; the first that fails ends it with its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; the figures are their medians")
+    parser.add_argument("--full", action="store_true", help="everything, for the better part of an hour")
+    parser.add_argument("--only", choices=FULL, help="one subject")
     parser.add_argument("--json", type=Path, help="a directory for the figures, a file for each subject")
     parser.add_argument("--directory", type=Path, help="where files go; a disk, since in memory a flush costs nothing")
     options = parser.parse_args()
     if options.json is not None:
         options.json.mkdir(parents=True, exist_ok=True)
-    for subject in SUBJECTS:
-        command = [sys.executable, "-m", f"benchmarks.{subject}", "--rounds", str(options.rounds)]
+    for subject, arguments in (FULL if options.full else SHORT).items():
+        if options.only not in (None, subject):
+            continue
+        if subject == "hypercore" and "BENCH_MODULES" not in os.environ:
+            print("hypercore: left out, BENCH_MODULES names no folder\n")
+            continue
+        command = [sys.executable, "-m", f"benchmarks.{subject}", *arguments]
         if options.json is not None:
             command += ["--json", str(options.json / f"{subject}.json")]
         if options.directory is not None:

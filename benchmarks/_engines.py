@@ -6,7 +6,7 @@ PostgreSQL is a private server on the same disk (``benchmarks.postgres_server``)
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -16,14 +16,14 @@ from typing import Final
 from benchmarks._floor import Floor, PostgresFloor, SqliteFloor
 from benchmarks.postgres_server import PostgresServer, ServerAbsent, private_server
 from identity.history import build_add_device, build_inception, fold, key_commitment, sign_event
-from identity.keys import Ed25519Signer
-from ledger.feed import create_feed
+from identity.keys import Ed25519Signer, Signer
+from ledger.feed import FeedWriter, create_feed
 from ledger.identities import add_events
 from ledger.storage.engine import open_store
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, Store
 
-__all__ = ["DEVICE_SEED", "Engine", "add_engine_option", "device_of_new_identity", "engines", "new_feed"]
+__all__ = ["DEVICE_SEED", "Engine", "add_engine_option", "device_of_new_identity", "engines", "fill", "new_feed"]
 
 DEVICE_SEED: Final = bytes([3]) * 32
 
@@ -96,3 +96,11 @@ def new_feed(store: Store, name: str = "benchmark") -> tuple[FeedKey, Ed25519Sig
     """A feed in an empty store, and who signs it."""
     device, identity = device_of_new_identity(store)
     return create_feed(store, device, identity, name), device
+
+
+def fill(store: SqlStore, key: FeedKey, signer: Signer, blocks: Sequence[bytes], length: int) -> None:
+    """Append the same blocks again and again up to ``length``, in one transaction: how is not what is measured."""
+    writer = FeedWriter(store, key, signer)
+    with store.write() as tx:
+        for _ in range(length // len(blocks)):
+            writer.append_in(tx, blocks)

@@ -152,9 +152,11 @@ class PostgresFloor(Floor):
 
     COPY_FROM: Final = 8
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, schema: str = "floor") -> None:
         super().__init__()
         self.db = psycopg.connect(url, autocommit=True)
+        self.db.execute(f"CREATE SCHEMA {schema}")
+        self.db.execute(f"SET search_path TO {schema}")
         self.db.prepare_threshold = 0
         self.names = count()
         self.db.execute("CREATE TABLE block (pos BIGINT PRIMARY KEY, data BYTEA NOT NULL)")

@@ -14,12 +14,11 @@ from functools import partial
 from os import urandom
 from pathlib import Path
 
-from benchmarks._engines import Engine, add_engine_option, engines, new_feed
+from benchmarks._engines import Engine, add_engine_option, engines, fill, new_feed
 from benchmarks._measure import Comparison, compare, option_parser, report
 from benchmarks.append import ENTRY_BYTES
 from ledger.audit import audit_feed
 from ledger.audit_processes import in_processes
-from ledger.feed import FeedWriter
 
 CORES = 2
 
@@ -42,11 +41,10 @@ def measure(engine: Engine, batch: int, entries: int, rounds: int) -> list[Compa
     """Audits of a feed with one signature for ``batch`` entries."""
     store, floor = engine.store(), engine.floor()
     key, device = new_feed(store)
-    writer = FeedWriter(store, key, device)
     blocks = [urandom(ENTRY_BYTES) for _ in range(batch)]
-    with store.write() as tx, floor.transaction():  # one flush for all of them: it is not what is measured here
+    fill(store, key, device, blocks, entries)
+    with floor.transaction():
         for _ in range(entries // batch):
-            writer.append_in(tx, blocks)
             floor.write(blocks)
 
     def audit(processes: int) -> int:

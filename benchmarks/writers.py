@@ -27,15 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import psycopg
-from nacl.bindings import crypto_sign
-
-from benchmarks._measure import options_of, write_figures
-from benchmarks.append import ENTRY_BYTES, Floor, device_of_new_identity
+from benchmarks._engines import device_of_new_identity
+from benchmarks._floor import Floor, PostgresFloor, SqliteFloor
+from benchmarks._measure import option_parser, write_figures
+from benchmarks.append import ENTRY_BYTES
 from identity.errors import ConflictError
 from ledger.audit import audit_feed
 from ledger.feed import FeedWriter, create_feed
-from ledger.head import signable
 from ledger.storage.leases import keeper_for
 from ledger.storage.location import PostgresLocation, parse_location
 from ledger.storage.postgres import drop_postgres, open_postgres
@@ -133,32 +131,6 @@ def entry(writer: int, number: int) -> bytes:
     return b"%d:%d;" % (writer, number) + bytes(ENTRY_BYTES - len(b"%d:%d;" % (writer, number)))
 
 
-class PostgresFloor(Floor):
-    """The straight line on PostgreSQL: the same rows, in a schema of its own."""
-
-    def __init__(self, location: PostgresLocation) -> None:
-        super().__init__(Path(":memory:"))
-        self.postgres = psycopg.connect(location.url, autocommit=True)
-        self.postgres.execute(f"CREATE SCHEMA {location.schema}")
-        self.postgres.execute(f"SET search_path TO {location.schema}")
-        self.postgres.execute("CREATE TABLE block (pos BIGINT PRIMARY KEY, data BYTEA NOT NULL)")
-        self.postgres.execute("CREATE TABLE tree (pos BIGINT PRIMARY KEY, nodes BYTEA NOT NULL)")
-        self.postgres.execute("CREATE TABLE head (pos BIGINT PRIMARY KEY, tree_hash BYTEA, signature BYTEA)")
-        self.postgres.execute("CREATE TABLE feed (id BIGINT PRIMARY KEY, length BIGINT NOT NULL, roots BYTEA NOT NULL)")
-        self.postgres.execute("INSERT INTO feed VALUES (1, 0, '')")
-
-    def append(self, blocks: list[bytes]) -> None:
-        first, nodes = self.length, self.hash_blocks(blocks)
-        digest = self.tree_hash()
-        signature = crypto_sign(signable(self.key, digest, self.length), self.secret_key)[:64]
-        roots = b"".join(node + size.to_bytes(8, "little") for _, size, node in self.roots)
-        with self.postgres.transaction(), self.postgres.cursor() as cursor:
-            cursor.executemany("INSERT INTO block VALUES (%b, %b)", list(enumerate(blocks, first)))
-            cursor.executemany("INSERT INTO tree VALUES (%b, %b)", list(enumerate(nodes, first)))
-            cursor.execute("INSERT INTO head VALUES (%b, %b, %b)", (self.length, digest, signature))
-            cursor.execute("UPDATE feed SET length = %b, roots = %b WHERE id = 1", (self.length, roots))
-
-
 @dataclass(slots=True)
 class Place:
     """Where stores of one engine are made: files in a directory, or schemas of a database."""
@@ -184,12 +156,12 @@ class Place:
         """A new straight line."""
         if self.url is None:
             self._made += 1
-            yield Floor(self._file())
+            yield SqliteFloor(self._file())
             return
         with self._schema() as location:
-            floor = PostgresFloor(location)
+            floor = PostgresFloor(location.url, location.schema)
             yield floor
-            floor.postgres.close()
+            floor.db.close()
 
     def _file(self) -> Path:
         return self.directory / f"{self._made}.db"
@@ -282,7 +254,7 @@ def show(rows: list[Row]) -> None:
 
 
 def main() -> None:
-    parser = options_of(__doc__ or "", rounds=3)
+    parser = option_parser(__doc__, rounds=3)
     parser.add_argument("--writers", default="1,4,16,64", help="how many threads, one table row for each number")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each way and the floor run in a round")
     parser.add_argument("--postgres", help="the URL of a database to measure on as well")
