@@ -29,7 +29,8 @@ class Comparison:
     """Items per second, ours and the floor's, as medians over the rounds; ``ratio`` is ours over floor.
 
     ``cpu_ratio`` is the same in processor time, of this process or of those that it started, whichever is more: what
-    other work on the machine disturbs least. What a server does is not in it. ``spread`` is the smallest and the largest ratio of a round.
+    other work on the machine disturbs least. What a server does is not in it. ``spread`` is the smallest and the
+    largest ratio of a round.
     """
 
     subject: str

@@ -24,7 +24,8 @@ from benchmarks.append import ENTRY_BYTES
 from ledger.feed import block_proof
 from ledger.head import signable
 from ledger.manifest import parse_manifest
-from ledger.proof import Proof, parse_proof, verify_proof
+from ledger.proof import Proof, parse_proof
+from ledger.proof_checking import verify_proof
 from ledger.storage.sql import SqlReadTransaction
 from ledger.store import FeedKey
 
