@@ -43,6 +43,10 @@ class AnybodyMayWrite:
     def require_writable(self, vault: Vault) -> None:
         """See ``Guard``."""
 
+    def require_appendable(self, vault: Vault) -> bool:
+        """See ``Guard``."""
+        return False
+
 
 def table() -> Path:
     """The largest file of transactions that is here."""
