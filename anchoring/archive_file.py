@@ -76,7 +76,8 @@ def load_archive(
     """Fill an empty store with the archive that ``source`` holds from here to its end, and verify everything in it.
 
     ``code_hash`` is Keccak-256 of the anchor contract's code, as ``verify_receipt`` takes it; ``faults`` and ``pool``
-    are as in ``load_sections``. When this raises, the transaction must not be committed: ``MalformedError`` for what is not an archive, or not a whole one,
+    are as in ``load_sections``. When this raises, the transaction must not be committed:
+    ``MalformedError`` for what is not an archive, or not a whole one,
     ``VerificationError`` when a claim in it is false.
     """
     reader = ArchiveReader(source)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -35,7 +36,7 @@ from ledger.archive import ArchiveHeader, ArchiveReader, LogFacts, Purpose, Sect
 from ledger.archive_files import MAX_FILES, MAX_FILES_BYTES, read_file
 from ledger.archive_sections import DESCRIPTOR, FEED, FILE, IDENTITIES, IDENTITIES_END, IDENTITY_EVENT, LOG
 from ledger.checkpoint import VerifiedCheckpoint
-from ledger.completeness import find_shortfalls
+from ledger.completeness import Shortfall, find_shortfalls
 from ledger.framing import RecordReader
 from ledger.identities import add_events, key_history
 from ledger.lineage import lineage_faults
@@ -47,7 +48,7 @@ from ledger.statement import MAX_STATEMENT_BYTES, FeedHead, LogDescriptor, parse
 from ledger.store import FeedKey, LogState, StoredCheckpoint, WriteTransaction
 from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, ingest_feed_in
 
-__all__ = ["ArchiveFault", "LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
+__all__ = ["ArchiveFault", "FaultReason", "LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
 
 _EVENTS: Final = {IDENTITY_EVENT: MAX_EVENT_BYTES + 64 * 1024, IDENTITIES_END: 64}
 _LEAVES_A_WRITE: Final = 4096
@@ -57,16 +58,35 @@ SectionReader = Callable[[Section], None]
 """Takes in a section that another layer owns: reads its facts and its content to the end, or raises."""
 
 
+class FaultReason(StrEnum):
+    """What is wrong with an archive as a whole. The names are stable."""
+
+    MISSING_SECTION = "MISSING_SECTION"
+    """A section that belongs there is not."""
+    MISSING_FEED = "MISSING_FEED"
+    """The log states a feed that the archive does not hold."""
+    SHORTER = "SHORTER"
+    """The archive holds less of a feed than the log states."""
+    OTHER_HISTORY = "OTHER_HISTORY"
+    """The archive holds another tree of a feed than the log states at that length."""
+    HEAD_GONE = "HEAD_GONE"
+    """A signed head that the log states is not among those of the feed."""
+    EVENTS_TRUNCATED = "EVENTS_TRUNCATED"
+    """The log and the archive do not hold the same events of an identity."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArchiveFault:
     """Something in an archive that does not hold, or is not there, in the section of that name.
 
-    ``about`` is the key of a feed or the id of an identity, empty for everything else.
+    ``about`` is the key of a feed or the id of an identity, empty for everything else; ``reason`` names what is wrong
+    where the class of the error does not.
     """
 
     section: str
     about: bytes
     error: AuditError
+    reason: FaultReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +142,15 @@ class _Loading:
 
     # -- faults ------------------------------------------------------------------------------------------------------
 
-    def refuse(self, section: str, about: bytes, error: AuditError) -> None:
+    def refuse(self, section: str, about: bytes, error: AuditError, reason: FaultReason | None = None) -> None:
         """Raise the error, or list it when faults are listed."""
         if self.faults is None:
             raise error
-        self.faults.append(ArchiveFault(section, about, error))
+        self.faults.append(ArchiveFault(section, about, error, reason))
+
+    def left_out(self, key: bytes) -> bool:
+        """Whether the feed is not here because something about it was found already."""
+        return any(fault.about == key and fault.section == FEED for fault in self.faults or ())
 
     @contextmanager
     def tolerating(self, section: str, about: bytes = b"") -> Iterator[None]:
@@ -245,14 +269,19 @@ class _Loading:
         for identity, history in found.histories.items():
             if len(history.events) != len(self.tx.identity_events(identity)):
                 error = MalformedError(f"archive: the log lacks events of identity {identity.hex()}")
-                self.refuse(LOG, identity, error)
+                self.refuse(LOG, identity, error, FaultReason.EVENTS_TRUNCATED)
         for short in find_shortfalls(self.tx, found.replay.feeds):
-            if short.same_history or short.key not in kept.contradicted:
-                what = (
-                    f"the log states {short.stated} entries of feed {short.key.hex()}, the archive holds {short.held}"
-                )
-                self.refuse(LOG, short.key, VerificationError(what))
+            self._refuse_shortfall(short, kept.contradicted)
         self.log = found
+
+    def _refuse_shortfall(self, short: Shortfall, contradicted: set[bytes]) -> None:
+        if self.left_out(short.key) or (not short.same_history and short.key in contradicted):
+            return
+        what = f"the log states {short.stated} entries of feed {short.key.hex()}, the archive holds {short.held}"
+        reason = FaultReason.SHORTER if short.held else FaultReason.MISSING_FEED
+        self.refuse(
+            LOG, short.key, VerificationError(what), reason if short.same_history else FaultReason.OTHER_HISTORY
+        )
 
     def _check_log(self, log_id: bytes, size: int) -> None:
         if self.header.log != LogFacts(log_id, size):
@@ -351,7 +380,7 @@ class _Order:
                 missing = self._waiting.pop(0)
                 if not self._complete(missing):
                     error = MalformedError(f"archive: section {name!r} where {missing!r} belongs")
-                    self._loading.refuse(missing, b"", error)
+                    self._loading.refuse(missing, b"", error, FaultReason.MISSING_SECTION)
         if name not in (FEED, FILE):
             del self._waiting[0]
 
@@ -359,7 +388,8 @@ class _Order:
         """The archive ends. Raises ``MalformedError`` when a section is missing."""
         for name in self._waiting:
             if not self._complete(name):
-                self._loading.refuse(name, b"", MalformedError(f"archive: section {name!r} is missing"))
+                error = MalformedError(f"archive: section {name!r} is missing")
+                self._loading.refuse(name, b"", error, FaultReason.MISSING_SECTION)
 
     def _complete(self, name: str) -> bool:
         return name == FILE or (name == FEED and self._loading.feeds_met >= self._loading.header.feeds)
@@ -409,7 +439,7 @@ class _KeptLog:
             error = LogRuleViolation(
                 self._size, f"the log states {statement.tree_hash.hex()}, the feed itself holds {held.hex()}"
             )
-            self._loading.refuse(LOG, statement.key, error)
+            self._loading.refuse(LOG, statement.key, error, FaultReason.OTHER_HISTORY)
 
     def checkpoint(self, verified: VerifiedCheckpoint) -> None:
         """Keep a checkpoint that the replay has accepted, and the leaves before it."""
@@ -428,7 +458,8 @@ class _KeptLog:
         statement = parse_statement(leaf)
         if isinstance(statement, FeedHead) and statement.key not in self.contradicted:
             for fault in head_faults(self._tx, self._size, statement):
-                self._loading.refuse(LOG, statement.key, VerificationError(f"archive: {fault}"))
+                error = VerificationError(f"archive: {fault}")
+                self._loading.refuse(LOG, statement.key, error, FaultReason.HEAD_GONE)
 
     def _check_event(self, record: EventRecord) -> None:
         """An event has to be one that the archive holds, and stands once: so there are never too many in memory."""
