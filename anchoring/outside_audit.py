@@ -7,7 +7,7 @@ whoever gives another history, by root.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
@@ -18,15 +18,15 @@ from anchoring.chain.check import (
     fetch_final_header,
     read_anchor_history,
 )
-from anchoring.chain.predecessor import PredecessorCheck, check_predecessor
-from anchoring.rollback import RollbackCheck, RollbackState
+from anchoring.chain.predecessor import check_predecessor
+from anchoring.rollback import PredecessorCheck, RollbackCheck, RollbackState
 from identity.errors import MalformedError, StorageError, TransportError, VerificationError
 from ledger.checkpoint import VerifiedCheckpoint
 from ledger.log import hash_leaf
 from ledger.log_transfer import LeafRecord, LogAudit, audit_log, read_log_export
 from ledger.statement import LogDescriptor, parse_statement
 
-__all__ = ["OutsideAudit", "audit_export", "read_descriptor"]
+__all__ = ["OutsideAudit", "audit_export", "compare_log", "read_descriptor"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +72,35 @@ def audit_export(
 
     with open_export() as stream:
         audit = audit_log(read_log_export(stream), expected_log_id=log_id, on_checkpoint=keep)
-    size = audit.replay.last.size
     view = view_of(descriptor)
-    if descriptor.chain is None:
-        check = RollbackCheck(RollbackState.NO_CHAIN, size, 0, "the log's descriptor names no chain")
-    elif view is None:
-        check = RollbackCheck(
-            RollbackState.UNVERIFIED, size, 0, f"the policy does not name chain {descriptor.chain.id}"
-        )
-    else:
-        # Only checkpoints are anchored: a size at which this log has none was anchored by another history.
-        position = LogPosition(log_id, descriptor.chain, size, lambda anchored: roots.get(anchored, b""))
-        check = check_rollback(view, position, None, now_ms)
-        if check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
-            check = _check_older_anchors(view, position, check, now_ms)
+    check = compare_log(log_id, descriptor, audit.replay.last.size, roots, view, None, now_ms)
     return OutsideAudit(audit, check, check_predecessor(view, log_id, descriptor, now_ms))
+
+
+def compare_log(
+    log_id: bytes,
+    descriptor: LogDescriptor,
+    size: int,
+    roots: Mapping[int, bytes],
+    view: ChainView | None,
+    archived: tuple[int, int, bytes] | None,
+    now_ms: int,
+) -> RollbackCheck:
+    """Compare a replayed log with everything that its chain ever held for it.
+
+    ``roots`` are those of all its checkpoints, by size; ``archived`` as in ``check_rollback``. ``view`` None: the
+    policy does not name the log's chain. Never raises for what the chain does.
+    """
+    if descriptor.chain is None:
+        return RollbackCheck(RollbackState.NO_CHAIN, size, 0, "the log's descriptor names no chain")
+    if view is None:
+        return RollbackCheck(RollbackState.UNVERIFIED, size, 0, f"the policy does not name chain {descriptor.chain.id}")
+    # Only checkpoints are anchored: a size at which this log has none was anchored by another history.
+    position = LogPosition(log_id, descriptor.chain, size, lambda anchored: roots.get(anchored, b""))
+    check = check_rollback(view, position, archived, now_ms)
+    if check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED):
+        return _check_older_anchors(view, position, check, now_ms)
+    return check
 
 
 def _check_older_anchors(view: ChainView, log: LogPosition, check: RollbackCheck, now_ms: int) -> RollbackCheck:

@@ -25,7 +25,7 @@ from identity.errors import (
 )
 from identity.verdict import Status
 
-__all__ = ["Claim", "Finding", "Report", "failure", "format_time"]
+__all__ = ["Claim", "Finding", "Report", "failure", "format_time", "reason_of"]
 
 _LONGEST_SHOWN = 2000
 """Characters of one value in the text for people."""
@@ -67,10 +67,11 @@ class Finding:
 
 def failure(claim: Claim, error: AuditError) -> Finding:
     """The finding that ``error`` is about ``claim``: FAILED, for the reason that the error carries or is."""
-    return Finding(claim, Status.FAILED, _reason(error), str(error))
+    return Finding(claim, Status.FAILED, reason_of(error), str(error))
 
 
-def _reason(error: AuditError) -> str:
+def reason_of(error: AuditError) -> str:
+    """The stable name of what the error found: the one that it carries, or that of its class."""
     if isinstance(error, (TokenRejected, ReceiptMismatch)):
         return error.reason
     return next((reason for kind, reason in _REASONS.items() if isinstance(error, kind)), "REFUSED")

@@ -12,7 +12,14 @@ from enum import StrEnum
 
 from anchoring.receipt import AnchorRecord
 
-__all__ = ["ArchivedAnchor", "RollbackCheck", "RollbackState", "compare_with_chain"]
+__all__ = [
+    "ArchivedAnchor",
+    "PredecessorCheck",
+    "PredecessorState",
+    "RollbackCheck",
+    "RollbackState",
+    "compare_with_chain",
+]
 
 
 class RollbackState(StrEnum):
@@ -41,6 +48,29 @@ class RollbackState(StrEnum):
     def writable(self) -> bool:
         """True when the store may append to its feeds and its log."""
         return self in {RollbackState.CONSISTENT, RollbackState.NOT_ANCHORED, RollbackState.NO_CHAIN}
+
+
+class PredecessorState(StrEnum):
+    """What the chain says of the log before a successor."""
+
+    CLOSED = "closed"
+    """Closed, at the size where the descriptor says it ends, naming this log as the one that goes on."""
+    NOT_CLOSED = "not-closed"
+    """Not closed, as far as can be read: two logs of one identity may go on."""
+    OTHER_SUCCESSOR = "other-successor"
+    """Closed, and another log, or none, is named as the one that goes on."""
+    OTHER_END = "other-end"
+    """The contract holds another size or root for its end than the descriptor says."""
+    UNREAD = "unread"
+    """The chain could not be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredecessorCheck:
+    """The state, and one sentence that says it to a person."""
+
+    state: PredecessorState
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)

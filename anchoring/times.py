@@ -9,6 +9,7 @@ than k that lie can move none of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
 from anchoring.evidence import CheckpointEvidence
@@ -22,9 +23,63 @@ from identity.verdict import Status
 from ledger.checkpoint import imprint_message
 from ledger.statement import TimeStatement, log_origin
 
-__all__ = ["CheckpointTimes", "verify_times"]
+__all__ = ["CheckpointTimes", "JudgedTokens", "judge_tokens", "names_all", "verify_times"]
 
 Tokens = dict[Authority, VerifiedToken]
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTokens:
+    """The tokens on one checkpoint: those that count, by authority, and what was found about the others."""
+
+    accepted: Mapping[Authority, VerifiedToken]
+    failed: tuple[Finding, ...]
+    undecided: tuple[Finding, ...]
+
+    @property
+    def authorities(self) -> int:
+        """How many distinct authorities state a time for the checkpoint."""
+        return len(_independent(self.accepted))
+
+    def existence_ms(self, k: int) -> int | None:
+        """By when k authorities say that the checkpoint existed: the k-th smallest (genTime + accuracy), if k do."""
+        return _existence_ms(self.accepted, k)
+
+    def earliest_ms(self) -> int | None:
+        """The earliest (genTime - accuracy) on the checkpoint, None without a token."""
+        return min((token.earliest_ms for token in self.accepted.values()), default=None)
+
+
+def judge_tokens(
+    timestamps: Sequence[TimestampEvidence], message: bytes, policy: Policy, at_ms: int, proven_by_ms: int | None
+) -> JudgedTokens:
+    """Verify the tokens on one checkpoint, whose imprint is that of ``message``, as of ``at_ms``.
+
+    ``proven_by_ms``: by when something else proves that they existed, None when nothing does.
+    """
+    accepted: Tokens = {}
+    failed: list[Finding] = []
+    undecided: list[Finding] = []
+    for timestamp in timestamps:
+        try:
+            authority = match_authority(timestamp, policy.authorities)
+            if authority is None:
+                detail = "a token is from an authority that the policy does not name"
+                undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail))
+                continue
+            token = verify_token(timestamp, message, authority, at_ms=at_ms, proven_by_ms=proven_by_ms)
+        except TokenUndecided as exc:
+            undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, exc.reason, str(exc)))
+            continue
+        except AuditError as exc:
+            failed.append(failure(Claim.TIME, exc))
+            continue
+        if authority in accepted:
+            detail = f"two tokens of {token.authority} on one checkpoint"
+            failed.append(Finding(Claim.TIME, Status.FAILED, "UNREFERENCED", detail))
+            continue
+        accepted[authority] = token
+    return JudgedTokens(accepted, tuple(failed), tuple(undecided))
 
 
 class CheckpointTimes:
@@ -104,42 +159,14 @@ class _Verification:
         origin = log_origin(self._log.descriptor, self._log.log_id)
         message = imprint_message(checkpoint.note, origin, self._log.descriptor.key)
         proven_by_ms = self._renewed_by(position)
-        accepted: Tokens = {}
-        undecided: list[Finding] = []
-        for timestamp in checkpoint.timestamps:
-            self._verify_token(accepted, undecided, timestamp, message, proven_by_ms)
-        self.tokens[position] = accepted
+        judged = judge_tokens(checkpoint.timestamps, message, self._policy, self._at_ms, proven_by_ms)
+        self.tokens[position] = dict(judged.accepted)
+        self.findings += judged.failed
         # Nothing rests on an undecided token where k others count: of a pool, some authorities are unknown to some
         # readers, and some certificates end before others. Where too few count, it is what is missing.
-        enough = _existence_ms(accepted, self._policy.k) is not None
-        self.left_out[position] = undecided if enough else []
-        self.findings += [] if enough else undecided
-
-    def _verify_token(
-        self,
-        accepted: Tokens,
-        undecided: list[Finding],
-        timestamp: TimestampEvidence,
-        message: bytes,
-        proven_by_ms: int | None,
-    ) -> None:
-        try:
-            authority = match_authority(timestamp, self._policy.authorities)
-            if authority is None:
-                detail = "a token is from an authority that the policy does not name"
-                undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, "UNKNOWN_AUTHORITY", detail))
-                return
-            token = verify_token(timestamp, message, authority, at_ms=self._at_ms, proven_by_ms=proven_by_ms)
-        except TokenUndecided as exc:
-            undecided.append(Finding(Claim.TIME, Status.INDETERMINATE, exc.reason, str(exc)))
-            return
-        except AuditError as exc:
-            self.findings.append(failure(Claim.TIME, exc))
-            return
-        if authority in accepted:
-            self._find(Status.FAILED, "UNREFERENCED", f"two tokens of {token.authority} on one checkpoint")
-            return
-        accepted[authority] = token
+        enough = judged.existence_ms(self._policy.k) is not None
+        self.left_out[position] = list(judged.undecided) if enough else []
+        self.findings += () if enough else judged.undecided
 
     def _renewed_by(self, position: int) -> int | None:
         """When the tokens on a checkpoint provably existed: by the tokens on a later one that logs their digests."""
@@ -149,7 +176,7 @@ class _Verification:
         times = [
             existence
             for leaf, statement in self._log.statements(TimeStatement)
-            if statement.size == size and _names_all(statement, timestamps)
+            if statement.size == size and names_all(statement, timestamps)
             for later in range(max(leaf.checkpoint, position + 1), len(self._checkpoints))
             if (existence := _existence_ms(self.tokens[later], self._policy.k)) is not None
         ]
@@ -159,7 +186,7 @@ class _Verification:
         """A time leaf about a checkpoint that is here must name every token that is here with it."""
         for leaf, statement in self._log.statements(TimeStatement):
             position = self._log.position(statement.size)
-            if position is not None and not _names_all(statement, self._checkpoints[position].timestamps):
+            if position is not None and not names_all(statement, self._checkpoints[position].timestamps):
                 detail = f"time leaf {leaf.index} names other tokens for checkpoint {statement.size} than the evidence"
                 self._find(Status.FAILED, "OTHER_TOKENS", detail)
 
@@ -167,18 +194,18 @@ class _Verification:
         self.findings.append(Finding(Claim.TIME, status, reason, detail))
 
 
-def _existence_ms(tokens: Tokens, k: int) -> int | None:
+def _existence_ms(tokens: Mapping[Authority, VerifiedToken], k: int) -> int | None:
     times = sorted(min(token.latest_ms for token in group) for group in _independent(tokens))
     return times[k - 1] if len(times) >= k else None
 
 
-def _independent(tokens: Tokens) -> list[list[VerifiedToken]]:
+def _independent(tokens: Mapping[Authority, VerifiedToken]) -> list[list[VerifiedToken]]:
     """The tokens by who can have made them: authorities whose paths share a key speak once."""
     held = list(tokens.values())
     return [[held[member] for member in group] for group in group_independent(token.keys for token in held)]
 
 
-def _names_all(statement: TimeStatement, timestamps: Sequence[TimestampEvidence]) -> bool:
+def names_all(statement: TimeStatement, timestamps: Sequence[TimestampEvidence]) -> bool:
     """True when the time leaf names the digest of every token and of everything that came with it."""
     return all(
         {sha256(item).digest() for item in items} <= set(digests)

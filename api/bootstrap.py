@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from anchoring.chain.dev import DevChain
     from anchoring.chain.jsonrpc import JsonRpcChain
     from anchoring.chain.outbox import OutboxPolicy
-    from anchoring.chain.predecessor import PredecessorCheck
     from anchoring.headers import TrustedHeader
+    from anchoring.rollback import PredecessorCheck
     from anchoring.tsa.source import TimestampSource
     from anchoring.worker import AnchorSender
     from identity.keystore import KeyRing

@@ -4,28 +4,42 @@ Implements docs/spec/archive.md, section "Reading". It happens in one transactio
 as it comes: events fold, each feed keeps what its export demands, the log keeps all its rules and agrees with feeds and
 events. Sections that other layers own are handed to them at their place; none may be missing, doubled, elsewhere or
 unknown. Memory is bounded by one append, one identity's events, the files of a home, and what a replay of a log takes.
+
+An auditor wants to know all that is wrong, so with a list of faults the reader goes on: what does not hold is left out,
+whole, and stands in the list. Only what cannot be read as an archive at all is still raised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
 from identity.encoding import Fields, decode
-from identity.errors import LimitExceeded, MalformedError, RefusedError, VerificationError
+from identity.errors import (
+    AuditError,
+    LimitExceeded,
+    LogRuleViolation,
+    MalformedError,
+    RefusedError,
+    StorageError,
+    VerificationError,
+)
 from identity.event import MAX_EVENT_BYTES, parse_event
 from identity.history import KeyHistory, SignedEvent, event_digest, parse_signed_event
 from ledger.archive import ArchiveHeader, ArchiveReader, LogFacts, Purpose, Section
 from ledger.archive_files import MAX_FILES, MAX_FILES_BYTES, read_file
 from ledger.archive_sections import DESCRIPTOR, FEED, FILE, IDENTITIES, IDENTITIES_END, IDENTITY_EVENT, LOG
 from ledger.checkpoint import VerifiedCheckpoint
-from ledger.completeness import find_shortfalls
+from ledger.completeness import Shortfall, find_shortfalls
 from ledger.framing import RecordReader
 from ledger.identities import add_events, key_history
-from ledger.lineage import check_all_lineages
+from ledger.lineage import lineage_faults
 from ledger.log import append_to_frontier, hash_leaf
 from ledger.log_transfer import EventRecord, LeafRecord, LogAudit, LogRecord, audit_log, feeds_at_hand, read_log_export
 from ledger.merkle import tree_hash
@@ -34,13 +48,45 @@ from ledger.statement import MAX_STATEMENT_BYTES, FeedHead, LogDescriptor, parse
 from ledger.store import FeedKey, LogState, StoredCheckpoint, WriteTransaction
 from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES, Advance, ingest_feed_in
 
-__all__ = ["LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
+__all__ = ["ArchiveFault", "FaultReason", "LoadedArchive", "LoadedFeed", "SectionReader", "load_sections"]
 
 _EVENTS: Final = {IDENTITY_EVENT: MAX_EVENT_BYTES + 64 * 1024, IDENTITIES_END: 64}
 _LEAVES_A_WRITE: Final = 4096
+_SKIPPED: Final = 65_536
 
 SectionReader = Callable[[Section], None]
 """Takes in a section that another layer owns: reads its facts and its content to the end, or raises."""
+
+
+class FaultReason(StrEnum):
+    """What is wrong with an archive as a whole. The names are stable."""
+
+    MISSING_SECTION = "MISSING_SECTION"
+    """A section that belongs there is not."""
+    MISSING_FEED = "MISSING_FEED"
+    """The log states a feed that the archive does not hold."""
+    SHORTER = "SHORTER"
+    """The archive holds less of a feed than the log states."""
+    OTHER_HISTORY = "OTHER_HISTORY"
+    """The archive holds another tree of a feed than the log states at that length."""
+    HEAD_GONE = "HEAD_GONE"
+    """A signed head that the log states is not among those of the feed."""
+    EVENTS_TRUNCATED = "EVENTS_TRUNCATED"
+    """The log and the archive do not hold the same events of an identity."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveFault:
+    """Something in an archive that does not hold, or is not there, in the section of that name.
+
+    ``about`` is the key of a feed or the id of an identity, empty for everything else; ``reason`` names what is wrong
+    where the class of the error does not.
+    """
+
+    section: str
+    about: bytes
+    error: AuditError
+    reason: FaultReason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +128,43 @@ class _Loading:
     header: ArchiveHeader
     advance: Advance | None
     history_of: Callable[[bytes], KeyHistory]
+    faults: list[ArchiveFault] | None = None
+    pool: Executor | None = None
+    feeds_met: int = 0
     feeds: list[LoadedFeed] = field(default_factory=list)
     log: LogAudit | None = None
     files: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def lacks_log(self) -> bool:
+        """Whether the archive's complete log was to be here, and did not hold."""
+        return self.faults is not None and self.header.log is not None and self.log is None and self.header.log.size > 1
+
+    # -- faults ------------------------------------------------------------------------------------------------------
+
+    def refuse(self, section: str, about: bytes, error: AuditError, reason: FaultReason | None = None) -> None:
+        """Raise the error, or list it when faults are listed."""
+        if self.faults is None:
+            raise error
+        self.faults.append(ArchiveFault(section, about, error, reason))
+
+    def left_out(self, key: bytes) -> bool:
+        """Whether the feed is not here because something about it was found already."""
+        return any(fault.about == key and fault.section == FEED for fault in self.faults or ())
+
+    @contextmanager
+    def tolerating(self, section: str, about: bytes = b"") -> Iterator[None]:
+        """List what the block raises about the archive, and leave nothing of what it wrote; or let it be raised."""
+        if self.faults is None:
+            yield
+            return
+        try:
+            with self.tx.savepoint():
+                yield
+        except StorageError:
+            raise  # this machine's fault, not the archive's
+        except AuditError as exc:
+            self.faults.append(ArchiveFault(section, about, exc))
 
     # -- identities --------------------------------------------------------------------------------------------------
 
@@ -97,7 +177,8 @@ class _Loading:
             kind, payload = reader.record()
             signed = parse_signed_event(payload) if kind == IDENTITY_EVENT else None
             if group and (signed is None or _identity_in(signed) != _identity_in(group[0])):
-                self._keep_identity(group)
+                with self.tolerating(IDENTITIES, _identity_in(group[0])):
+                    self._keep_identity(group)
                 count, events, group, size = count + 1, events + len(group), [], 0
             if signed is None:
                 break
@@ -130,11 +211,24 @@ class _Loading:
         facts = section.facts
         stated = (facts.bytes("key", length=32), facts.int("length"), facts.bytes("tree", length=32))
         local, retired = facts.bool("local"), facts.bool("retired")
-        if len(self.feeds) == self.header.feeds:
+        self.feeds_met += 1
+        with self.tolerating(FEED, stated[0]):
+            self._take_feed(section, stated, local=local, retired=retired)
+
+    def _take_feed(self, section: Section, stated: tuple[bytes, int, bytes], *, local: bool, retired: bool) -> None:
+        if self.feeds_met > self.header.feeds:
             raise MalformedError(f"archive: more than the {self.header.feeds} feeds that its header counts")
-        if self.tx.feed(FeedKey(stated[0])) is not None:
+        twice = self.tx.feed(FeedKey(stated[0])) is not None
+        taken = ingest_feed_in(
+            self.tx,
+            section.content,
+            local=local,
+            history_of=self.history_of,
+            advance=self.advance,
+            pool=self.pool,
+        )
+        if twice:  # and of one history: two would have been a fork
             raise MalformedError(f"archive: feed {stated[0].hex()} stands in it twice")
-        taken = ingest_feed_in(self.tx, section.content, local=local, history_of=self.history_of, advance=self.advance)
         state = self.tx.feed(taken.key)
         assert state is not None
         found = (taken.key, state.length, tree_hash(state.roots))
@@ -163,22 +257,31 @@ class _Loading:
     def complete_log(self, section: Section) -> None:
         """Replay the log against feeds and events, and keep it."""
         assert self.header.log is not None
-        kept = _KeptLog(self.tx)
+        kept = _KeptLog(self)
         found = audit_log(
             kept.watch(read_log_export(section.content)),
             expected_log_id=self.header.log.log_id,
-            tree_hash_at=feeds_at_hand(self.tx),
+            tree_hash_at=kept.tree_hash_at,
             on_checkpoint=kept.checkpoint,
+            require_bound=self.faults is None,
         )
         self._check_log(found.replay.log_id, found.replay.last.size)
         for identity, history in found.histories.items():
             if len(history.events) != len(self.tx.identity_events(identity)):
-                raise MalformedError(f"archive: the log lacks events of identity {identity.hex()}")
+                error = MalformedError(f"archive: the log lacks events of identity {identity.hex()}")
+                self.refuse(LOG, identity, error, FaultReason.EVENTS_TRUNCATED)
         for short in find_shortfalls(self.tx, found.replay.feeds):
-            raise VerificationError(
-                f"the log states {short.stated} entries of feed {short.key.hex()}, the archive holds {short.held}"
-            )
+            self._refuse_shortfall(short, kept.contradicted)
         self.log = found
+
+    def _refuse_shortfall(self, short: Shortfall, contradicted: set[bytes]) -> None:
+        if self.left_out(short.key) or (not short.same_history and short.key in contradicted):
+            return
+        what = f"the log states {short.stated} entries of feed {short.key.hex()}, the archive holds {short.held}"
+        reason = FaultReason.SHORTER if short.held else FaultReason.MISSING_FEED
+        self.refuse(
+            LOG, short.key, VerificationError(what), reason if short.same_history else FaultReason.OTHER_HISTORY
+        )
 
     def _check_log(self, log_id: bytes, size: int) -> None:
         if self.header.log != LogFacts(log_id, size):
@@ -202,12 +305,17 @@ def load_sections(
     reader: ArchiveReader,
     others: Mapping[str, SectionReader],
     advance: Advance | None = None,
+    *,
+    faults: list[ArchiveFault] | None = None,
+    pool: Executor | None = None,
 ) -> LoadedArchive:
     """Fill an empty store with an archive. The caller's transaction must not be committed when this raises.
 
     ``others`` are the sections that follow the log, by name and in order, each of which stands once. Local feeds come
-    in retired. Raises ``MalformedError`` for what is no archive or was cut, ``VerificationError`` when a claim in it
-    is false, ``MissingEvidenceError`` when events are missing, ``RefusedError`` when the store is not empty.
+    in retired. A ``pool`` of threads verifies signatures beside the reading. With ``faults`` what does not hold is left
+    out and listed, and only a container that cannot be read is raised. Raises ``MalformedError`` for what is no archive
+    or was cut, ``VerificationError`` when a claim in it is false, ``MissingEvidenceError`` when events are missing,
+    ``RefusedError`` when the store is not empty.
     """
     if tx.feeds() or tx.identities() or tx.log() is not None:
         raise RefusedError("the store is not empty")
@@ -218,7 +326,7 @@ def load_sections(
             raise VerificationError(f"archive: a feed of identity {identity.hex()}, which is not in it")
         return key_history(tx, identity)
 
-    loading = _Loading(tx, reader.header, advance, history_of)
+    loading = _Loading(tx, reader.header, advance, history_of, faults, pool)
     own: dict[str, SectionReader] = {
         IDENTITIES: loading.identities,
         FEED: loading.feed,
@@ -232,11 +340,24 @@ def load_sections(
         if take is None:
             raise MalformedError(f"archive: unknown section {section.name!r}")
         order.enter(section.name)
-        take(section)
-        section.facts.done()
+        if section.name in others and loading.lacks_log:
+            _skip(section)  # about checkpoints that are not here: what is wrong is the log
+            continue
+        with loading.tolerating(section.name):
+            take(section)
+            section.facts.done()
+        if faults is not None:
+            _skip(section)
     order.finish()
-    check_all_lineages(tx)
+    for key, error in lineage_faults(tx):
+        loading.refuse(FEED, key, error)
     return LoadedArchive(reader.header, tuple(loading.feeds), loading.log, MappingProxyType(loading.files))
+
+
+def _skip(section: Section) -> None:
+    """Read to the section's end. What comes is counted into the archive's digest, and that is all."""
+    while section.content.read(_SKIPPED):
+        pass
 
 
 class _Order:
@@ -255,25 +376,34 @@ class _Order:
         if not self._waiting or name not in self._waiting:
             raise MalformedError(f"archive: section {name!r} stands twice, or where no such section belongs")
         if self._waiting[0] != name:
-            raise MalformedError(f"archive: section {name!r} where {self._waiting[0]!r} belongs")
+            while self._waiting[0] != name:
+                missing = self._waiting.pop(0)
+                if not self._complete(missing):
+                    error = MalformedError(f"archive: section {name!r} where {missing!r} belongs")
+                    self._loading.refuse(missing, b"", error, FaultReason.MISSING_SECTION)
         if name not in (FEED, FILE):
             del self._waiting[0]
 
     def finish(self) -> None:
         """The archive ends. Raises ``MalformedError`` when a section is missing."""
-        missing = [name for name in self._waiting if not self._complete(name)]
-        if missing:
-            raise MalformedError(f"archive: section {missing[0]!r} is missing")
+        for name in self._waiting:
+            if not self._complete(name):
+                error = MalformedError(f"archive: section {name!r} is missing")
+                self._loading.refuse(name, b"", error, FaultReason.MISSING_SECTION)
 
     def _complete(self, name: str) -> bool:
-        return name == FILE or (name == FEED and len(self._loading.feeds) == self._loading.header.feeds)
+        return name == FILE or (name == FEED and self._loading.feeds_met >= self._loading.header.feeds)
 
 
 class _KeptLog:
     """Keeps a log in the store while it is replayed: each leaf after the replay has accepted it."""
 
-    def __init__(self, tx: WriteTransaction) -> None:
-        self._tx = tx
+    def __init__(self, loading: _Loading) -> None:
+        self._loading = loading
+        self._tx = loading.tx
+        self._held = feeds_at_hand(loading.tx)
+        self.contradicted: set[bytes] = set()
+        """Feeds that are another history than the log states. They are listed already, and the replay goes on."""
         self._state: LogState | None = None
         self._leaves: list[bytes] = []
         self._size = 0
@@ -284,6 +414,8 @@ class _KeptLog:
         for record in records:
             if isinstance(record, EventRecord):
                 self._check_event(record)
+            elif isinstance(record, LeafRecord) and self._loading.faults is not None:
+                self._note_contradiction(record.leaf)
             yield record
             if isinstance(record, LeafRecord):
                 self._check_head(record.leaf)
@@ -291,6 +423,23 @@ class _KeptLog:
                 self._size += 1
                 if len(self._leaves) == _LEAVES_A_WRITE:
                     self._write_leaves()
+
+    def tree_hash_at(self, key: bytes, length: int, /) -> bytes | None:
+        """What the feeds of the archive hold, without those that were found to contradict the log."""
+        return None if key in self.contradicted else self._held(key, length)
+
+    def _note_contradiction(self, leaf: bytes) -> None:
+        """List a feed that holds another tree than the log states; once, at the first length where it does."""
+        statement = parse_statement(leaf)
+        if not isinstance(statement, FeedHead) or statement.key in self.contradicted:
+            return
+        held = self._held(statement.key, statement.length)
+        if held is not None and held != statement.tree_hash:
+            self.contradicted.add(statement.key)
+            error = LogRuleViolation(
+                self._size, f"the log states {statement.tree_hash.hex()}, the feed itself holds {held.hex()}"
+            )
+            self._loading.refuse(LOG, statement.key, error, FaultReason.OTHER_HISTORY)
 
     def checkpoint(self, verified: VerifiedCheckpoint) -> None:
         """Keep a checkpoint that the replay has accepted, and the leaves before it."""
@@ -307,9 +456,10 @@ class _KeptLog:
     def _check_head(self, leaf: bytes) -> None:
         """The signed head that a leaf states has to be here: evidence is made with it."""
         statement = parse_statement(leaf)
-        if isinstance(statement, FeedHead):
+        if isinstance(statement, FeedHead) and statement.key not in self.contradicted:
             for fault in head_faults(self._tx, self._size, statement):
-                raise VerificationError(f"archive: {fault}")
+                error = VerificationError(f"archive: {fault}")
+                self._loading.refuse(LOG, statement.key, error, FaultReason.HEAD_GONE)
 
     def _check_event(self, record: EventRecord) -> None:
         """An event has to be one that the archive holds, and stands once: so there are never too many in memory."""

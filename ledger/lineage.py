@@ -7,12 +7,14 @@ heads that the device signed under them do.
 
 from __future__ import annotations
 
-from identity.errors import ForkDetected, RootMismatch
+from collections.abc import Iterator
+
+from identity.errors import ForkDetected, RootMismatch, VerificationError
 from ledger.head import signable
 from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
 from ledger.store import FeedKey, FeedState, ReadTransaction, stored_tree_hash
 
-__all__ = ["check_all_lineages", "check_lineage", "find_rival"]
+__all__ = ["check_all_lineages", "check_lineage", "find_rival", "lineage_faults"]
 
 
 def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
@@ -57,6 +59,12 @@ def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> 
 
 def check_all_lineages(tx: ReadTransaction) -> None:
     """``check_lineage`` for every feed of the store, in one pass. Raises as it does."""
+    for _, fault in lineage_faults(tx):
+        raise fault
+
+
+def lineage_faults(tx: ReadTransaction) -> Iterator[tuple[FeedKey, VerificationError]]:
+    """Each feed that does not tell one history with the others, and what ``check_lineage`` would raise about it."""
     places: dict[object, FeedState] = {}
     for state in tx.feeds():
         manifest = parse_manifest(state.manifest)
@@ -67,9 +75,12 @@ def check_all_lineages(tx: ReadTransaction) -> None:
         place = (manifest.signers, description.name) if older is None else older.key
         rival = places.setdefault(place, state)
         if rival is not state:
-            raise _forked(tx, rival, state)
+            yield state.key, _forked(tx, rival, state)
         if older is not None:
-            _check_taken_over(tx, older)
+            try:
+                _check_taken_over(tx, older)
+            except RootMismatch as exc:
+                yield state.key, exc
 
 
 def _forked(tx: ReadTransaction, one: FeedState, other: FeedState) -> ForkDetected:

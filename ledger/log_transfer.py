@@ -222,12 +222,15 @@ def audit_log(
     tree_hash_at: DigestSource | None = None,
     closed_at: int | None = None,
     on_checkpoint: Callable[[VerifiedCheckpoint], None] | None = None,
+    require_bound: bool = True,
 ) -> LogAudit:
     """Replay a complete log, from ``read_log_export`` or ``log_records``, against the events that stand before it.
 
     Every identity that the log states must bind it and every head of it must be one of its events; feed heads are
     compared with ``tree_hash_at`` as far as that has them. ``on_checkpoint`` is told each checkpoint after it was
-    verified. Raises what ``LogReplay`` and ``fold`` raise, ``MissingEvidenceError`` when events are missing.
+    verified. Without ``require_bound`` it is for the caller to see whether the identities bind the log
+    (``KeyHistory.logs``). Raises what ``LogReplay`` and ``fold`` raise, ``MissingEvidenceError`` when events are
+    missing.
     """
     stream = iter(records)
     histories, record = _take_events(stream)
@@ -251,7 +254,7 @@ def audit_log(
                 raise MalformedError("log: an identity event after the first leaf")
         record = next(stream, None)
     result = replay.finish()
-    _check_bound(result, histories)
+    _check_bound(result, histories, required=require_bound)
     return LogAudit(result, MappingProxyType(histories))
 
 
@@ -267,9 +270,9 @@ def _take_events(stream: Iterator[LogRecord]) -> tuple[dict[bytes, KeyHistory], 
     return {identity: fold(signed) for identity, signed in events.items()}, record
 
 
-def _check_bound(result: ReplayResult, histories: Mapping[bytes, KeyHistory]) -> None:
+def _check_bound(result: ReplayResult, histories: Mapping[bytes, KeyHistory], *, required: bool) -> None:
     for identity, history in histories.items():
         if identity not in result.identities:
             raise MalformedError(f"log: events of identity {identity.hex()}, which the log does not state")
-        if result.log_id not in history.logs:
+        if required and result.log_id not in history.logs:
             raise VerificationError(f"no event of identity {identity.hex()} binds the log {result.log_id.hex()}")

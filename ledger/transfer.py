@@ -6,7 +6,9 @@ one write transaction: the import is whole or nothing. Memory is bounded by what
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from itertools import chain, islice, pairwise
 from typing import BinaryIO, Final
@@ -59,6 +61,10 @@ FIRST_LINE: Final = b"holdfast/v1 feed-export\n"
 
 MAX_SIGNATURE_BYTES: Final = 512
 """Ours have 68."""
+
+_HEADS_A_TASK: Final = 32
+_TASKS: Final = 8
+"""Signatures that a thread verifies in one go, and how many such tasks may wait: what bounds the memory."""
 MAX_EVENTS: Final = 65_536
 MAX_EVENTS_BYTES: Final = 64 * 1024 * 1024
 
@@ -167,12 +173,14 @@ def ingest_feed_in(
     local: bool = False,
     history_of: Callable[[bytes], KeyHistory] | None = None,
     advance: Advance | None = None,
+    pool: Executor | None = None,
 ) -> IngestResult:
     """``ingest_feed`` in the caller's transaction, which must not be committed when this raises.
 
     ``local`` is what a feed that is new here becomes. With ``history_of``, which gives the history of an identity, the
     export has to be one without events: the form that an archive holds. Then the caller has to hold all feeds against
-    each other when the last one is in (``check_all_lineages``).
+    each other when the last one is in (``check_all_lineages``). A ``pool`` of threads verifies the signatures beside
+    the hashing; all of them are verified when this returns.
     """
     reader = RecordReader(source, "feed export", _LIMITS)
     reader.first_line(FIRST_LINE)
@@ -183,7 +191,7 @@ def ingest_feed_in(
     else:
         identity, following = _identity_of(manifest), next(records)
         _check_member(history_of(identity), manifest)
-    importing = _Import(tx, manifest, local=local, advance=advance or _nobody_watches)
+    importing = _Import(tx, manifest, local=local, advance=advance or _nobody_watches, pool=pool)
     for tag, payload in chain((following,), records):
         importing.take(tag, payload)
         if tag == _END:
@@ -238,13 +246,16 @@ def _check_order(events: list[SignedEvent]) -> None:
 class _Import:
     """The blocks and heads of one export, verified, compared with what is held, and added where they go beyond it."""
 
-    def __init__(self, tx: WriteTransaction, manifest: Manifest, *, local: bool, advance: Advance) -> None:
+    def __init__(
+        self, tx: WriteTransaction, manifest: Manifest, *, local: bool, advance: Advance, pool: Executor | None = None
+    ) -> None:
         self.key = feed_key(manifest)
         self._tx = tx
         self._manifest = manifest
         self._state = tx.feed(self.key) or tx.create_feed(self.key, encode_manifest(manifest), local=local)
         self._advance = advance
         self._held_heads = tx.heads(self.key)
+        self._signatures = _Signatures(manifest, pool)
         self._tree = TreeBuilder()
         self._batch: list[bytes] = []
         self._batch_bytes = 0
@@ -284,8 +295,9 @@ class _Import:
         computed = self._tree.tree_hash()
         if computed != head.tree_hash:
             raise RootMismatch(f"feed export: head of {head.length} blocks", expected=head.tree_hash, computed=computed)
-        verify_head(self._manifest, head.tree_hash, head.length, FORK, head.signature)
+        self._signatures.add(head)
         if before is not None:
+            self._signatures.finish()  # before it may contradict what is held it has to be somebody's word
             self._compare(before, nodes, head)
         else:
             self._state = self._tx.append(self._state, self._batch, nodes, head, self._tree.roots)
@@ -326,6 +338,7 @@ class _Import:
     def _take_end(self, payload: bytes) -> None:
         if self._batch:
             raise MalformedError("feed export: blocks that no head covers")
+        self._signatures.finish()
         if _parse_end(payload) != (self._tree.length, self._tree.tree_hash()):
             raise MalformedError("feed export: the end record is not that of the last head")
         if self._state.local and self._state.length > self.start:
@@ -335,6 +348,41 @@ class _Import:
     def check_lineage(self) -> None:
         """Hold the feed, all of it, against those that it continues, that continue it, or that are its rivals."""
         check_lineage(self._tx, self._state, self._manifest)
+
+
+class _Signatures:
+    """Verifies the signatures of heads: at once, or in tasks for a pool. No task is forgotten before ``finish``."""
+
+    def __init__(self, manifest: Manifest, pool: Executor | None) -> None:
+        self._manifest = manifest
+        self._pool = pool
+        self._task: list[SignedHead] = []
+        self._pending: deque[Future[None]] = deque()
+
+    def add(self, head: SignedHead) -> None:
+        """Verify ``head``, whose tree was recomputed, now or later. Raises for it or for one before it."""
+        self._task.append(head)
+        if self._pool is None or len(self._task) == _HEADS_A_TASK:
+            self._hand_over()
+
+    def finish(self) -> None:
+        """Verify what is left. Raises as ``verify_head`` for the first one that does not hold."""
+        self._hand_over()
+        while self._pending:
+            self._pending.popleft().result()
+
+    def _hand_over(self) -> None:
+        task, self._task = self._task, []
+        if self._pool is None:
+            self._verify(task)
+            return
+        self._pending.append(self._pool.submit(self._verify, task))
+        while len(self._pending) > _TASKS:
+            self._pending.popleft().result()
+
+    def _verify(self, task: Sequence[SignedHead]) -> None:
+        for head in task:
+            verify_head(self._manifest, head.tree_hash, head.length, FORK, head.signature)
 
 
 def _records_of(reader: RecordReader) -> Iterator[_Record]:

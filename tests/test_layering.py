@@ -44,6 +44,8 @@ RIM = (
     "anchoring.archive_audit",
     "anchoring.archive_file",
     "anchoring.archive_sections",
+    "anchoring.audit_witnesses",
+    "anchoring.complete_audit",
     "anchoring.deadline",
     "api",
 )

@@ -6,39 +6,14 @@ before it, unless those were lost; only there can the close be found.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
-
 from anchoring.chain.check import ChainView, fetch_final_header
 from anchoring.chain.closing import read_closing
 from anchoring.chain.outbox import AnchorTarget
+from anchoring.rollback import PredecessorCheck, PredecessorState
 from identity.errors import MalformedError, StorageError, TransportError, VerificationError
-from ledger.statement import LogDescriptor
+from ledger.statement import ChainBinding, LogDescriptor
 
-__all__ = ["PredecessorCheck", "PredecessorState", "check_predecessor"]
-
-
-class PredecessorState(StrEnum):
-    """What the chain says of the log before."""
-
-    CLOSED = "closed"
-    """Closed, at the size where the descriptor says it ends, naming this log as the one that goes on."""
-    NOT_CLOSED = "not-closed"
-    """Not closed, as far as can be read: two logs of one identity may go on."""
-    OTHER_SUCCESSOR = "other-successor"
-    """Closed, and another log, or none, is named as the one that goes on."""
-    OTHER_END = "other-end"
-    """The contract holds another size or root for its end than the descriptor says."""
-    UNREAD = "unread"
-    """The chain could not be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class PredecessorCheck:
-    """The state, and one sentence that says it to a person."""
-
-    state: PredecessorState
-    detail: str
+__all__ = ["check_predecessor", "find_successor"]
 
 
 def check_predecessor(
@@ -71,3 +46,14 @@ def check_predecessor(
         detail = f"{said}; the chain holds size {record.size} and root {record.root.hex()} as its end"
         return PredecessorCheck(PredecessorState.OTHER_END, detail)
     return PredecessorCheck(PredecessorState.CLOSED, f"{said}, and was closed on chain in favour of this one")
+
+
+def find_successor(view: ChainView, log_id: bytes, chain: ChainBinding, now_ms: int) -> bytes | None:
+    """The log in favour of which this one was closed; None when it names none, is not closed, or could not be read."""
+    target = AnchorTarget(chain.id, chain.contract, chain.owner, log_id, view.code_hash)
+    try:
+        header = fetch_final_header(view, now_ms)
+        record, successor = read_closing(next(iter(view.nodes.values())), target, header.number, header.hash)
+    except (TransportError, StorageError, MalformedError, VerificationError):
+        return None
+    return successor if record is not None and record.closed and any(successor) else None

@@ -22,8 +22,9 @@ from api.settings import find_home, load_settings
 
 if TYPE_CHECKING:
     from anchoring.chain.check import ChainView
-    from anchoring.chain.predecessor import PredecessorCheck
-    from anchoring.rollback import RollbackCheck
+    from anchoring.health import BlindWindow
+    from anchoring.policy import Policy
+    from anchoring.rollback import PredecessorCheck, RollbackCheck
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
     from api.vault import FeedInfo
@@ -41,8 +42,9 @@ group = CommandGroup("audit", "Re-read every entry and replay the log; or audit 
     examples=[
         "holdfast audit",
         "holdfast audit --log",
-        "holdfast audit --log complete.log --policy bank.toml --dev-chain ~/.local/state/holdfast/dev",
         "holdfast audit --export bank.archive",
+        "holdfast audit bank.archive --policy bank.toml --rpc http://127.0.0.1:8545 --forks proofs",
+        "holdfast audit --log complete.log --policy bank.toml --dev-chain ~/.local/state/holdfast/dev",
     ],
 )
 def audit(
@@ -50,7 +52,8 @@ def audit(
     export: Annotated[
         Path | None,
         typer.Argument(
-            metavar="[FILE]", help="With --log: somebody's complete log instead of this home's; - for stdin."
+            metavar="[FILE]",
+            help="An archive instead of this home; with --log, a bare log export; - for stdin.",
         ),
     ] = None,
     log_only: Annotated[bool, typer.Option("--log", help="Only the checkpoint log, not the feeds.")] = False,
@@ -61,6 +64,9 @@ def audit(
     dev_chain: Annotated[
         Path | None, typer.Option("--dev-chain", metavar="DIR", help="With FILE: the development directory of a test.")
     ] = None,
+    forks: Annotated[
+        Path | None, typer.Option("--forks", metavar="DIR", help="With an archive: write proofs of forks there.")
+    ] = None,
     export_to: Annotated[
         Path | None,
         typer.Option("--export", metavar="FILE", help="Audit nothing: write the log and its feeds; - for stdout."),
@@ -68,25 +74,32 @@ def audit(
 ) -> ExitCode:
     """Audit this home: every byte of every feed, every leaf of the log, and the log against its chain.
 
-    With FILE, an outsider's audit: the log that was given, a policy, and the chain. Needs no home and no keys. With
-    --export, the complete log with its feeds, tokens and receipts in one file, where an outsider can read every entry.
+    With FILE, an outsider's audit of what --export wrote: everything in it is read again and compared with the log, the
+    log with the chain, the tokens with the authorities of the policy. Needs no home and no keys. --log FILE takes what
+    'checkpoint export' wrote: the log alone, so all that it says of feeds is only chained.
     """
     if export_to is not None:
-        if export is not None or log_only or policy is not None or rpc or dev_chain is not None:
+        if export is not None or log_only or policy is not None or rpc or dev_chain is not None or forks is not None:
             raise UsageError("--export writes a file and audits nothing", hint="holdfast audit --export FILE")
         return _export(ctx, export_to)
     if export is None:
-        if policy is not None or rpc or dev_chain is not None:
-            raise UsageError("--policy, --rpc and --dev-chain are for the audit of a FILE", hint="holdfast audit --log")
+        if policy is not None or rpc or dev_chain is not None or forks is not None:
+            raise UsageError(
+                "--policy, --rpc, --dev-chain and --forks are for the audit of a FILE", hint="holdfast audit --log"
+            )
         return _audit_home(ctx, log_only=log_only)
-    if not log_only or policy is None:
+    if policy is None:
         raise UsageError(
-            "a FILE is audited with --log and --policy",
-            hint="holdfast audit --log FILE --policy POLICY --rpc URL; without FILE, this home is audited",
+            "a FILE is audited with --policy",
+            hint="holdfast audit FILE --policy POLICY --rpc URL; without FILE, this home is audited",
         )
+    if log_only and forks is not None:
+        raise UsageError("--forks is for the audit of an archive: a bare log holds no feeds")
     if rpc and dev_chain is not None:
         raise UsageError("either --rpc or --dev-chain")
-    return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+    if log_only:
+        return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
+    return _audit_archive(ctx, export, policy, rpc or [], dev_chain, forks)
 
 
 def _export(ctx: typer.Context, file: Path) -> ExitCode:
@@ -159,15 +172,21 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
 
 def _audit_own_log(out: Output, session: Session) -> ExitCode:
     from anchoring.archive_audit import archive_faults
+    from anchoring.complete_audit import blind_entries
     from anchoring.contracts import load_contract
+    from anchoring.rollback import RollbackState
+    from identity.textforms import to_zbase32
     from ledger.completeness import find_shortfalls
     from ledger.log_transfer import audit_log, feeds_at_hand, log_records
     from ledger.row_audit import row_faults
+    from ledger.storage.sparse import sparse_faults, sparse_feeds
 
     log_id, descriptor = session.vault.log_descriptor()
     found, shortfalls = None, []
     faults: list[str] = []
     with session.vault.store.read() as tx:
+        for held in sparse_feeds(tx.connection):
+            faults += (f"feed {to_zbase32(held.key)}, held in part: {fault}" for fault in sparse_faults(held))
         if next(tx.checkpoints(), None) is not None:
             found = _replay(lambda: audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx)))
             shortfalls = find_shortfalls(tx, found.replay.feeds)
@@ -178,8 +197,19 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
     for fault in faults:
         out.record("store-fault", {"verdict": "FAILED", "detail": fault}, text=f"store: FAILED: {fault}")
     # Also without any checkpoint here: the chain may know of one.
-    code = _report(out, descriptor, log_id, found, session.check_rollback(), session.check_predecessor())
+    check = session.check_rollback()
+    holds = check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED)
+    anchored = check.anchored_size if holds else 0
+    with session.vault.store.read() as tx:
+        served = [info.state for info in session.vault.feeds() if _is_of(info, found)]
+        blind = None if found is None else blind_entries(tx, served, anchored)
+    code = _report(out, descriptor, log_id, found, check, session.check_predecessor(), blind, anchored)
     return ExitCode.FAILED if shortfalls or faults else code
+
+
+def _is_of(info: FeedInfo, found: LogAudit | None) -> bool:
+    """Whether the feed belongs to an identity that the log serves."""
+    return found is not None and info.description is not None and info.description.identity in found.histories
 
 
 def _replay(replay: Callable[[], LogAudit]) -> LogAudit:
@@ -208,24 +238,59 @@ def _report_shortfall(out: Output, short: Shortfall) -> None:
     )
 
 
+_EXITS = {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}
+
+
+def _audit_archive(
+    ctx: typer.Context, file: Path, policy_path: Path, urls: list[str], dev_chain: Path | None, forks: Path | None
+) -> ExitCode:
+    from anchoring.complete_audit import audit_archive
+    from anchoring.policy_file import load_policy
+    from api.bootstrap import now_ms
+    from api.cli.audit_report import report_archive, write_proofs
+    from identity.errors import MalformedError
+
+    out = invocation(ctx).out
+    policy = load_policy(policy_path)
+    with ExitStack() as stack:
+        stream = stack.enter_context(open_input(file))
+        advance = stack.enter_context(progress(out, f"audit {file.name}"))
+        view_of = _view_of(policy, stack, urls, dev_chain)
+        try:
+            found = audit_archive(stream, policy, view_of, now_ms(), advance=advance)
+        except MalformedError as exc:
+            exc.hint = exc.hint or "an archive is what 'audit --export' writes; a bare log export is audited with --log"
+            raise
+    report_archive(out, found, write_proofs(out, found, forks))
+    return _EXITS[found.verdict.value]
+
+
+def _view_of(
+    policy: Policy, stack: ExitStack, urls: list[str], dev_chain: Path | None
+) -> Callable[[LogDescriptor], ChainView | None]:
+    """What opens the chain that the policy trusts for a log."""
+    from anchoring.chain.check import ChainView
+    from api.bootstrap import open_nodes
+
+    def view_of(descriptor: LogDescriptor) -> ChainView | None:
+        trust = None if descriptor.chain is None else policy.chains.get(descriptor.chain.id)
+        if trust is None:
+            return None
+        return ChainView(open_nodes(stack, trust.id, urls, dev_chain), trust.id, trust.code_hash)
+
+    return view_of
+
+
 def _audit_outside(
     ctx: typer.Context, export: Path, policy_path: Path, urls: list[str], dev_chain: Path | None
 ) -> ExitCode:
-    from anchoring.chain.check import ChainView
     from anchoring.outside_audit import audit_export
     from anchoring.policy_file import load_policy
-    from api.bootstrap import now_ms, open_nodes
+    from api.bootstrap import now_ms
 
     policy = load_policy(policy_path)
-    with ExitStack() as opened_nodes, _reopenable(export) as reopen:
-
-        def view_of(descriptor: LogDescriptor) -> ChainView | None:
-            trust = None if descriptor.chain is None else policy.chains.get(descriptor.chain.id)
-            if trust is None:
-                return None
-            return ChainView(open_nodes(opened_nodes, trust.id, urls, dev_chain), trust.id, trust.code_hash)
-
-        found = audit_export(reopen, policy.logs, view_of, now_ms())
+    with ExitStack() as stack, _reopenable(export) as reopen:
+        found = audit_export(reopen, policy.logs, _view_of(policy, stack, urls, dev_chain), now_ms())
     replay = found.log.replay
     return _report(invocation(ctx).out, replay.descriptor, replay.log_id, found.log, found.check, found.predecessor)
 
@@ -253,13 +318,21 @@ def _report(
     found: LogAudit | None,
     check: RollbackCheck,
     predecessor: PredecessorCheck | None,
+    blind: BlindWindow | None = None,
+    anchored: int = 0,
 ) -> ExitCode:
-    """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet."""
+    """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet.
+
+    ``blind`` is what ``anchored`` leaves does not cover, None when no feeds are at hand.
+    """
+    from anchoring.audit_report import chain_findings, overall
+    from api.cli.audit_report import blind_text
+    from api.cli.times import time_text
     from identity.textforms import to_hex
 
     replay = None if found is None else found.replay
     duplicitous = [] if found is None else [one for one in found.histories.values() if one.duplicity is not None]
-    verdict = "FAILED" if duplicitous else _verdict(check, predecessor)
+    verdict = "FAILED" if duplicitous else overall(chain_findings(check, predecessor)).value
     facts: dict[str, Plain] = {
         "verdict": verdict,
         "log": f"{descriptor.name}/{to_hex(log_id)}",
@@ -274,35 +347,20 @@ def _report(
         "detail": check.detail,
         "predecessor": None if predecessor is None else predecessor.state.value,
         "predecessor_detail": None if predecessor is None else predecessor.detail,
+        "blind_entries": None if blind is None else blind.entries,
+        "blind_since": None if blind is None or blind.since_ms is None else time_text(out, blind.since_ms),
     }
     text = [
         f"log {facts['log']}: {verdict}",
         (
-            f"  {facts['size']} leaves under {facts['checkpoints']} checkpoints replayed; feed heads: "
-            f"{facts['feed_heads_read']} recomputed, {facts['feed_heads_chained']} only chained"
+            f"  RE-READ  {facts['size']} leaves under {facts['checkpoints']} checkpoints, "
+            f"{facts['feed_heads_read']} feed heads against their feeds"
         ),
+        (f"  CHAINED  {facts['feed_heads_chained']} feed heads that the log states and nothing here shows"),
         f"  {check.state.value}: {check.detail}",
         *([] if predecessor is None else [f"  predecessor {predecessor.state.value}: {predecessor.detail}"]),
+        *([] if blind is None else [f"  {blind_text(blind, anchored)}"]),
         *(f"  identity {to_hex(one.identity)} is DUPLICITOUS" for one in duplicitous),
     ]
     out.record("log-audit", facts, text="\n".join(text))
-    return {"PASSED": ExitCode.OK, "FAILED": ExitCode.FAILED, "INDETERMINATE": ExitCode.INDETERMINATE}[verdict]
-
-
-def _verdict(check: RollbackCheck, predecessor: PredecessorCheck | None) -> str:
-    """FAILED when either of them shows that another history or another log counts, PASSED when both are in order."""
-    from anchoring.chain.predecessor import PredecessorState
-    from anchoring.rollback import RollbackState
-
-    before = PredecessorState.CLOSED if predecessor is None else predecessor.state
-    failed = {
-        RollbackState.BEHIND_ANCHOR,
-        RollbackState.DIVERGED,
-        RollbackState.FOREIGN_CHAIN,
-        RollbackState.OTHER_SUCCESSOR,
-    }
-    if check.state in failed or before in {PredecessorState.OTHER_SUCCESSOR, PredecessorState.OTHER_END}:
-        return "FAILED"
-    if check.state in {RollbackState.CONSISTENT, RollbackState.CLOSED} and before is PredecessorState.CLOSED:
-        return "PASSED"
-    return "INDETERMINATE"
+    return _EXITS[verdict]

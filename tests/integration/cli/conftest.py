@@ -173,6 +173,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shell("evidence", "export", "ledger", "41", "-o", "evidence.json")
     shell("feed", "export", "ledger", "-o", "ledger.feed")
     shell("checkpoint", "export", "-o", "complete.log")
+    shell("audit", "--export", "complete.archive")
     shell("identity", "export", "-o", "home.events")
     shell("backup", "create", "made.backup")
     shell("identity", "close", "--confirm", "home of a test", "--propose", "closing.request")

@@ -128,7 +128,7 @@ def test_the_tutorial(root: Path, desk: Any) -> None:
 @pytest.fixture
 def auditor(desk: Any, original: Path) -> Iterator[Any]:
     """Somebody with evidence, a log, a policy and a node, and no home."""
-    for there, here in (("evidence.json", "payment.json"), ("complete.log", "complete.log")):
+    for there, here in (("evidence.json", "payment.json"), ("complete.archive", "bank.archive")):
         shutil.copy(original / there, desk.path(here))
     shutil.copy(original / "home" / "policy.toml", desk.path("auditor.toml"))
     desk.write("headers.jsonl", "")

@@ -322,7 +322,9 @@ def test_the_audit_of_a_log_that_the_policy_does_not_name(shell: Any) -> None:
     [
         "audit complete.log",
         "audit --log complete.log",
-        "audit complete.log --policy home/policy.toml",
+        "audit complete.archive",
+        "audit --forks proofs",
+        "audit --log complete.log --policy home/policy.toml --forks proofs",
         "audit --policy home/policy.toml",
         "audit --log --dev-chain dev",
         "audit --rpc http://127.0.0.1:1",

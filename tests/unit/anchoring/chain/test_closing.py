@@ -13,9 +13,10 @@ from anchoring.chain.closing import Closing, add_closing, advance_closing, load_
 from anchoring.chain.deploy import close_log, deploy_contract
 from anchoring.chain.dev import DevChain
 from anchoring.chain.outbox import AnchorTarget, OutboxPolicy
-from anchoring.chain.predecessor import PredecessorState, check_predecessor
+from anchoring.chain.predecessor import check_predecessor
 from anchoring.chain.transactions import LocalKey
 from anchoring.contracts import load_contract
+from anchoring.rollback import PredecessorState
 from anchoring.storage import AnchorState
 from identity.errors import ConfigurationError, RefusedError, TransportError
 from ledger.statement import ChainBinding, LogDescriptor, Predecessor
