@@ -514,7 +514,10 @@ def device_signer(ring: KeyRing, name: str, open_token: OpenToken | None = None)
 def log_signer(ring: KeyRing) -> Ed25519Signer:
     """The signer of the checkpoint log. Raises ``RefusedError`` when the keystore does not hold it."""
     if ring.log_seed is None:
-        raise RefusedError("the keystore does not hold the key of the checkpoint log")
+        raise RefusedError(
+            "the keystore does not hold the key of the checkpoint log",
+            hint="when it is lost for good, the log goes on in a successor: holdfast recover succeed",
+        )
     return Ed25519Signer(ring.log_seed)
 
 

@@ -111,7 +111,10 @@ def check_device(history: KeyHistory, device: bytes) -> None:
     if found is None:
         raise RefusedError(f"{device.hex()} is not a device of identity {history.identity.hex()}")
     if found.revocation is not None:
-        raise RefusedError(f"device {found.name!r} is revoked")
+        raise RefusedError(
+            f"device {found.name!r} is revoked",
+            hint="another device goes on from its feed: holdfast feed create NAME --device DEVICE --continues FEED",
+        )
     if history.closed:
         raise RefusedError(f"identity {history.identity.hex()} is closed")
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from eth_hash.auto import keccak
 
-from anchoring.chain.client import Chain
+from anchoring.chain.client import Chain, SendRefused, WhyRefused
 from anchoring.chain.outbox import AnchorTarget
 from anchoring.chain.transactions import Transaction, TransactionSigner, contract_address
 from anchoring.contracts import AnchorContract, close_call, load_contract
@@ -66,6 +66,7 @@ def _is_deployed(chain: Chain, contract: AnchorContract, address: bytes) -> bool
 def _transact(chain: Chain, signer: TransactionSigner, to: bytes | None, data: bytes, gas: int, wait_s: float) -> None:
     """Send a transaction and wait until it is in a block."""
     fees = chain.fees()
+    max_fee = 2 * fees.base + fees.priority
     raw = signer.sign(
         Transaction(
             chain_id=chain.chain_id(),
@@ -73,11 +74,16 @@ def _transact(chain: Chain, signer: TransactionSigner, to: bytes | None, data: b
             to=to,
             data=data,
             gas=gas,
-            max_fee=2 * fees.base + fees.priority,
+            max_fee=max_fee,
             priority_fee=fees.priority,
         )
     )
-    sent = chain.send_raw(raw)
+    try:
+        sent = chain.send_raw(raw)
+    except SendRefused as exc:
+        if exc.why is WhyRefused.NO_FUNDS:
+            raise SendRefused(exc.why, _missing_funds(chain, signer.address, gas * max_fee)) from exc
+        raise
     deadline = time.monotonic() + wait_s
     while (inclusion := chain.inclusion(sent)) is None:
         if time.monotonic() >= deadline:
@@ -85,3 +91,10 @@ def _transact(chain: Chain, signer: TransactionSigner, to: bytes | None, data: b
         time.sleep(_POLL_S)
     if not inclusion.succeeded:
         raise TransportError(f"transaction {sent.hex()} reverted in block {inclusion.number}")
+
+
+def _missing_funds(chain: Chain, account: bytes, needed: int) -> str:
+    return (
+        f"the account 0x{account.hex()} holds {chain.balance(account)} wei and this may take {needed}; "
+        f"send coins to it and run the command again"
+    )

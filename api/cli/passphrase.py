@@ -43,12 +43,14 @@ class _Kind:
     name: str
     prompt: str
     option: str
+    """Empty when not every command has it."""
     fd_variable: str
     file_variable: str
 
     @property
     def hint(self) -> str:
-        return f"give {self.option} FILE, or set {self.file_variable} or {self.fd_variable}"
+        variables = f"set {self.file_variable} or {self.fd_variable}"
+        return f"give {self.option} FILE, or {variables}" if self.option else variables
 
 
 _PASSPHRASE: Final = _Kind("passphrase", "Passphrase: ", "--passphrase-file", FD_VARIABLE, FILE_VARIABLE)
@@ -73,7 +75,7 @@ def read_pin(
     token: str, file: Path | None, environ: Mapping[str, str], *, prompt: Callable[[str], str] | None = None
 ) -> str:
     """The PIN of a hardware token, which the prompt calls by its label. As ``read_passphrase`` otherwise."""
-    kind = _Kind("PIN", f"PIN of token {token!r}: ", "--pin-file", PIN_FD_VARIABLE, PIN_FILE_VARIABLE)
+    kind = _Kind("PIN", f"PIN of token {token!r}: ", "", PIN_FD_VARIABLE, PIN_FILE_VARIABLE)
     return _read(kind, file, environ, ask_twice=False, prompt=prompt)
 
 

@@ -119,6 +119,13 @@ def _is_pending(session: Session) -> bool:
     return closing is not None and closing.state not in (AnchorState.FINAL, AnchorState.FAILED)
 
 
+def _is_in_order(session: Session, ring: KeyRing) -> bool:
+    """Whether the log can go on as it is: its keys are here and its chain agrees. Without a chain no anchor key is due."""
+    _, descriptor = session.vault.log_descriptor()
+    anchors = ring.anchor_key is not None or descriptor.chain is None
+    return ring.log_seed is not None and anchors and session.check_rollback().state.writable
+
+
 def _anchor_key(file: Path | None) -> bytes | None:
     from api.cli.init import read_anchor_key
 
@@ -143,12 +150,7 @@ def _begin(
     from identity.keystore import replace_keystore
     from identity.textforms import to_hex
 
-    if (
-        not force
-        and ring.log_seed is not None
-        and ring.anchor_key is not None
-        and session.check_rollback().state.writable
-    ):
+    if not force and _is_in_order(session, ring):
         raise RefusedError("the log is in order: nothing has to go on from it", hint="--force, if you know better")
     with ExitStack() as chains:
         chain = open_chain(chains, session.settings)

@@ -86,6 +86,7 @@ _MEANING: Final[tuple[tuple[str, type[StorageError], str], ...]] = (
     ("57P03", StoreBusy, "the database server is starting or stopping"),
     ("57014", StorageError, "the database server gave the statement up"),
     ("57", StorageError, "the database server ended the connection"),
+    ("08001", StorageError, "the database server cannot be reached, or does not take the connection"),
     ("08", StorageError, "the connection to the database server was lost"),
     ("53100", StorageError, "the disk of the database server is full"),
     ("53", StorageError, "the database server is out of something"),
@@ -375,6 +376,10 @@ def _stream(driver: _Driver, few: bool) -> Any:
 # --- errors ---
 
 
+_NEVER_CONNECTED: Final = "connection failed"
+"""How the driver begins what it says of a connection that was never there, in every language of the server."""
+
+
 def _reason(exc: BaseException) -> tuple[str, str]:
     """SQLSTATE, empty when there is none, and what to say: never DETAIL or CONTEXT, which quote rows."""
     cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
@@ -391,7 +396,9 @@ def _state_of_connection(exc: psycopg.Error) -> str:
         return "53300"
     if exc.pgconn is None or not isinstance(exc, psycopg.OperationalError):
         return ""
-    return "57P03" if _answers_later(exc.pgconn) else "08006"
+    if _answers_later(exc.pgconn):
+        return "57P03"
+    return "08001" if text.startswith(_NEVER_CONNECTED) else "08006"
 
 
 def _answers_later(connection: Any) -> bool:

@@ -112,7 +112,9 @@ def test_a_revoked_device_writes_no_more(shell: Any) -> None:
     (phone,) = named(shell, "phone")
     assert (phone["revoked"], phone["reason"]) == (4, "stolen")
     before = shell.kept()
-    assert "is revoked" in shell("feed", "append", "notes", "notes.jsonl", code=77).err
+    refused = shell("feed", "append", "notes", "notes.jsonl", code=77).err
+    assert "is revoked" in refused
+    assert "holdfast feed create NAME --device DEVICE --continues FEED" in refused
     assert "is revoked" in shell("feed", "create", "more", "--device", "phone", code=77).err
     assert "revoked already" in shell("identity", "revoke-device", "phone", "--reason", "lost", code=1).err
     assert "of a revoked device" in shell("identity", "add-device", "phone", code=64).err

@@ -89,6 +89,7 @@ def test_a_home_without_a_chain(shell: Any) -> None:
     new("evidence", "export", "diary", "1", "-o", "diary.json")
     new("verify", "diary.json", "--policy", "new/policy.toml")
     assert new("status").field("state") == "no-chain"
+    assert "the log is in order" in new("recover", "succeed", "--dry-run", code=77).err
 
 
 @pytest.mark.usefixtures("cheap")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from api.cli.exit_codes import UsageError
-from api.cli.passphrase import FD_VARIABLE, FILE_VARIABLE, MAX_PASSPHRASE_BYTES, read_passphrase
+from api.cli.passphrase import FD_VARIABLE, FILE_VARIABLE, MAX_PASSPHRASE_BYTES, read_passphrase, read_pin
 from identity.errors import AuditError, ConfigurationError, MalformedError, StorageError
 
 
@@ -117,3 +117,10 @@ def test_records_may_come_through_a_pipe_while_the_passphrase_is_typed(tmp_path:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert b"['typed', 'records\\n']" in shown
     assert b"typed\r\n" not in shown.split(b"Passphrase: ")[1].split(b"[")[0], "it is not echoed"
+
+
+def test_a_missing_pin_names_what_every_command_reads() -> None:
+    """Not every command has an option for the PIN, so none is named."""
+    with pytest.raises(UsageError) as caught:
+        read_pin("desk", None, {})
+    assert caught.value.hint == "set HOLDFAST_PIN_FILE or HOLDFAST_PIN_FD"

@@ -710,3 +710,11 @@ def test_transaction_is_over_when_it_is_over(filled: str, key: FeedKey) -> None:
     for wrong in (lambda: reading.block(key, 0), lambda: list(reading.blocks(key, 0, 2000))):
         with pytest.raises(StorageError, match="is over"):
             wrong()
+
+
+def test_a_server_that_was_never_reached_is_not_called_lost() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(StorageError, match="the database server cannot be reached, or does not take the connection"):
+        open_postgres(located(f"postgresql://nobody@127.0.0.1:{port}/nothing"))
