@@ -38,7 +38,7 @@ CHECK_BUDGET_S: Final = 3.0
 _SUCCEED: Final = "holdfast recover succeed"
 _WAYS_OUT: Final = {
     RollbackState.BEHIND_ANCHOR: (
-        "holdfast recover fetch FILE..., with a peer's exports or a newer copy of the store; when nobody has what is "
+        "holdfast recover fetch FILE..., with a peer's exports or a newer backup; when nobody has what is "
         f"missing: {_SUCCEED}"
     ),
     RollbackState.DIVERGED: f"put back a copy of the history that was anchored; when there is none: {_SUCCEED}",
@@ -167,7 +167,8 @@ class StartUp:
         was = reading.newest
         shorter = [] if was is None else find_shorter(was, tx)
         root = root_at(tx.log_node, min(was.log_size, now.log_size)) if was is not None else b""
-        return decide(reading, now.machine, now, shorter, root), now, reading
+        active = sum(feed.local and not feed.retired for feed in tx.feeds())
+        return decide(reading, now.machine, now, shorter, root, active=active), now, reading
 
     def _read(self, tx: SqlReadTransaction) -> Reading:
         return self._sentinel_file(tx).read()

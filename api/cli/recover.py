@@ -29,7 +29,7 @@ group = CommandGroup("recover", "Ways out of a read-only state: fetch what is mi
     "fetch",
     examples=[
         "holdfast recover fetch complete.log ledger.feed approvals.feed",
-        "holdfast recover fetch /backup/vault.db --dry-run",
+        "holdfast recover fetch /mnt/safe/ledger-tuesday.backup --dry-run",
     ],
 )
 def fetch(
@@ -37,7 +37,8 @@ def fetch(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="From 'checkpoint export' or 'feed export', or a newer copy of the store."
+            metavar="FILE...",
+            help="Of 'checkpoint export', 'feed export', 'backup create' or 'audit --export', or a copy of a store.",
         ),
     ],
     partial: Annotated[
