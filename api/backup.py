@@ -13,13 +13,16 @@ import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
+from contextlib import closing as closed_after
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from anchoring.archive_file import archived_store, load_archive, write_archive
+from anchoring.chain.closing import load_closing
 from anchoring.contracts import load_contract
+from anchoring.storage import AnchorState
 from api.founding import in_place_of, new_store
 from api.home import Home
 from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
@@ -30,7 +33,8 @@ from ledger.archive_files import MAX_FILES_BYTES, check_path
 from ledger.archive_reader import LoadedArchive
 from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, parse_location
-from ledger.storage.sql import SqlStore, SqlWriteTransaction
+from ledger.storage.sparse import sparse_feeds
+from ledger.storage.sql import SqlReadTransaction, SqlStore, SqlWriteTransaction
 from ledger.storage.start_up import Succession, add_succession, load_store_id
 from ledger.succession import retire_local_feeds
 
@@ -45,13 +49,17 @@ _SETTINGS, _KEYSTORE, _POLICY, _HEADERS = "holdfast.toml", "keystore.hfk", "poli
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere."""
+    """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere.
+
+    ``partial`` counts the feeds that are held in part, which are not in it.
+    """
 
     totals: ArchiveTotals
     entries: int
     feeds: int
     files: tuple[str, ...]
     outside: tuple[str, ...]
+    partial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +83,8 @@ def create_backup(
     """
     files, outside = _home_files(home, settings, with_keystore=with_keystore)
     with open_snapshot(settings) as store, _new_file(path) as out, store.read() as tx:
-        feeds = tx.feeds()
+        _require_closed(tx)
+        feeds, partial = tx.feeds(), len(sparse_feeds(tx.connection))
         totals = write_archive(
             tx,
             out,
@@ -86,7 +95,17 @@ def create_backup(
             files=files,
             advance=advance,
         )
-    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside)
+    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside, partial)
+
+
+def _require_closed(tx: SqlReadTransaction) -> None:
+    """A close that is on its way is no archive's: whoever restored one without it would never send it."""
+    closing = load_closing(tx.connection)
+    if closing is not None and closing.state not in (AnchorState.FINAL, AnchorState.FAILED):
+        raise RefusedError(
+            f"the close of log {closing.log.hex()}, the one before this, is not final on its chain yet",
+            hint="'holdfast recover succeed' or 'holdfast anchor run' brings it there; then make the backup",
+        )
 
 
 def export_archive(settings: Settings, out: BinaryIO, *, made_ms: int, advance: Advance | None = None) -> ArchiveTotals:
@@ -109,7 +128,7 @@ def open_snapshot(settings: Settings) -> Iterator[SqlStore]:
         if not place.exists():
             raise ConfigurationError(f"there is no store at {place}", hint="name the home: --home DIR or HOLDFAST_HOME")
         writable = all(os.access(path, os.W_OK) for path in (place, place.parent))
-    with closing(open_store(place, read_only=not writable)) as store:
+    with closed_after(open_store(place, read_only=not writable)) as store:
         yield store
 
 

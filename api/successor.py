@@ -240,7 +240,7 @@ def _database_of(settings: Settings, log_id: bytes) -> Path:
     if not isinstance(settings.database, Path):
         raise RefusedError(
             f"{settings.database} is no file, and a successor's store is made beside the present one",
-            hint="not possible yet for a store on PostgreSQL",
+            hint="restore a backup of it without --database, succeed there, and move the successor back",
         )
     return settings.database.with_name(f"vault-after-{log_id.hex()[:16]}.db")
 
