@@ -154,6 +154,11 @@ def _begin(
     with ExitStack() as chains:
         chain = open_chain(chains, session.settings)
         plan = plan_successor(session, ring, chain, chain_is_gone=gone)
+        if anchor_key is not None and plan.closable and anchor_key != ring.anchor_key:
+            raise RefusedError(
+                "this log can be closed, and the keystore closes it with its own anchor key",
+                hint="leave --anchor-key-file away: no key is lost",
+            )
         for said in plan.because:
             run.out.note(said)
         older: dict[str, Plain] = {
