@@ -7,48 +7,59 @@ for the embedded one too, because a home that is restored together with its chai
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
+from contextlib import closing as closed_after
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from anchoring.archive_file import archived_store, load_archive, write_archive
+from anchoring.chain.closing import load_closing
 from anchoring.contracts import load_contract
+from anchoring.storage import AnchorState
 from api.founding import in_place_of, new_store
 from api.home import Home
 from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
+from identity.durable import PRIVATE, create_file, drafted
 from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
 from ledger.archive import ArchiveTotals, Purpose
 from ledger.archive_files import MAX_FILES_BYTES, check_path
 from ledger.archive_reader import LoadedArchive
 from ledger.storage.engine import open_store
 from ledger.storage.location import PostgresLocation, parse_location
-from ledger.storage.sql import SqlStore
+from ledger.storage.sparse import sparse_feeds
+from ledger.storage.sql import SqlReadTransaction, SqlStore, SqlWriteTransaction
+from ledger.storage.start_up import Succession, add_succession, load_store_id
+from ledger.succession import retire_local_feeds
 
 __all__ = ["Backup", "Restored", "create_backup", "export_archive", "open_snapshot", "restore_home", "verify_archive"]
 
 Advance = Callable[[int], None]
 """Called with how many entries were just written or taken in."""
 
+_RESTORED = "restored"
 _SETTINGS, _KEYSTORE, _POLICY, _HEADERS = "holdfast.toml", "keystore.hfk", "policy.toml", "headers.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere."""
+    """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere.
+
+    ``partial`` counts the feeds that are held in part, which are not in it.
+    """
 
     totals: ArchiveTotals
     entries: int
     feeds: int
     files: tuple[str, ...]
     outside: tuple[str, ...]
+    partial: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,17 +83,29 @@ def create_backup(
     """
     files, outside = _home_files(home, settings, with_keystore=with_keystore)
     with open_snapshot(settings) as store, _new_file(path) as out, store.read() as tx:
-        feeds = tx.feeds()
+        _require_closed(tx)
+        feeds, partial = tx.feeds(), len(sparse_feeds(tx.connection))
         totals = write_archive(
             tx,
             out,
             Purpose.BACKUP,
             archive_id=secrets.token_bytes(32),
             made_ms=made_ms,
+            store_id=load_store_id(tx.connection),
             files=files,
             advance=advance,
         )
-    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside)
+    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside, partial)
+
+
+def _require_closed(tx: SqlReadTransaction) -> None:
+    """A close that is on its way is no archive's: whoever restored one without it would never send it."""
+    closing = load_closing(tx.connection)
+    if closing is not None and closing.state not in (AnchorState.FINAL, AnchorState.FAILED):
+        raise RefusedError(
+            f"the close of log {closing.log.hex()}, the one before this, is not final on its chain yet",
+            hint="'holdfast recover succeed' or 'holdfast anchor run' brings it there; then make the backup",
+        )
 
 
 def export_archive(settings: Settings, out: BinaryIO, *, made_ms: int, advance: Advance | None = None) -> ArchiveTotals:
@@ -105,7 +128,7 @@ def open_snapshot(settings: Settings) -> Iterator[SqlStore]:
         if not place.exists():
             raise ConfigurationError(f"there is no store at {place}", hint="name the home: --home DIR or HOLDFAST_HOME")
         writable = all(os.access(path, os.W_OK) for path in (place, place.parent))
-    with closing(open_store(place, read_only=not writable)) as store:
+    with closed_after(open_store(place, read_only=not writable)) as store:
         yield store
 
 
@@ -158,35 +181,14 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
 
     It holds what people wrote and their keystore, so nobody but its owner may read it.
     """
+    refused = RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file")
     if os.path.lexists(path):
-        raise RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        raise refused
     try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as stream:
+        with drafted(path, mode=PRIVATE, replace=False) as stream:
             yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        _put_in_place(draft, path)
-        _sync(path.parent)
     except FileExistsError as exc:
-        raise RefusedError(f"{path} exists", hint="a backup is never overwritten: name another file") from exc
-    except OSError as exc:
-        raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-
-
-def _put_in_place(draft: Path, path: Path) -> None:
-    """Give the draft its name. Raises ``FileExistsError`` when something has it."""
-    try:
-        path.hardlink_to(draft)  # unlike a rename, never replaces what another process has put there meanwhile
-    except OSError as exc:
-        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise
-        if os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "exists") from exc
-        draft.rename(path)  # a removable medium whose file system knows no links
+        raise refused from exc
 
 
 # --- in -------------------------------------------------------------------------------------------------------------
@@ -206,11 +208,14 @@ def restore_home(
     home: Home,
     environ: Mapping[str, str],
     *,
+    at_ms: int,
     database: str | None = None,
     advance: Advance | None = None,
 ) -> Restored:
     """Make a home of a backup: whole, in a place where there is nothing, or not at all.
 
+    Its store is a new one with an id of its own, so no sentinel speaks for it, and all feeds of this node are retired;
+    that it was restored, at ``at_ms``, is recorded in it.
     ``database``: a ``postgresql://`` URL for its store, by default a file in the home; a backup of either will do.
     Raises ``RefusedError`` when something is there or the archive is none of a home, ``MalformedError`` and
     ``VerificationError`` as ``load_archive``, ``ConfigurationError`` when its settings cannot be those of a home here,
@@ -229,11 +234,20 @@ def restore_home(
                     f"the archive is no backup of a home, but made for {loaded.header.purpose.value}",
                     hint="'holdfast backup create' makes one",
                 )
+            _retire(tx, loaded, at_ms)
             own = _own_settings(loaded.files[_SETTINGS], home, environ, database)
         store.close()
         for path, content in loaded.files.items():
             _write(draft.root, path, own if path == _SETTINGS else content)
     return Restored(loaded, _KEYSTORE in loaded.files)
+
+
+def _retire(tx: SqlWriteTransaction, loaded: LoadedArchive, at_ms: int) -> None:
+    """Nobody can know what was signed after the archive was made: nothing is signed for these feeds again."""
+    retire_local_feeds(tx)  # those that the archive's reader has left
+    made = "an archive" if loaded.header.store_id is None else f"a backup of store {loaded.header.store_id.hex()[:16]}"
+    feeds = sum(feed.local and not feed.retired for feed in loaded.feeds)
+    add_succession(tx.connection, Succession(_RESTORED, f"restored from {made}", feeds, at_ms))
 
 
 _ELSEWHERE = re.compile(r"^[ \t]*(database|keystore)[ \t]*=.*$", re.MULTILINE)
@@ -271,20 +285,6 @@ def _write(root: Path, path: str, content: bytes) -> None:
     target = root / check_path(path)
     try:
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-        with os.fdopen(os.open(target, flags, 0o600), "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        _sync(target.parent)
     except OSError as exc:
         raise StorageError(f"cannot write {path}: {exc.strerror}") from exc
-
-
-def _sync(directory: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    create_file(target, content, mode=PRIVATE)

@@ -11,7 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from api.home import Home
-from identity.errors import ConfigurationError, MalformedError
+from identity.durable import replace_file
+from identity.errors import ConfigurationError, MalformedError, StorageError
 from identity.jsontext import parse_json
 
 __all__ = ["LastRound", "keep_round", "load_round", "parse_round"]
@@ -32,13 +33,8 @@ class LastRound:
 def keep_round(home: Home, done: LastRound) -> None:
     """Remember the round. A home that cannot be written to forgets it."""
     failures = {what: said[:_MOST_TEXT] for what, said in done.failures.items()}
-    draft = home.last_round.with_suffix(".new")
-    try:
-        draft.write_text(json.dumps({"v": 1, "ended": done.ended_ms, "failures": failures}), encoding="utf-8")
-        draft.replace(home.last_round)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
+    with suppress(StorageError):
+        replace_file(home.last_round, json.dumps({"v": 1, "ended": done.ended_ms, "failures": failures}).encode())
 
 
 def load_round(home: Home) -> LastRound | None:

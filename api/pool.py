@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from anchoring.tsa.backoff import MAX_TROUBLES_BYTES, Trouble, encode_troubles, 
 from anchoring.tsa.pool import PoolPolicy
 from api.home import Home
 from api.settings import Settings
-from identity.errors import AuditError, ConfigurationError
+from identity.durable import replace_file
+from identity.errors import AuditError, ConfigurationError, StorageError
 
 __all__ = [
     "PoolStanding",
@@ -94,13 +94,9 @@ def load_troubles(home: Home) -> dict[str, Trouble]:
 
 def keep_troubles(home: Home, troubles: Mapping[str, Trouble]) -> None:
     """Remember them for the next round. A home that cannot be written to forgets them, and asks too early."""
-    draft = home.troubles.with_name(f".{home.troubles.name}.{secrets.token_hex(8)}")
-    try:
-        if not troubles:
-            home.troubles.unlink(missing_ok=True)
-            return
-        draft.write_bytes(encode_troubles(troubles))
-        draft.replace(home.troubles)
-    except OSError:
+    if troubles:
+        with suppress(StorageError):
+            replace_file(home.troubles, encode_troubles(troubles))
+    else:
         with suppress(OSError):
-            draft.unlink(missing_ok=True)
+            home.troubles.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The first way out of a read-only state: bringing back what is missing from a peer's exports or a newer copy.
+"""The first way out of a read-only state: bringing back what is missing from a peer's exports or a newer backup.
 
 Implements docs/spec/rollback.md, section "Ways out". Everything is taken in and verified in one transaction; it is
 kept when the log then is where its chain says, with every feed as long as the log states.
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from anchoring.archive_audit import archive_faults
+from anchoring.archive_file import archived_store
 from anchoring.contracts import load_contract
 from anchoring.rollback import RollbackCheck, RollbackState
 from anchoring.storage import (
@@ -29,10 +30,12 @@ from anchoring.storage import (
 from api.start_up import ways_out
 from identity.errors import AuditError, MalformedError, ReadOnlyState, RefusedError, StorageError
 from identity.textforms import to_zbase32
+from ledger.archive import FIRST_LINE as ARCHIVE
 from ledger.completeness import Shortfall
 from ledger.log_transfer import MAGIC, log_records, read_log_export
 from ledger.manifest import describe, parse_manifest
 from ledger.recovery import extend_log, verify_recovered
+from ledger.storage.engine import open_store
 from ledger.storage.start_up import Succession, add_succession
 from ledger.succession import retire_local_feeds
 from ledger.transfer import FIRST_LINE, export_feed, ingest_feed_in
@@ -71,7 +74,8 @@ class _Counts:
 def fetch_missing(
     session: Session, files: Sequence[Path], *, at_ms: int, partial: bool = False, dry_run: bool = False
 ) -> Fetched:
-    """Take what is missing here from log exports, feed exports and stores, in any order; then this node's feeds retire.
+    """Take what is missing here from log and feed exports, archives and stores, in any order; then this node's feeds
+    retire.
 
     Raises ``ReadOnlyState`` when the log is still not where the chain says, ``RefusedError`` when a feed is still
     shorter than the log states, unless ``partial``; what verification raises for a file that contradicts what is here.
@@ -120,41 +124,52 @@ def _take_files(tx: SqlWriteTransaction, files: Sequence[Path], counts: _Counts,
     for file in files:
         try:
             with file.open("rb") as stream:
-                first = stream.read(max(len(MAGIC), len(FIRST_LINE)))
+                first = stream.read(max(map(len, (MAGIC, FIRST_LINE, ARCHIVE, _STORE))))
+                stream.seek(0)
                 if first.startswith(MAGIC):
                     logs.append(file)
                 elif first.startswith(FIRST_LINE):
-                    stream.seek(0)
                     _take_feed(tx, stream, counts)
+                elif first.startswith(ARCHIVE):
+                    with archived_store(stream, load_contract().code_hash) as (other, _):
+                        _take_store(tx, other, counts, at_ms)
                 elif not first.startswith(_STORE):
-                    raise MalformedError(f"{file} is no log export, feed export or store")
+                    raise MalformedError(f"{file} is no log export, feed export, archive or store")
         except OSError as exc:
             raise StorageError(f"cannot read {file}: {exc.strerror}") from exc
         if first.startswith(_STORE):
-            _take_store(tx, file, counts, at_ms)
+            with closing(open_store(file, read_only=True)) as other:
+                _take_store(tx, other, counts, at_ms)
     for file in logs:
         with file.open("rb") as stream:
             grown = extend_log(tx, read_log_export(stream))
         counts.statements += grown.size - grown.start
 
 
-def _take_feed(tx: SqlWriteTransaction, stream: BinaryIO, counts: _Counts) -> None:
-    result = ingest_feed_in(tx, stream)
+def _take_feed(tx: SqlWriteTransaction, stream: BinaryIO, counts: _Counts, *, local: bool = False) -> None:
+    result = ingest_feed_in(tx, stream, local=local)
     counts.entries += result.length - result.start
 
 
-def _take_store(tx: SqlWriteTransaction, file: Path, counts: _Counts, at_ms: int) -> None:
-    """A newer copy of the store, or another one: its feeds as if they had been exported, and its log."""
-    from ledger.storage.sqlite import open_sqlite
+def _take_store(tx: SqlWriteTransaction, other: SqlStore, counts: _Counts, at_ms: int) -> None:
+    """A newer copy of the store, or another one: its feeds as if they had been exported, and its log.
 
-    with closing(open_sqlite(file, read_only=True)) as other:
-        _take_feeds_of(tx, other, counts)
+    The feeds that a copy with this log wrote were written by this node, those too that are not known here yet.
+    """
+    with other.read() as held:
+        state, own = held.log(), tx.log()
+        is_copy = state is not None and own is not None and state.log_id == own.log_id
+        feeds = [feed for feed in held.feeds() if feed.length and describe(parse_manifest(feed.manifest))]
+    for feed in feeds:
+        with tempfile.TemporaryFile() as copy:
+            export_feed(other, feed.key, copy)
+            copy.seek(0)
+            _take_feed(tx, copy, counts, local=is_copy and feed.local)
+    if is_copy:
         with other.read() as held:
-            state, own = held.log(), tx.log()
-            if state is not None and own is not None and state.log_id == own.log_id:
-                grown = extend_log(tx, log_records(held))
-                counts.statements += grown.size - grown.start
-                _take_archive(tx, held, at_ms)
+            grown = extend_log(tx, log_records(held))
+            counts.statements += grown.size - grown.start
+            _take_archive(tx, held, at_ms)
 
 
 def _take_archive(tx: SqlWriteTransaction, held: SqlReadTransaction, at_ms: int) -> None:
@@ -179,13 +194,3 @@ def _take_archive(tx: SqlWriteTransaction, held: SqlReadTransaction, at_ms: int)
             block = anchor.block_number, anchor.block_hash
             moved = move_anchor(tx.connection, here, AnchorState.FINAL, at_ms, block=block)
             archive_receipt(tx.connection, moved, receipt, at_ms)
-
-
-def _take_feeds_of(tx: SqlWriteTransaction, other: SqlStore, counts: _Counts) -> None:
-    with other.read() as held:
-        keys = [feed.key for feed in held.feeds() if feed.length and describe(parse_manifest(feed.manifest))]
-    for key in keys:
-        with tempfile.TemporaryFile() as copy:
-            export_feed(other, key, copy)
-            copy.seek(0)
-            _take_feed(tx, copy, counts)

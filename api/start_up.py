@@ -7,7 +7,6 @@ of why.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -19,8 +18,9 @@ from identity.errors import ReadOnlyState, TransportError
 from identity.textforms import to_zbase32
 from ledger.log import root_at
 from ledger.manifest import describe, parse_manifest
-from ledger.sentinel import Decision, Reading, Sentinel, decide, describe_store, find_shorter, machine_digest
+from ledger.sentinel import Decision, Reading, Reason, Sentinel, decide, describe_store, find_shorter, machine_digest
 from ledger.sentinel_file import SentinelFile, machine_id
+from ledger.storage.leases import leased_feeds
 from ledger.storage.start_up import Succession, add_succession, load_store_id
 from ledger.store import FeedKey, ReadTransaction
 from ledger.succession import retire_local_feeds
@@ -30,15 +30,18 @@ if TYPE_CHECKING:
     from api.vault import Vault
     from ledger.storage.sql import SqlReadTransaction
 
-__all__ = ["CHECK_BUDGET_S", "StartUp", "retry_check", "sentinel_path", "ways_out"]
+__all__ = ["CHECK_BUDGET_S", "StartUp", "sentinel_path", "ways_out"]
 
 CHECK_BUDGET_S: Final = 3.0
 """How long a start waits for the chain's nodes before it takes the log for unverified."""
 
+_FOREIGN: Final = (Reason.MISSING, Reason.OTHER_MACHINE)
+"""What a start finds that says nothing of the store: this machine has not written it before."""
+
 _SUCCEED: Final = "holdfast recover succeed"
 _WAYS_OUT: Final = {
     RollbackState.BEHIND_ANCHOR: (
-        "holdfast recover fetch FILE..., with a peer's exports or a newer copy of the store; when nobody has what is "
+        "holdfast recover fetch FILE..., with a peer's exports or a newer backup; when nobody has what is "
         f"missing: {_SUCCEED}"
     ),
     RollbackState.DIVERGED: f"put back a copy of the history that was anchored; when there is none: {_SUCCEED}",
@@ -148,8 +151,10 @@ class StartUp:
         store = self._session.vault.store
         with store.write() as tx:
             decision, now, reading = self._judge(tx)
-            if decision.in_new_feeds:
-                feeds = len(retire_local_feeds(tx))
+            keep = _leased(tx) if decision.reason in _FOREIGN else frozenset()
+            feeds = len(retire_local_feeds(tx, keep)) if decision.in_new_feeds else 0
+            noted = decision.in_new_feeds and (feeds > 0 or not keep)
+            if noted:
                 at_ms = self._session.now_ms()
                 add_succession(tx.connection, Succession(decision.reason.value, decision.detail, feeds, at_ms))
             file = self._sentinel_file(tx)
@@ -158,7 +163,7 @@ class StartUp:
             file.begin(now)
         store.after_commit = file.add
         self._settled = True
-        if decision.in_new_feeds:
+        if noted:
             self._tell(f"{decision.detail}: {feeds} feeds of this node are retired, and new ones continue them")
 
     def _judge(self, tx: SqlReadTransaction) -> tuple[Decision, Sentinel, Reading]:
@@ -167,7 +172,8 @@ class StartUp:
         was = reading.newest
         shorter = [] if was is None else find_shorter(was, tx)
         root = root_at(tx.log_node, min(was.log_size, now.log_size)) if was is not None else b""
-        return decide(reading, now.machine, now, shorter, root), now, reading
+        active = sum(feed.local and not feed.retired for feed in tx.feeds())
+        return decide(reading, now.machine, now, shorter, root, active=active), now, reading
 
     def _read(self, tx: SqlReadTransaction) -> Reading:
         return self._sentinel_file(tx).read()
@@ -185,23 +191,16 @@ class StartUp:
         return self._file
 
 
-def retry_check(
-    check: Callable[[], RollbackCheck],
-    on_result: Callable[[RollbackCheck], None],
-    stop: threading.Event,
-    *,
-    interval_s: float,
-) -> None:
-    """Repeat a check that could not be made until it can, for the background thread of a program that runs long.
+def _leased(tx: SqlReadTransaction) -> frozenset[FeedKey]:
+    """On a store that several machines may use, the feeds that need no sentinel of this one.
 
-    Returns after ``on_result`` was given a result that is not ``unverified``, or when ``stop`` is set. A program that
-    is told that its log is consistent again goes on in the new feeds: the old ones stay retired.
+    Those are leased in the present history of the database, or nobody has signed them yet. A first start here is none
+    of their writers' business.
     """
-    while not stop.wait(interval_s):
-        found = check()
-        if found.state is not RollbackState.UNVERIFIED:
-            on_result(found)
-            return
+    if tx.connection.dialect.name == "sqlite":
+        return frozenset()
+    empty = {feed.key for feed in tx.feeds() if not feed.length}
+    return frozenset(empty | leased_feeds(tx.connection))
 
 
 def _unverified(check: RollbackCheck) -> TransportError:

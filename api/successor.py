@@ -92,6 +92,7 @@ def plan_successor(session: Session, ring: KeyRing, chain: Chain | None, *, chai
     that was not said, ``RefusedError`` when the contract names another successor already, or the log is fine.
     """
     log_id, descriptor = session.vault.log_descriptor()
+    _require_root(session, ring)
     with session.vault.store.read() as tx:
         newest = max(tx.checkpoints(), key=lambda checkpoint: checkpoint.size, default=None)
     database = _database_of(session.settings, log_id)
@@ -119,6 +120,17 @@ def plan_successor(session: Session, ring: KeyRing, chain: Chain | None, *, chai
     if ring.log_seed is None or Ed25519Signer(ring.log_seed).public_key != descriptor.key:
         because.append("the log's key is lost: the successor has another one")
     return Plan(Predecessor(log_id, size, root), descriptor, database, closable, tuple(because))
+
+
+def _require_root(session: Session, ring: KeyRing) -> None:
+    """The root signs for the successor; whether it can is known before anything is made or paid for."""
+    try:
+        root_signers(ring, session.vault.history(), open_token=session.tokens.signer)
+    except RefusedError as exc:
+        raise RefusedError(
+            f"a successor is bound by the root, and this keystore cannot sign for it: {exc}",
+            hint="it takes one keystore that can: see docs/how-to/recover.md, 'Whose signature it takes'",
+        ) from exc
 
 
 def begin_successor(session: Session, ring: KeyRing, plan: Plan, binding: ChainBinding | None, *, now_ms: int) -> bytes:
@@ -240,7 +252,7 @@ def _database_of(settings: Settings, log_id: bytes) -> Path:
     if not isinstance(settings.database, Path):
         raise RefusedError(
             f"{settings.database} is no file, and a successor's store is made beside the present one",
-            hint="not possible yet for a store on PostgreSQL",
+            hint="restore a backup of it without --database, succeed there, and move the successor back",
         )
     return settings.database.with_name(f"vault-after-{log_id.hex()[:16]}.db")
 

@@ -10,10 +10,11 @@ What makes and reads evidence is imported by the calls that need it: it would be
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from api.root_events import (
     MakeEvent,
@@ -24,7 +25,15 @@ from api.root_events import (
     rotate_root_event,
     with_signatures,
 )
-from identity.errors import MalformedError, MissingEvidenceError, RefusedError, StorageError
+from identity.errors import (
+    AuditError,
+    MalformedError,
+    MissingEvidenceError,
+    RefusedError,
+    StorageError,
+    StoreBusy,
+    TransportError,
+)
 from identity.history import (
     DeviceClass,
     KeyHistory,
@@ -48,8 +57,8 @@ from ledger.manifest import Continuation, FeedDescription, describe, device_key,
 from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.leases import keeper_for
 from ledger.storage.sql import SqlStore
-from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent
-from ledger.succession import continue_feed, newest_continuation
+from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent, WriteTransaction
+from ledger.succession import feed_to_append, newest_continuation
 from ledger.writer import AfterCommit, StoreWriter
 
 if TYPE_CHECKING:
@@ -65,6 +74,10 @@ __all__ = [
     "own_history",
     "root_signers",
 ]
+
+
+RETRY_S: Final = 15.0
+"""How long a program that writes while its chain cannot be read waits before it asks again."""
 
 
 class Guard(Protocol):
@@ -111,6 +124,9 @@ class Vault:
         self._keeper = keeper_for(store)
         self._in_new_feeds: bool | None = None
         self._begun: set[FeedKey] = set()
+        self._found: AuditError | None = None
+        self._closing = threading.Event()
+        self._checking: list[threading.Thread] = []
 
     # Whose store it is.
 
@@ -309,7 +325,15 @@ class Vault:
         A feed that was retired because the store had been restored, copied or put back, or that may not grow while the
         chain cannot be read, is continued by a new one, whose writer this is then.
         """
-        key = self._feed_to_append(key, in_new_feeds=self.require_appendable())
+        self.require_appendable()
+        with self.store.read() as read:
+            state = read.feed(key)
+        if state is not None and state.local and (state.retired or self._in_new_feeds or self._keeper is not None):
+            with self.store.write() as write:
+                if self._keeper is not None:
+                    with suppress(RefusedError, StoreBusy):  # a feed of another history retires here, and is continued
+                        self._keeper.hold(write, key)
+                key = self._feed_to_append(write, key)
         with self.store.read() as tx:
             state = tx.feed(key)
             if state is None:
@@ -327,11 +351,17 @@ class Vault:
     def start_writer(self, ring: KeyRing, *, after_commit: AfterCommit | None = None) -> StoreWriter:
         """A writer that the threads of a program share, for all feeds whose devices are in the keystore.
 
-        Unlike ``append`` it keeps the keys until it is closed; close it before the vault. ``after_commit`` as there.
+        Unlike ``append`` it keeps the keys until it is closed; close it before the vault. ``after_commit`` as there. A
+        feed that may not be signed any more is continued by a new one, which the results name. While the chain cannot
+        be read, and the settings let entries be written, the check is repeated in the background.
         """
-        self.require_writable()
+        if self.require_appendable() and not self._checking:
+            self._checking.append(threading.Thread(target=self._repeat_check, args=(self._closing,), daemon=True))
+            self._checking[0].start()
         signers = [device_signer(ring, name, self._open_token) for name in ring.device_keys()]
-        return StoreWriter(self.store, signers, keeper=self._keeper, after_commit=after_commit)
+        return StoreWriter(
+            self.store, signers, keeper=self._keeper, resolve=self._feed_to_append, after_commit=after_commit
+        )
 
     def append(self, ring: KeyRing, key: FeedKey, entries: Iterable[Entry]) -> AppendResult:
         """Append entries as one signed, durable batch."""
@@ -419,30 +449,32 @@ class Vault:
 
     def close(self) -> None:
         """Give back the leases that were taken, and release the store. Idempotent."""
+        self._closing.set()
+        for thread in self._checking:
+            thread.join()
         if self._keeper is not None:
             with suppress(StorageError):  # they expire by themselves
                 self._keeper.release(self.store)
         self.store.close()
 
-    def _feed_to_append(self, key: FeedKey, *, in_new_feeds: bool) -> FeedKey:
-        """The feed itself, or one that this open store has begun, or begins now, to continue it.
+    def _feed_to_append(self, tx: WriteTransaction, key: FeedKey) -> FeedKey:
+        """``feed_to_append``, as this open store may write. Raises what the check that was repeated has found."""
+        if self._found is not None:
+            raise self._found
+        return feed_to_append(tx, key, self._begun, only_begun=bool(self._in_new_feeds))
 
-        A retired feed that was continued before is given as it is: whoever names it by its key is told.
-        """
-        with self.store.read() as tx:
-            newest = newest_continuation(tx, key)
-            state = tx.feed(newest)
-            is_continued = any(_continues(feed) == newest for feed in tx.feeds())
-        if newest != key and newest not in self._begun:
-            return key
-        if state is None or not state.local or is_continued:
-            return newest
-        if not state.retired and (newest in self._begun or not in_new_feeds):
-            return newest
-        with self.store.write() as write:
-            begun = continue_feed(write, newest)
-        self._begun.add(begun)
-        return begun
+    def _repeat_check(self, stop: threading.Event) -> None:
+        """Ask the guard again until it can tell; then entries may go into all feeds, or into none any more."""
+        while not stop.wait(RETRY_S):
+            try:
+                self._guard.require_writable(self)
+            except (TransportError, StoreBusy):
+                continue
+            except AuditError as exc:
+                self._found = exc
+            else:
+                self._guarded, self._in_new_feeds = True, False
+            return
 
     def _last_good(self, key: FeedKey, length: int) -> LastGood:
         with self.store.read() as tx:
@@ -523,11 +555,6 @@ def log_signer(ring: KeyRing) -> Ed25519Signer:
 
 def _is_served(info: FeedInfo, identities: set[bytes]) -> bool:
     return info.description is not None and info.description.identity in identities
-
-
-def _continues(feed: FeedState) -> FeedKey | None:
-    description = describe(parse_manifest(feed.manifest))
-    return None if description is None or description.continues is None else description.continues.key
 
 
 def _claimed_ms(block: bytes) -> int | None:

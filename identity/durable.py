@@ -6,6 +6,7 @@ is made durable. Whoever opens the file at any moment finds the old content or t
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -24,17 +25,21 @@ PUBLIC: Final = 0o666
 
 
 @contextmanager
-def drafted(path: Path, *, mode: int = PUBLIC) -> Iterator[BinaryIO]:
+def drafted(path: Path, *, mode: int = PUBLIC, replace: bool = True) -> Iterator[BinaryIO]:
     """A stream whose content stands at ``path``, durably, when the block has ended without an exception.
 
-    Otherwise ``path`` is as it was. Raises ``StorageError`` when a file cannot be made or written there.
+    Otherwise ``path`` is as it was. Raises ``StorageError`` when a file cannot be made or written there; without
+    ``replace`` ``FileExistsError`` when something is there at the end, which is left alone.
     """
     with _translated(path), _draft(path, mode) as draft:
         with os.fdopen(os.open(draft, os.O_WRONLY), "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        draft.replace(path)
+        if replace:
+            draft.replace(path)
+        else:
+            _put_in_place(draft, path)
         sync_directory(path.parent)
 
 
@@ -49,13 +54,20 @@ def create_file(path: Path, data: bytes, *, mode: int = PUBLIC) -> None:
 
     Raises ``FileExistsError`` when there is one, which is left alone, ``StorageError`` for all else.
     """
-    with _translated(path), _draft(path, mode) as draft:
-        with os.fdopen(os.open(draft, os.O_WRONLY), "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
+    with drafted(path, mode=mode, replace=False) as stream:
+        stream.write(data)
+
+
+def _put_in_place(draft: Path, path: Path) -> None:
+    """Give the draft its name. Raises ``FileExistsError`` when something has it."""
+    try:
         path.hardlink_to(draft)  # unlike a rename, never replaces what another process has put there meanwhile
-        sync_directory(path.parent)
+    except OSError as exc:
+        if exc.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "exists") from exc
+        draft.rename(path)  # a removable medium whose file system knows no links
 
 
 def sync_file(path: Path) -> None:

@@ -24,6 +24,7 @@
         StoreBusy               locked by another process: try again
         Unacknowledged          written, and what has to come before an acknowledgement failed
         UnknownOutcome          a commit was not answered: it may have happened or not
+            NotRecorded         it happened, and the sentinel does not say so
         DamagedFile             a file of ours is truncated or altered
       TransportError            a peer, an authority, a node or a token could not be reached, or failed
       ConfigurationError        settings, policy or home cannot be used
@@ -47,6 +48,7 @@ __all__ = [
     "MalformedError",
     "MissingEvidenceError",
     "NewerFormat",
+    "NotRecorded",
     "ReadOnlyState",
     "ReceiptMismatch",
     "RefusedError",
@@ -237,6 +239,10 @@ class UnknownOutcome(StorageError):
     """
 
     hint = "read what the store holds before trying again: what was written may be there"
+
+
+class NotRecorded(UnknownOutcome):
+    """What was written is durable, and what has to know of it before anybody is answered could not be told."""
 
 
 class DamagedFile(StorageError):

@@ -260,9 +260,9 @@ class Reason(StrEnum):
     SAME = "same"
     """The store holds what the sentinel says, and perhaps more: what was written last had not reached the sentinel."""
     NEW = "new"
-    """There is no sentinel, and no feed of this node that could have been signed further than it is here."""
+    """There is no sentinel, and no feed that this node could sign: a new store, or one that was just restored."""
     MISSING = "missing"
-    """There is no sentinel here for a store that has feeds: it was restored, moved or copied."""
+    """There is no sentinel here for a store that has feeds: it was moved or copied."""
     DAMAGED = "damaged"
     """The sentinel does not say how far the store was."""
     OTHER_MACHINE = "other-machine"
@@ -308,14 +308,18 @@ def find_shorter(sentinel: Sentinel, tx: ReadTransaction) -> list[Shorter]:
     return found
 
 
-def decide(reading: Reading, machine: bytes, now: Sentinel, shorter: Sequence[Shorter], log_root: bytes) -> Decision:
+def decide(
+    reading: Reading, machine: bytes, now: Sentinel, shorter: Sequence[Shorter], log_root: bytes, *, active: int
+) -> Decision:
     """Judge a start. ``now`` is ``describe_store`` of the store as it is, ``machine`` the digest of this machine.
+
+    ``active`` counts the feeds that this node writes and that are not retired.
 
     ``shorter`` is ``find_shorter``, and ``log_root`` the root of the store's log at the sentinel's size (anything when
     the log is shorter), both for ``reading.newest``; they do not matter when there is none.
     """
     was = reading.newest
-    if was is None and not now.feeds:
+    if was is None and not active:
         return Decision(Reason.NEW, False, "the sentinel begins")
     if was is None and reading.damage is None:
         return Decision(Reason.MISSING, True, "this machine has no sentinel of the store")

@@ -7,6 +7,8 @@ and says from which length it goes on. It takes no key: an empty feed has nothin
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from identity.errors import DamagedFile, RefusedError, RootMismatch
 from ledger.feed import check_device, create_feed_in, feed_state
 from ledger.head import FORK, verify_head
@@ -15,12 +17,12 @@ from ledger.manifest import Continuation, describe, device_key, parse_manifest
 from ledger.merkle import TreeBuilder, tree_hash
 from ledger.store import FeedKey, FeedState, ReadTransaction, WriteTransaction
 
-__all__ = ["continue_feed", "copy_feed_to", "newest_continuation", "retire_local_feeds"]
+__all__ = ["continue_feed", "copy_feed_to", "feed_to_append", "newest_continuation", "retire_local_feeds"]
 
 
-def retire_local_feeds(tx: WriteTransaction) -> list[FeedKey]:
-    """Retire every feed that this node writes. Returns those that were not retired before."""
-    active = [feed.key for feed in tx.feeds() if feed.local and not feed.retired]
+def retire_local_feeds(tx: WriteTransaction, keep: Container[FeedKey] = ()) -> list[FeedKey]:
+    """Retire every feed that this node writes but those in ``keep``. Returns those that were not retired before."""
+    active = [feed.key for feed in tx.feeds() if feed.local and not feed.retired and feed.key not in keep]
     for key in active:
         tx.retire_feed(key)
     return active
@@ -40,6 +42,34 @@ def continue_feed(tx: WriteTransaction, key: FeedKey) -> FeedKey:
     check_device(key_history(tx, description.identity), device_key(manifest))
     older = Continuation(key, state.length, tree_hash(state.roots))
     return create_feed_in(tx, device_key(manifest), description.identity, description.name, older)
+
+
+def feed_to_append(tx: WriteTransaction, key: FeedKey, begun: set[FeedKey], *, only_begun: bool) -> FeedKey:
+    """The feed that entries for this one go into: itself, or one that continues it, which is begun here if need be.
+
+    ``begun`` are the feeds that this process has begun for that; a new one is added to them. With ``only_begun`` no
+    other may grow. A retired feed that somebody else has continued is given as it is: whoever names it by its key is
+    told. Raises as ``continue_feed``.
+    """
+    state = tx.feed(key)
+    if state is not None and state.local and not state.retired and (key in begun or not only_begun):
+        return key  # nearly always, and without reading all feeds
+    newest = newest_continuation(tx, key)
+    if newest != key and newest not in begun:
+        return key
+    state = tx.feed(newest)
+    if state is None or not state.local or _is_continued(tx, newest):
+        return newest
+    if not state.retired and (newest in begun or not only_begun):
+        return newest
+    following = continue_feed(tx, newest)
+    begun.add(following)
+    return following
+
+
+def _is_continued(tx: ReadTransaction, key: FeedKey) -> bool:
+    described = [describe(parse_manifest(feed.manifest)) for feed in tx.feeds()]
+    return any(one.continues is not None and one.continues.key == key for one in described if one is not None)
 
 
 def copy_feed_to(tx: WriteTransaction, source: ReadTransaction, feed: FeedState) -> None:

@@ -32,7 +32,7 @@ from ledger.store import (
     WriteTransaction,
 )
 
-__all__ = ["Condition", "ItemFailed", "OpenFeeds", "SigningFailed", "Turn"]
+__all__ = ["Condition", "ItemFailed", "OpenFeeds", "Resolve", "SigningFailed", "Turn"]
 
 
 class ItemFailed(Exception):
@@ -52,15 +52,20 @@ class SigningFailed(Exception):
         self.error = error
 
 
+Resolve = Callable[[WriteTransaction, FeedKey], FeedKey]
+"""Which feed an append to this one goes into now. It may begin one that continues it. Raises ``AuditError``."""
+
+
 class OpenFeeds:
     """What a writer remembers from turn to turn: its signers, the feeds it has opened, the identities it has folded.
 
     All of it can be read again. Where a feed stands is not remembered: that is read in every turn.
     """
 
-    def __init__(self, signers: Iterable[Signer], keeper: Keeper | None = None) -> None:
+    def __init__(self, signers: Iterable[Signer], keeper: Keeper | None = None, resolve: Resolve | None = None) -> None:
         self._signers = {signer.public_key: signer for signer in signers}
         self._keeper = keeper
+        self._resolve = resolve
         self._feeds: dict[FeedKey, OpenFeed] = {}
         self._histories: dict[bytes, tuple[Sequence[StoredEvent], KeyHistory]] = {}
 
@@ -70,12 +75,24 @@ class OpenFeeds:
         self._histories.clear()
 
     def open(self, tx: WriteTransaction, key: FeedKey) -> tuple[OpenFeed, FeedState]:
-        """The feed and where it stands, when this process may sign for it now.
+        """The feed that an append to this one goes into, and where it stands, when this process may sign for it now.
 
         Raises ``RefusedError`` when it is not a feed of ours or retired, no signer has its key, its device is revoked
         or not known, and what the keeper raises; ``MissingEvidenceError`` for an unknown one, ``DamagedFile`` for one
         whose end is not whole.
         """
+        if self._resolve is None:
+            return self._open(tx, key)
+        target = self._resolve(tx, key)
+        try:
+            return self._open(tx, target)
+        except RefusedError:
+            further = self._resolve(tx, key)  # the keeper may just have retired it
+            if further == target:
+                raise
+            return self._open(tx, further)
+
+    def _open(self, tx: WriteTransaction, key: FeedKey) -> tuple[OpenFeed, FeedState]:
         state = feed_state(tx, key)
         check_writable(state)
         opened = self._feeds.get(key)
@@ -138,6 +155,7 @@ class Turn:
         self._tx = tx
         self._open = feeds
         self._pending: dict[FeedKey, _Pending] = {}
+        self._targets: dict[FeedKey, FeedKey] = {}
         self._refused: dict[FeedKey, AuditError] = {}
         self._undo: ExitStack | None = None
         """What a condition that is running has to undo when it fails; None when nothing, or when none is running."""
@@ -152,8 +170,10 @@ class Turn:
             self._undo = None
         return tx.connection
 
-    def take(self, key: FeedKey, blocks: Sequence[bytes], condition: Condition | None) -> int:
-        """Add an item, a batch within the limits of ``check_batch``; returns the index that its first block gets.
+    def take(self, key: FeedKey, blocks: Sequence[bytes], condition: Condition | None) -> tuple[FeedKey, int]:
+        """Add an item, a batch within the limits of ``check_batch``.
+
+        Returns the feed that it goes into, which is ``key`` or continues it, and the index of its first block there.
 
         Raises ``ItemFailed``, with nothing of the item kept. Any other exception means that the turn is lost.
         """
@@ -162,7 +182,7 @@ class Turn:
             self._require(condition)
         start = pending.length
         pending.blocks.extend(blocks)
-        return start
+        return pending.feed.key, start
 
     def finish(self) -> list[AppendResult]:
         """Hash, sign and write what was taken: one result a feed. Nothing of it may be let out before the commit.
@@ -181,7 +201,7 @@ class Turn:
     def _pending_of(self, key: FeedKey) -> _Pending:
         if key in self._refused:
             raise ItemFailed(self._refused[key])
-        if key not in self._pending:
+        if key not in self._targets:
             try:
                 feed, state = self._open.open(self._tx, key)
             except AuditError as exc:
@@ -189,8 +209,9 @@ class Turn:
                     raise
                 self._refused[key] = exc
                 raise ItemFailed(exc) from exc
-            self._pending[key] = _Pending(feed, state, TreeBuilder(state.roots, state.length))
-        return self._pending[key]
+            self._targets[key] = feed.key
+            self._pending.setdefault(feed.key, _Pending(feed, state, TreeBuilder(state.roots, state.length)))
+        return self._pending[self._targets[key]]
 
     def _require(self, condition: Condition) -> None:
         try:

@@ -22,11 +22,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Self
 
-from identity.errors import AuditError, RefusedError, StorageError, StoreBusy, Unacknowledged, UnknownOutcome
+from identity.errors import (
+    AuditError,
+    NotRecorded,
+    RefusedError,
+    StorageError,
+    StoreBusy,
+    Unacknowledged,
+    UnknownOutcome,
+)
 from identity.keys import Signer
 from ledger.feed import AppendResult, Keeper, check_batch
 from ledger.store import FeedKey, Store
-from ledger.turn import Condition, ItemFailed, OpenFeeds, SigningFailed, Turn
+from ledger.turn import Condition, ItemFailed, OpenFeeds, Resolve, SigningFailed, Turn
 
 __all__ = ["AfterCommit", "StoreWriter", "WriterLimits"]
 
@@ -59,8 +67,10 @@ class _Job:
     condition: Condition | None
     size: int
     future: Future[AppendResult] = field(default_factory=Future)
+    written: FeedKey | None = None
+    """The feed that it goes into, once a turn has taken it: ``key``, or one that continues it."""
     start: int = 0
-    """The index of its first block, once a turn has taken it."""
+    """The index of its first block there."""
 
     def succeed(self, result: AppendResult) -> None:
         with suppress(BaseException):  # what a callback of the caller's raises
@@ -83,7 +93,7 @@ class _Attempt:
     def run(self, turn: Turn) -> None:
         for job in self.jobs:
             try:
-                job.start = turn.take(job.key, job.blocks, job.condition)
+                job.written, job.start = turn.take(job.key, job.blocks, job.condition)
             except ItemFailed as failure:
                 self.refused[job] = failure.error
         self.results = turn.finish()
@@ -98,7 +108,8 @@ class _Outcome(Enum):
 class StoreWriter:
     """Appends to the feeds of ``store`` that ``signers`` have the keys of, for any number of threads.
 
-    ``keeper`` decides in every turn whether this process may sign for a feed (leases). ``after_commit`` is called once
+    ``keeper`` decides in every turn whether this process may sign for a feed (leases), and ``resolve`` which feed is
+    meant by a key: one that may not be signed any more is continued by another. ``after_commit`` is called once
     a turn, in the writer's thread; when it raises, the turn's callers get ``Unacknowledged``. Use as a context manager,
     or ``close`` it; the store stays open.
     """
@@ -109,11 +120,12 @@ class StoreWriter:
         signers: Iterable[Signer],
         *,
         keeper: Keeper | None = None,
+        resolve: Resolve | None = None,
         after_commit: AfterCommit | None = None,
         limits: WriterLimits | None = None,
     ) -> None:
         self._store = store
-        self._feeds = OpenFeeds(signers, keeper)
+        self._feeds = OpenFeeds(signers, keeper, resolve)
         self._after_commit = after_commit
         self._limits = limits or WriterLimits()
         self._queue: deque[_Job] = deque()
@@ -214,9 +226,9 @@ class StoreWriter:
                     attempt.run(Turn(tx, self._feeds))
             except SigningFailed as failure:
                 for job in jobs:
-                    if job.key == failure.key:
+                    if (job.written or job.key) == failure.key:
                         job.fail(_bare(failure.error))
-                jobs = [job for job in jobs if job.key != failure.key]
+                jobs = [job for job in jobs if (job.written or job.key) != failure.key]
                 continue
             except BaseException as exc:  # noqa: BLE001  (whoever waits is told, and the thread lives on)
                 self._answer_failed(attempt, exc)
@@ -227,6 +239,9 @@ class StoreWriter:
     def _answer_failed(self, attempt: _Attempt, exc: BaseException) -> None:
         """A turn failed: before its commit was tried, or in it."""
         self._feeds.forget()
+        if isinstance(exc, NotRecorded):
+            self._answer(attempt, exc)
+            return
         outcome = _Outcome.NOT_WRITTEN if attempt.results is None else self._settle(attempt.results)
         if outcome is _Outcome.WRITTEN:
             self._answer(attempt)
@@ -259,11 +274,13 @@ class StoreWriter:
                 # One transaction is there or not; a part of it is damage, and nothing to answer for.
                 return _Outcome.UNKNOWN if any(held) else _Outcome.NOT_WRITTEN
 
-    def _answer(self, attempt: _Attempt) -> None:
-        """The turn is durable: tell the one who has to know first, then everybody."""
+    def _answer(self, attempt: _Attempt, failure: BaseException | None = None) -> None:
+        """The turn is durable: tell the one who has to know first, then everybody.
+
+        ``failure``: the store itself could not record it (its sentinel), so nobody is told that all is well.
+        """
         results = attempt.results or []
-        failure: BaseException | None = None
-        if self._after_commit is not None and results:
+        if failure is None and self._after_commit is not None and results:
             try:
                 self._after_commit(results)
             except BaseException as exc:  # noqa: BLE001  (whoever waits is told, and the thread lives on)
@@ -275,8 +292,8 @@ class StoreWriter:
                 job.fail(attempt.refused[job])
             elif failure is not None:
                 job.fail(Unacknowledged(job.start, length, str(failure) or type(failure).__name__))
-            else:
-                job.succeed(AppendResult(job.key, job.start, length, heads[job.key]))
+            elif job.written is not None:
+                job.succeed(AppendResult(job.written, job.start, length, heads[job.written]))
 
 
 def _begun(jobs: Iterable[_Job]) -> Iterator[_Job]:

@@ -65,6 +65,8 @@ def create(
         run.out.note("the keystore is in it: whoever has the file can try passphrases on it")
     else:
         run.out.note("the keystore is not in it: without another copy nothing can be written after a restore")
+    if made.partial:
+        run.out.note(f"not in it: {made.partial} feeds that are held in part; others have them, with their proofs")
     for path in made.outside:
         run.out.note(f"not in it, because it lies outside the home: {path}")
 

@@ -29,7 +29,7 @@ group = CommandGroup("recover", "Ways out of a read-only state: fetch what is mi
     "fetch",
     examples=[
         "holdfast recover fetch complete.log ledger.feed approvals.feed",
-        "holdfast recover fetch /backup/vault.db --dry-run",
+        "holdfast recover fetch /mnt/safe/ledger-tuesday.backup --dry-run",
     ],
 )
 def fetch(
@@ -37,7 +37,8 @@ def fetch(
     files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FILE...", help="From 'checkpoint export' or 'feed export', or a newer copy of the store."
+            metavar="FILE...",
+            help="Of 'checkpoint export', 'feed export', 'backup create' or 'audit --export', or a copy of a store.",
         ),
     ],
     partial: Annotated[
@@ -155,6 +156,11 @@ def _begin(
     with ExitStack() as chains:
         chain = open_chain(chains, session.settings)
         plan = plan_successor(session, ring, chain, chain_is_gone=gone)
+        if anchor_key is not None and plan.closable and anchor_key != ring.anchor_key:
+            raise RefusedError(
+                "this log can be closed, and the keystore closes it with its own anchor key",
+                hint="leave --anchor-key-file away: no key is lost",
+            )
         for said in plan.because:
             run.out.note(said)
         older: dict[str, Plain] = {

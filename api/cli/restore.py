@@ -43,6 +43,7 @@ def restore(
     retired: the next write to it goes on in a new feed that continues it.
     """
     from api.backup import restore_home
+    from api.bootstrap import now_ms
 
     run = invocation(ctx)
     if run.named_home is None:
@@ -50,7 +51,7 @@ def restore(
     check_database(database, run.environ)
     home = find_home(run.named_home, run.environ)
     with open_input(file) as stream, progress(run.out, f"restore {file.name}") as advance:
-        restored = restore_home(stream, home, run.environ, database=database, advance=advance)
+        restored = restore_home(stream, home, run.environ, at_ms=now_ms(), database=database, advance=advance)
     retired = sum(feed.local for feed in restored.archive.feeds)
     run.out.record("restore", {"home": str(home.root), **archive_facts(run.out, restored.archive), "retired": retired})
     if not restored.has_keystore:

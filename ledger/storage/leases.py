@@ -15,7 +15,7 @@ from ledger.storage.schema import lease
 from ledger.storage.sql import SqlStore
 from ledger.store import FeedKey, WriteTransaction
 
-__all__ = ["LeaseKeeper", "keeper_for"]
+__all__ = ["LeaseKeeper", "keeper_for", "leased_feeds"]
 
 _SURROUNDINGS: Final = {
     "sqlite": text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), ''"),
@@ -35,6 +35,13 @@ def keeper_for(store: SqlStore) -> LeaseKeeper | None:
     A SQLite store lies on one machine and has one history; its write lock is all that its processes need.
     """
     return None if store.dialect == "sqlite" else LeaseKeeper()
+
+
+def leased_feeds(connection: Connection) -> set[FeedKey]:
+    """The feeds that some process has leased in the present history of the database, now or before."""
+    around = _surroundings(connection)
+    rows = connection.execute(select(lease.c.feed).where(lease.c.incarnation == around.incarnation))
+    return {FeedKey(key) for key in rows.scalars()}
 
 
 class LeaseKeeper:

@@ -13,9 +13,9 @@ from ledger.log import append_to_frontier
 from ledger.merkle import Node
 from ledger.noderow import completed_by
 from ledger.storage.schema import MAX_LENGTH
-from ledger.store import FeedState, LogState, SignedHead
+from ledger.store import Committed, FeedState, LogState, ReadTransaction, SignedHead
 
-__all__ = ["log_rows", "moved_feed"]
+__all__ = ["is_written", "log_rows", "moved_feed"]
 
 
 def moved_feed(
@@ -49,3 +49,12 @@ def log_rows(expected: LogState | None, state: LogState, leaves: Sequence[bytes]
     for level, index, digest in completed:
         rows[((index + 1) << level) - 1 - first].append(digest)
     return rows
+
+
+def is_written(tx: ReadTransaction, told: Committed) -> bool:
+    """Whether the store holds what a commit without an answer was to write: nobody else brings a feed there."""
+    log = tx.log()
+    if told.log is not None and (log is None or log.size < told.log.size):
+        return False
+    feeds = [(tx.feed(change.after.key), change.after.length) for change in told.feeds]
+    return all(feed is not None and feed.length >= length for feed, length in feeds)

@@ -16,14 +16,15 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, StorageError
+from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, NotRecorded, StorageError
 from ledger.flattree import depth, right_leaf
 from ledger.log import Frontier
 from ledger.merkle import HASH_BYTES, Node
 from ledger.noderow import NODE_BYTES, pack_hashes, pack_nodes, unpack_hashes, unpack_node, unpack_roots
 from ledger.storage.connections import Connections, FeedRows, Rim
 from ledger.storage.lock import WriteLock
-from ledger.storage.moves import log_rows, moved_feed
+from ledger.storage.moves import is_written, log_rows, moved_feed
+from ledger.storage.rows import checked, count_sound, read_checkpoint, read_head
 from ledger.storage.schema import MAX_FEEDS, MAX_LENGTH, POSITION_BITS
 from ledger.storage.statements import Statements, compile_statements
 from ledger.store import (
@@ -81,7 +82,7 @@ class SqlReadTransaction:
         row = self._one(self._sql.block, (index, key, index)) if 0 <= index < MAX_LENGTH else None
         if row is None:
             raise self._absent(key, index, "block")
-        (data,) = _checked(row, bytes)
+        (data,) = checked(row, bytes)
         return data  # type: ignore[no-any-return]
 
     def blocks(self, key: FeedKey, start: int, stop: int) -> Iterator[bytes]:
@@ -93,7 +94,7 @@ class SqlReadTransaction:
         found = self._one(self._sql.node, (offset + 1, row, key, row)) if index >= 0 and row < MAX_LENGTH else None
         if found is None:
             raise self._absent(key, row, "tree row")
-        (packed,) = _checked(found, bytes)
+        (packed,) = checked(found, bytes)
         if len(packed) != NODE_BYTES:
             raise DamagedFile(f"tree node {index}: {len(packed)} bytes in its row")
         return unpack_node(index, packed)
@@ -109,7 +110,7 @@ class SqlReadTransaction:
         base = found[0] << POSITION_BITS
         above = min(max(above, 0), MAX_LENGTH)
         for row in self._stream(self._sql.heads, (base + above, base + MAX_LENGTH)):
-            yield _head(base, row)
+            yield read_head(base, row)
 
     def head(self, key: FeedKey, length: int) -> SignedHead | None:
         found = self._lookup(key)
@@ -117,7 +118,7 @@ class SqlReadTransaction:
             return None
         base = found[0] << POSITION_BITS
         row = self._one(self._sql.head, (base + length,))
-        return None if row is None else _head(base, row)
+        return None if row is None else read_head(base, row)
 
     # -- checkpoint log ------------------------------------------------------------------------------------------
 
@@ -125,7 +126,7 @@ class SqlReadTransaction:
         row = self._one(self._sql.log)
         if row is None:
             return None
-        log_id, size, frontier = _checked(row, bytes, int, bytes)
+        log_id, size, frontier = checked(row, bytes, int, bytes)
         if size <= 0:
             raise DamagedFile(f"the log has {size} leaves")
         return LogState(log_id, size, tuple(unpack_hashes(size.bit_count(), frontier)))
@@ -145,26 +146,26 @@ class SqlReadTransaction:
         if state is None or index < 0 or not 0 <= row < state.size:
             raise MissingEvidenceError(f"log node {level}/{index} is not complete")
         found = self._one(self._sql.log_node, (level * HASH_BYTES + 1, row))
-        if found is None or len(_checked(found, bytes)[0]) != HASH_BYTES:
+        if found is None or len(checked(found, bytes)[0]) != HASH_BYTES:
             raise DamagedFile(f"log node {level}/{index} is missing")
         return found[0]  # type: ignore[no-any-return]
 
     def checkpoints(self, above: int = 0) -> Iterator[StoredCheckpoint]:
         for row in self._stream(self._sql.checkpoints, (above,)):
-            yield _checkpoint(row)
+            yield read_checkpoint(row)
 
     def checkpoint(self, size: int) -> StoredCheckpoint | None:
         row = self._one(self._sql.checkpoint, (size,))
-        return None if row is None else _checkpoint(row)
+        return None if row is None else read_checkpoint(row)
 
     # -- identities ----------------------------------------------------------------------------------------------
 
     def identities(self) -> list[bytes]:
-        return [_checked(row, bytes)[0] for row in self._all(self._sql.identities)]
+        return [checked(row, bytes)[0] for row in self._all(self._sql.identities)]
 
     def identity_events(self, identity: bytes) -> list[StoredEvent]:
         rows = self._all(self._sql.identity_events, (identity,))
-        return [StoredEvent(*_checked(row, bytes, int, bytes, bytes)) for row in rows]
+        return [StoredEvent(*checked(row, bytes, int, bytes, bytes)) for row in rows]
 
     # -- the driver ----------------------------------------------------------------------------------------------
 
@@ -226,7 +227,7 @@ class SqlReadTransaction:
         """The same for rows every one of which should be there. What comes before a fault is given first."""
         expected = start
         for rows in self._fetch(sql, (base + start, base + stop), stop - start):
-            whole = _count_sound(base + expected, rows)
+            whole = count_sound(base + expected, rows)
             yield [row[1] for row in rows[:whole]]
             expected += whole
             if whole < len(rows):
@@ -248,7 +249,7 @@ class SqlReadTransaction:
         return self._one(self._sql.feed, (key,))
 
     def _feed_row(self, row: Sequence[Any]) -> tuple[int, FeedState]:
-        number, key, manifest, local, retired, length, byte_length, packed = _checked(
+        number, key, manifest, local, retired, length, byte_length, packed = checked(
             row, int, bytes, bytes, int, int, int, int, bytes
         )
         if not 0 < number <= MAX_FEEDS or not 0 <= length <= MAX_LENGTH or byte_length < 0:
@@ -447,7 +448,11 @@ class SqlStore:
         self._process = os.getpid()
         self._closed = False
         self.after_commit: Callable[[Committed], None] | None = None
-        """Told what each write transaction wrote, after it became durable and before ``write`` returns."""
+        """Told what each write transaction wrote, after it became durable and before ``write`` returns.
+
+        What a commit without an answer wrote it is told by the next one, when that has found it.
+        """
+        self._unanswered: list[Committed] = []
 
     @property
     def dialect(self) -> str:
@@ -477,23 +482,38 @@ class SqlStore:
     def write(self) -> Iterator[SqlWriteTransaction]:
         """The write transaction. It is durable when the block has been left without an exception.
 
-        A ``StorageError`` from leaving the block means that the outcome is unknown: read the heads again.
+        A ``StorageError`` from leaving the block means that the outcome is unknown: read the heads again. It is
+        ``NotRecorded`` when only ``after_commit`` failed.
         """
         self._check_open()
         if self._writing is None:
             raise StorageError("the store is open for reading only")
         with self._lock.held():
-            with self._writing.transaction() as connection:
-                tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
-                try:
-                    yield tx
-                    committed = None if self.after_commit is None or tx.failed else tx.committed()
-                finally:
-                    tx.close()
-                if tx.failed:
-                    raise StorageError("a statement of the transaction failed: nothing of it is kept")
-            if self.after_commit is not None and committed is not None:
-                self.after_commit(committed)
+            told: list[Committed] = []
+            try:
+                with self._writing.transaction() as connection:
+                    tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
+                    try:
+                        yield tx
+                        if self.after_commit is not None and not tx.failed:
+                            told = [one for one in self._unanswered if is_written(tx, one)] + [tx.committed()]
+                    finally:
+                        tx.close()
+                    if tx.failed:
+                        raise StorageError("a statement of the transaction failed: nothing of it is kept")
+            except StorageError:
+                self._unanswered = told or self._unanswered
+                raise
+            self._unanswered = []
+            self._tell(told)
+
+    def _tell(self, told: Sequence[Committed]) -> None:
+        for one in told:
+            try:
+                if self.after_commit is not None:
+                    self.after_commit(one)
+            except StorageError as exc:
+                raise NotRecorded(f"written, but not recorded: {exc}") from exc
 
     def close(self) -> None:
         """Release the connections. Idempotent."""
@@ -507,34 +527,3 @@ class SqlStore:
             raise StorageError("the store is closed")
         if os.getpid() != self._process:
             raise StorageError("the store was opened by another process: open it again in this one")
-
-
-def _checked(row: Sequence[Any], *types: type) -> Sequence[Any]:
-    if tuple(map(type, row)) != types:
-        raise DamagedFile(f"a row holds {[type(value).__name__ for value in row]} where other types belong")
-    return row
-
-
-def _count_sound(first: int, rows: Sequence[Sequence[Any]]) -> int:
-    """How many rows there are, numbered from ``first``, before one that is missing or does not hold bytes.
-
-    The numbers ascend: when the last one is right none is missing.
-    """
-    if rows[-1][0] == first + len(rows) - 1 and {type(row[1]) for row in rows} == {bytes}:
-        return len(rows)
-    numbered = enumerate(zip(rows, count(first), strict=False))
-    return next((place for place, (row, n) in numbered if row[0] != n or type(row[1]) is not bytes), len(rows))
-
-
-def _checkpoint(row: Sequence[Any]) -> StoredCheckpoint:
-    size, root, note = _checked(row, int, bytes, str)
-    try:
-        note.encode("utf-8")
-    except UnicodeEncodeError as exc:
-        raise DamagedFile(f"the note of checkpoint {size} is not UTF-8") from exc
-    return StoredCheckpoint(size, root, note)
-
-
-def _head(base: int, row: Sequence[Any]) -> SignedHead:
-    pos, tree_hash, signature = _checked(row, int, bytes, bytes)
-    return SignedHead(pos - base, tree_hash, signature)

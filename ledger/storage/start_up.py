@@ -1,12 +1,11 @@
 """The store's id, and the record of starts after which writing went on in new feeds.
 
-The tables are specified in docs/spec/storage.md. The id tells a store from every other one; a store that was restored
-gets a new one, so that it is never taken for the store that it is a copy of.
+The tables are specified in docs/spec/storage.md. The id is made with the store and tells it from every other one; a
+store that is restored or succeeds is made anew, so it is never taken for the one whose rows it holds.
 """
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +14,7 @@ from sqlalchemy import BigInteger, Column, Connection, Integer, LargeBinary, Tab
 from identity.errors import DamagedFile
 from ledger.storage.schema import metadata
 
-__all__ = ["STORE_ID_BYTES", "Succession", "add_succession", "load_store_id", "load_successions", "renew_store_id"]
+__all__ = ["STORE_ID_BYTES", "Succession", "add_succession", "load_store_id", "load_successions"]
 
 STORE_ID_BYTES: Final = 32
 
@@ -55,13 +54,6 @@ def load_store_id(connection: Connection) -> bytes:
     if not isinstance(found, bytes) or len(found) != STORE_ID_BYTES:
         raise DamagedFile("the store has lost its id")
     return found
-
-
-def renew_store_id(connection: Connection) -> bytes:
-    """Give the store a new id: it was restored, and may not be the only one of its former id."""
-    store = secrets.token_bytes(STORE_ID_BYTES)
-    connection.execute(insert(_store_identity).values(store=store))
-    return store
 
 
 def add_succession(connection: Connection, succession: Succession) -> None:

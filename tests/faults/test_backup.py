@@ -74,7 +74,7 @@ class Bank:
 
     def restore(self, path: Path, target: Path) -> None:
         with path.open("rb") as stream:
-            restore_home(stream, Home(target), self.environ)
+            restore_home(stream, Home(target), self.environ, at_ms=7)
 
     def assert_sound(self) -> None:
         """Every entry is there, and the next append works."""

@@ -76,7 +76,7 @@ def test_a_restored_feed_is_not_signed_again(shell: Any) -> None:
     heads = shell("feed", "heads", "ledger").lines
     shell("restore", "home.backup", "--home", "restored")
     restored = shell.at("restored")
-    restored("feed", "append", "ledger", "notes.jsonl", code=None)
+    restored("feed", "append", "ledger", "notes.jsonl")
     key = {row["name"]: row["key"] for row in shell("feed", "list", "--json").json}["ledger"]
     assert restored("feed", "heads", key).lines == heads
 

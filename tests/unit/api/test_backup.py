@@ -71,7 +71,7 @@ class Place:
 
     def restore(self) -> LoadedArchive:
         with self.file.open("rb") as stream:
-            return restore_home(stream, self.target, self.environ).archive
+            return restore_home(stream, self.target, self.environ, at_ms=7).archive
 
     def restored_settings(self) -> Settings:
         return load_settings(self.target, self.environ)

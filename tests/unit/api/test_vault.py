@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from sqlalchemy import text
 
 from anchoring.evidence import parse_evidence
 from anchoring.storage import StoredTimestamp, add_timestamp
@@ -23,9 +25,14 @@ from identity.errors import (
     HistoryError,
     MalformedError,
     MissingEvidenceError,
+    NotRecorded,
     ReadOnlyState,
     RefusedError,
+    StorageError,
     StoreBusy,
+    TransportError,
+    Unacknowledged,
+    UnknownOutcome,
 )
 from identity.event import DeviceClass, RevocationReason
 from identity.history import build_inception, build_rotate_root, fold, key_commitment, parse_signed_event, sign_event
@@ -35,10 +42,12 @@ from identity.recovery import generate_phrase, root_seed
 from identity.textforms import to_zbase32
 from ledger.entry import Entry, Record, encode_record, record_entry
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
-from ledger.merkle import tree_hash
+from ledger.merkle import EMPTY_TREE_HASH, tree_hash
+from ledger.storage import leases
 from ledger.storage.engine import open_store
 from ledger.storage.sqlite import open_sqlite
-from ledger.store import FeedKey
+from ledger.store import Committed, FeedKey
+from ledger.succession import retire_local_feeds
 
 NOW: Final = 1_767_225_600_000
 PASSPHRASE: Final = "a passphrase"
@@ -250,6 +259,130 @@ def test_a_feed_on_a_server_is_written_by_one_program_at_a_time(
             assert second.append(ring, free, [entry(3)]).start == 0
     with closing(Vault(open_store(empty_postgres), guard)) as third:
         assert third.append(ring, key, [entry(4)]).start == 2, "what was closed has let go"
+
+
+def test_a_shared_writer_goes_on_in_a_new_feed(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    vault.append(ring, ledger, [entry()])
+    with vault.start_writer(ring) as writer:
+        assert writer.append(ledger, [block(1)]).key == ledger
+        with vault.store.write() as tx:
+            retire_local_feeds(tx)
+        results = [writer.append(ledger, [block(n)]) for n in (2, 3)]
+    (newer,) = {result.key for result in results}
+    assert newer == vault.find_feed("ledger").state.key != ledger
+    assert [(result.start, result.length) for result in results] == [(0, 1), (1, 2)]
+    assert vault.append(ring, newer, [entry(4)]).length == 3
+
+
+def test_a_shared_writer_does_not_follow_what_its_user_continued(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
+    with vault.start_writer(ring) as writer:
+        vault.create_feed(ring, "laptop", "ledger", continues=Continuation(ledger, 0, EMPTY_TREE_HASH))
+        with pytest.raises(RefusedError, match="retired"):
+            writer.append(ledger, [block(1)])
+
+
+@pytest.mark.parametrize("found", [None, ReadOnlyState("behind-anchor", "the store is older than its chain")])
+def test_a_check_that_could_not_be_made_is_repeated(
+    vault: Vault,
+    ring: KeyRing,
+    ledger: FeedKey,
+    guard: Guard,
+    monkeypatch: pytest.MonkeyPatch,
+    found: AuditError | None,
+) -> None:
+    monkeypatch.setattr("api.vault.RETRY_S", 0.01)
+    monkeypatch.setattr(Guard, "require_appendable", lambda *_: True)
+    guard.error = TransportError("the chain does not answer")
+    vault = Vault(vault.store, guard)  # another start
+    with closing(vault), vault.start_writer(ring) as writer:
+        first = writer.append(ledger, [block(1)])
+        assert first.key != ledger
+        asked = guard.asked
+        until(lambda: guard.asked > asked + 1)
+        guard.error = found
+        if found is None:
+            until(lambda: not vault.require_appendable())
+            vault.require_writable()
+            assert writer.append(ledger, [block(2)]).key == first.key, "what was continued stays so"
+        else:
+            until(lambda: raises(ReadOnlyState, lambda: writer.append(ledger, [block(3)])))
+
+
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def raises(error: type[Exception], call: Callable[[], object]) -> bool:
+    try:
+        call()
+    except error:
+        return True
+    return False
+
+
+def test_nobody_is_told_that_all_is_well_before_the_store_has_recorded_it(
+    vault: Vault, ring: KeyRing, ledger: FeedKey
+) -> None:
+    told: list[Committed] = []
+
+    def fail(_: Committed) -> None:
+        raise StorageError("the sentinel cannot be written")
+
+    vault.store.after_commit = fail
+    with vault.start_writer(ring) as writer, pytest.raises(Unacknowledged, match="sentinel") as refused:
+        writer.append(ledger, [block(1)])
+    assert (refused.value.start, refused.value.length) == (0, 1)
+    with pytest.raises(NotRecorded, match="sentinel"):
+        vault.append(ring, ledger, [entry(2)])
+    vault.store.after_commit = told.append
+    assert vault.append(ring, ledger, [entry(3)]).start == 2
+    assert [one.feeds[0].after.length for one in told] == [3]
+
+
+def test_what_a_commit_without_an_answer_wrote_is_recorded_before_it_is_told(
+    vault: Vault, ring: KeyRing, ledger: FeedKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shared writer looks what became of it; its users hear of it only when the sentinel has."""
+    told: list[int] = []
+    vault.store.after_commit = lambda one: told.extend(change.after.length for change in one.feeds)
+    writing = vault.store._writing
+    assert writing is not None
+    commit, answers = writing._commit, iter([False])
+
+    def unanswered(connection: Any) -> None:
+        commit(connection)
+        if not next(answers, True):
+            raise UnknownOutcome("nobody answered")
+
+    monkeypatch.setattr(writing, "_commit", unanswered)
+    with vault.start_writer(ring) as writer:
+        assert writer.append(ledger, [block(1)]).length == 1
+        assert told == [1]
+        writer.append(ledger, [block(2)])
+    assert told == [1, 2]
+
+
+def test_a_feed_of_another_history_of_the_database_is_continued(
+    vault: Vault, ring: KeyRing, guard: Guard, empty_postgres: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover: by a program with a shared writer, and by a command."""
+    with closing(Vault(open_store(empty_postgres), guard)) as first:
+        first.import_events([parse_signed_event(event.signed_event) for event in vault.events()])
+        keys = [first.create_feed(ring, "laptop", name) for name in ("ledger", "notes")]
+        for key in keys:
+            first.append(ring, key, [entry(1)])
+    failed_over = text("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, '1/0000000F'")
+    monkeypatch.setitem(leases._SURROUNDINGS, "postgresql", failed_over)  # type: ignore[index]
+    with closing(Vault(open_store(empty_postgres), guard)) as second:
+        with second.start_writer(ring) as writer:
+            shared = writer.append(keys[0], [block(2)])
+        alone = second.append(ring, keys[1], [entry(2)])
+        assert [shared.start, alone.start] == [0, 0]
+        assert {shared.key, alone.key}.isdisjoint(keys)
+        assert [second.find_feed(name).state.key for name in ("ledger", "notes")] == [shared.key, alone.key]
 
 
 def test_no_writer_is_started_while_the_guard_forbids_it(vault: Vault, ring: KeyRing, guard: Guard) -> None:

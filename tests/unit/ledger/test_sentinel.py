@@ -111,7 +111,7 @@ def test_every_flipped_byte_leaves_the_other_slot_and_is_named() -> None:
         assert reading.newest is not None
         kept = 5 if position < SLOT_BYTES else 4
         assert reading.newest.sequence == kept
-        decision = decide(reading, HERE, now, [], ROOT)
+        decision = decide(reading, HERE, now, [], ROOT, active=now.feeds)
         assert decision.in_new_feeds == (reading.newest.entries == now.entries)
         assert "torn or altered" in decision.detail
 
@@ -178,15 +178,17 @@ DECISIONS = [
 def test_decisions(reading: Reading, machine: bytes, entries: int, log_size: int, reason: Reason) -> None:
     now = sentinel(6, entries=entries, log_size=log_size, machine=machine)
     short = [Shorter(FeedKey(bytes(32)), entries, 10)] if entries < 10 else []
-    found = decide(reading, machine, now, short, ROOT)
+    found = decide(reading, machine, now, short, ROOT, active=now.feeds)
     assert found.reason is reason
     assert found.in_new_feeds == (reason is not Reason.SAME)
     assert found.detail
 
 
 @pytest.mark.parametrize("reading", [GONE, DAMAGED])
-def test_a_store_without_feeds_has_nothing_to_lose(reading: Reading) -> None:
-    assert decide(reading, HERE, EMPTY, [], ROOT).reason is Reason.NEW
+@pytest.mark.parametrize("now", [EMPTY, sentinel(6, entries=12)])
+def test_a_store_without_feeds_to_sign_has_nothing_to_lose(reading: Reading, now: Sentinel) -> None:
+    """It is empty, or all of its feeds are retired."""
+    assert decide(reading, HERE, now, [], ROOT, active=0).reason is Reason.NEW
 
 
 @pytest.mark.parametrize(
@@ -194,12 +196,12 @@ def test_a_store_without_feeds_has_nothing_to_lose(reading: Reading) -> None:
     [([Shorter(FeedKey(bytes(32)), 12, 10, same_history=False)], ROOT), ([], bytes(32))],
 )
 def test_another_history_of_the_same_length(shorter: list[Shorter], root: bytes) -> None:
-    found = decide(INTACT, HERE, sentinel(6, entries=12), shorter, root)
+    found = decide(INTACT, HERE, sentinel(6, entries=12), shorter, root, active=1)
     assert (found.reason, found.in_new_feeds) == (Reason.REWRITTEN, True)
 
 
 def test_one_feed_shorter_and_another_longer_is_behind() -> None:
-    found = decide(INTACT, HERE, sentinel(6, entries=12), [Shorter(FeedKey(bytes(32)), 8, 10)], ROOT)
+    found = decide(INTACT, HERE, sentinel(6, entries=12), [Shorter(FeedKey(bytes(32)), 8, 10)], ROOT, active=1)
     assert found.reason is Reason.BEHIND
     assert "2 entries" in found.detail
 

@@ -60,7 +60,7 @@ def test_items_of_a_feed_are_signed_once(
     append(known, key, member.device, [b"before"])
     with known.write() as tx:
         turn = Turn(tx, feeds)
-        taken = [turn.take(*item, None) for item in ((key, [b"a", b"b"]), (other, [b"x"]), (key, [b"c"]))]
+        taken = [turn.take(*item, None)[1] for item in ((key, [b"a", b"b"]), (other, [b"x"]), (key, [b"c"]))]
         results = turn.finish()
     assert taken == [1, 0, 3]
     assert [(result.key, result.start, result.length) for result in results] == [(key, 1, 4), (other, 0, 1)]
@@ -123,7 +123,7 @@ def test_condition_sees_what_the_turn_took_before_it(
         turn = Turn(tx, feeds)
         turn.take(key, fresh[:2], None)
         turn.take(key, fresh[2:], lambda turn: turn.feed(key))
-        assert turn.take(key, [b"last"], look) == length
+        assert turn.take(key, [b"last"], look) == (key, length)
         turn.finish()
 
 
