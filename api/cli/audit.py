@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
 
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from anchoring.rollback import RollbackCheck
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
+    from api.store_audit import StoreAudit
     from api.vault import FeedInfo
     from ledger.completeness import Shortfall
     from ledger.log_transfer import LogAudit
     from ledger.statement import LogDescriptor
 
 __all__ = ["audit_one", "group"]
+
+T = TypeVar("T")
 
 group = CommandGroup("audit", "Re-read every entry and replay the log; or audit somebody else's complete log.")
 
@@ -104,15 +107,33 @@ def _export(ctx: typer.Context, file: Path) -> ExitCode:
 def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        clean = log_only or _audit_feeds(out, session)
-        code = _audit_own_log(out, session)
+        clean = log_only or _sound(out, partial(_audit_feeds, out, session), otherwise=False)
+        code = _sound(out, partial(_audit_own_log, out, session), otherwise=ExitCode.FAILED)
     return code if clean else ExitCode.FAILED
 
 
 def _audit_feeds(out: Output, session: Session) -> bool:
     """Audit every feed, also after one that failed."""
-    verdicts = [audit_one(out, session, info) for info in session.vault.feeds()]
+    verdicts = [_sound(out, partial(audit_one, out, session, info), otherwise=False) for info in session.vault.feeds()]
     return all(verdicts)
+
+
+def _sound(out: Output, audit: Callable[[], T], *, otherwise: T) -> T:
+    """What the audit answers, or, when it meets damage, that and ``otherwise``: then the next audit goes on.
+
+    In one's own store nothing is input that could be refused, and nothing that belongs there may be missing.
+    """
+    from identity.errors import DamagedFile, MalformedError, MissingEvidenceError, VerificationError
+
+    try:
+        return audit()
+    except (DamagedFile, MalformedError, MissingEvidenceError, VerificationError) as exc:
+        _report_fault(out, str(exc))
+        return otherwise
+
+
+def _report_fault(out: Output, fault: str, verdict: str = "FAILED") -> None:
+    out.record("store-fault", {"verdict": verdict, "detail": fault}, text=f"store: {verdict}: {fault}")
 
 
 def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
@@ -154,38 +175,34 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
 
 
 def _audit_own_log(out: Output, session: Session) -> ExitCode:
-    from anchoring.archive_audit import archive_faults
-    from anchoring.contracts import load_contract
-    from ledger.completeness import find_shortfalls
-    from ledger.log_transfer import audit_log, feeds_at_hand, log_records
-    from ledger.row_audit import row_faults
-
     log_id, descriptor = session.vault.log_descriptor()
-    found, shortfalls = None, []
-    faults: list[str] = []
-    with session.vault.store.read() as tx:
-        if next(tx.checkpoints(), None) is not None:
-            found = _replay(lambda: audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx)))
-            shortfalls = find_shortfalls(tx, found.replay.feeds)
-        faults += row_faults(tx)
-        faults += archive_faults(tx, load_contract().code_hash)
-    for short in shortfalls:
-        _report_shortfall(out, short)
-    for fault in faults:
-        out.record("store-fault", {"verdict": "FAILED", "detail": fault}, text=f"store: FAILED: {fault}")
+    found = _audit_store(out, session, log_id)
     # Also without any checkpoint here: the chain may know of one.
-    code = _report(out, descriptor, log_id, found, session.check_rollback(), session.check_predecessor())
-    return ExitCode.FAILED if shortfalls or faults else code
+    checks = session.check_rollback(), session.check_predecessor()
+    code = _report(out, descriptor, log_id, found.log, *checks, faulty=bool(found.faults or found.shortfalls))
+    return ExitCode.INDETERMINATE if found.doubts and code == ExitCode.OK else code
 
 
-def _replay(replay: Callable[[], LogAudit]) -> LogAudit:
-    """Replay the store's own log: what is malformed in it is no input that was refused, but damage."""
-    from identity.errors import DamagedFile, MalformedError
+def _audit_store(out: Output, session: Session, log_id: bytes) -> StoreAudit:
+    """Audit all but the blocks, and say what was found."""
+    from api.pool import trusted_by_home
+    from api.store_audit import audit_store
+    from identity.errors import ConfigurationError
 
     try:
-        return replay()
-    except MalformedError as exc:
-        raise DamagedFile(f"the log in this store is damaged: {exc}") from exc
+        authorities, _ = trusted_by_home(session.home)
+    except ConfigurationError as exc:
+        out.note(f"who is trusted cannot be read: {exc}")
+        authorities = ()
+    with session.vault.store.read() as tx:
+        found = audit_store(tx, log_id, authorities)
+    for short in found.shortfalls:
+        _report_shortfall(out, short)
+    for fault in found.faults:
+        _report_fault(out, fault)
+    for doubt in found.doubts:
+        _report_fault(out, doubt, "INDETERMINATE")
+    return found
 
 
 def _report_shortfall(out: Output, short: Shortfall) -> None:
@@ -249,13 +266,18 @@ def _report(
     found: LogAudit | None,
     check: RollbackCheck,
     predecessor: PredecessorCheck | None,
+    *,
+    faulty: bool = False,
 ) -> ExitCode:
-    """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet."""
+    """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet.
+
+    ``faulty`` when something in the store does not hold, whatever these say.
+    """
     from identity.textforms import to_hex
 
     replay = None if found is None else found.replay
     duplicitous = [] if found is None else [one for one in found.histories.values() if one.duplicity is not None]
-    verdict = "FAILED" if duplicitous else _verdict(check, predecessor)
+    verdict = "FAILED" if duplicitous or faulty else _verdict(check, predecessor)
     facts: dict[str, Plain] = {
         "verdict": verdict,
         "log": f"{descriptor.name}/{to_hex(log_id)}",
