@@ -9,6 +9,7 @@ Spec: docs/spec/anchor.md, section 5. Times are milliseconds UTC since the epoch
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -33,7 +34,7 @@ from sqlalchemy import (
 
 from anchoring.receipt import AnchorReceipt, encode_receipt, parse_receipt, receipt_digest
 from identity.errors import ConflictError, DamagedFile, MalformedError, RefusedError
-from ledger.storage.schema import metadata
+from ledger.storage.schema import checkpoint, metadata
 
 __all__ = [
     "AnchorState",
@@ -53,6 +54,8 @@ __all__ = [
     "newest_final_anchor",
     "newest_token_size",
     "newest_tokens",
+    "require_sound",
+    "unattached_rows",
 ]
 
 _Row = BigInteger().with_variant(Integer(), "sqlite")
@@ -331,9 +334,38 @@ def newest_tokens(connection: Connection) -> dict[str, tuple[int, int]]:
     query = select(_timestamp).join(same, _timestamp.c.id == same.c.id).order_by(_timestamp.c.authority)
     found = {}
     for row in connection.execute(query):
-        _require_sound(_timestamp, row)
+        require_sound(_timestamp, row)
         found[row.authority] = row.size, row.gen_time_ms
     return found
+
+
+def unattached_rows(connection: Connection) -> Iterator[str]:
+    """The rows that nothing reads, because what they belong to is not here, each in a sentence.
+
+    Nobody writes such rows. They are what is left when the row above them was deleted or altered.
+    """
+    anchors, checkpoints, tokens = select(_anchor.c.size), select(checkpoint.c.size), select(_timestamp.c.id)
+    at_anchored = select(_anchor.c.size).where(
+        _anchor.c.size == _receipt.c.size, _anchor.c.block_hash == _receipt.c.block_hash
+    )
+    final = select(_anchor.c.size).where(_anchor.c.state == AnchorState.FINAL.value)
+    orphans = {
+        "a transaction of an anchor that is not here": select(_transaction.c.size).where(
+            _transaction.c.size.not_in(anchors)
+        ),
+        "a receipt of an anchor that is not here": select(_receipt.c.size).where(_receipt.c.size.not_in(anchors)),
+        "a receipt of another block than the one its final anchor is in": select(_receipt.c.size).where(
+            _receipt.c.size.in_(final), ~at_anchored.exists()
+        ),
+        "a token of a checkpoint that is not here": select(_timestamp.c.size).where(
+            _timestamp.c.size.not_in(checkpoints)
+        ),
+        "material of a token that is not here": select(_material.c.token).where(_material.c.token.not_in(tokens)),
+        "material of no known kind": select(_material.c.token).where(_material.c.kind.not_in(_KINDS)),
+    }
+    for what, query in orphans.items():
+        for number in connection.execute(query.distinct()).scalars():
+            yield f"{what}: number {number}"
 
 
 _KINDS: Final = ("certificates", "crls", "ocsps")
@@ -343,11 +375,11 @@ def _find_receipt(connection: Connection, anchor: StoredAnchor) -> Row[Any] | No
     same = (_receipt.c.size == anchor.size) & (_receipt.c.block_hash == anchor.block_hash)
     row = connection.execute(select(_receipt).where(same)).first()
     if row is not None:
-        _require_sound(_receipt, row)
+        require_sound(_receipt, row)
     return row
 
 
-def _require_sound(table: Table, row: Row[Any]) -> None:
+def require_sound(table: Table, row: Row[Any]) -> None:
     """Raise ``DamagedFile`` for a row with a value of a type that nobody here writes: SQLite takes any."""
     for column in table.c:
         expected = {LargeBinary: bytes, Text: str}.get(type(column.type), int)
@@ -357,7 +389,7 @@ def _require_sound(table: Table, row: Row[Any]) -> None:
 
 
 def _to_anchor(row: Row[Any]) -> StoredAnchor:
-    _require_sound(_anchor, row)
+    require_sound(_anchor, row)
     try:
         state = AnchorState(row.state)
     except ValueError as exc:
@@ -370,15 +402,15 @@ def _values(transaction: StoredTransaction) -> dict[str, Any]:
 
 
 def _to_transaction(row: Row[Any]) -> StoredTransaction:
-    _require_sound(_transaction, row)
+    require_sound(_transaction, row)
     return StoredTransaction(*(getattr(row, name) for name in StoredTransaction.__slots__))
 
 
 def _to_timestamp(connection: Connection, row: Row[Any]) -> StoredTimestamp:
-    _require_sound(_timestamp, row)
+    require_sound(_timestamp, row)
     material = connection.execute(select(_material).where(_material.c.token == row.id).order_by(_material.c.id)).all()
     for item in material:
-        _require_sound(_material, item)
+        require_sound(_material, item)
     of_kind = {kind: tuple(item.data for item in material if item.kind == kind) for kind in _KINDS}
     return StoredTimestamp(
         size=row.size,

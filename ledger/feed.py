@@ -17,7 +17,7 @@ from identity.history import KeyHistory
 from identity.keys import Ed25519Signer, Signer
 from ledger.head import FORK, sign_head, verify_head
 from ledger.identities import key_history
-from ledger.lineage import find_rival
+from ledger.lineage import find_rival, find_successor
 from ledger.manifest import (
     Continuation,
     FeedDescription,
@@ -160,8 +160,8 @@ class OpenFeed:
 def open_feed(tx: ReadTransaction, key: FeedKey, signer: Signer) -> OpenFeed:
     """Check once what has to be checked before a feed is appended to again and again.
 
-    Raises ``RefusedError`` when ``signer`` is not the feed's key, or the feed is not local or retired, and what
-    ``check_tail`` raises.
+    Raises ``RefusedError`` when ``signer`` is not the feed's key, or the feed is not local or retired, or another one
+    here continues it, and what ``check_tail`` raises.
     """
     state, manifest = check_tail(tx, key)
     check_writable(state)
@@ -170,6 +170,8 @@ def open_feed(tx: ReadTransaction, key: FeedKey, signer: Signer) -> OpenFeed:
         raise RefusedError(f"feed {key.hex()} is not a feed of ours")
     if manifest.signers[0].public_key != signer.public_key:
         raise RefusedError(f"{signer.public_key.hex()} is not the key that signs feed {key.hex()}")
+    if (successor := find_successor(tx, key)) is not None:
+        raise RefusedError(f"feed {key.hex()} is continued by feed {successor.key.hex()}", hint="append to that one")
     return OpenFeed(key, manifest, description.identity, signer)
 
 

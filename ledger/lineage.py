@@ -14,7 +14,7 @@ from ledger.head import signable
 from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
 from ledger.store import FeedKey, FeedState, ReadTransaction, stored_tree_hash
 
-__all__ = ["check_all_lineages", "check_lineage", "find_rival", "lineage_faults"]
+__all__ = ["check_all_lineages", "check_lineage", "find_rival", "find_successor", "lineage_faults"]
 
 
 def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
@@ -32,6 +32,16 @@ def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
         if feed.key == key or told is None or _key(told.continues) != _key(older):
             continue
         if older is not None or (other.signers, told.name) == (manifest.signers, description.name):
+            return feed
+    return None
+
+
+def find_successor(tx: ReadTransaction, key: FeedKey) -> FeedState | None:
+    """A feed of the store that continues the feed ``key``, or None. To one that is continued nothing is appended."""
+    for feed in tx.feeds():
+        # A manifest that continues a feed holds its key as it is: parsing all of them would cost far more.
+        told = describe(parse_manifest(feed.manifest)) if feed.manifest.count(key) else None
+        if told is not None and _key(told.continues) == key:
             return feed
     return None
 

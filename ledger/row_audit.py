@@ -7,25 +7,45 @@ makes proofs fail, or an entry unprovable, while every leaf still holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from identity.errors import DamagedFile, MalformedError
+from identity.errors import DamagedFile, MalformedError, MissingEvidenceError, VerificationError
 from identity.event import parse_event
 from identity.history import event_digest, parse_signed_event
 from ledger.checkpoint import parse_checkpoint, parse_note
+from ledger.lineage import find_successor
 from ledger.log import Frontier, hash_leaf
 from ledger.statement import FeedHead, parse_statement
 from ledger.store import FeedKey, ReadTransaction, StoredCheckpoint
 
-__all__ = ["head_faults", "row_faults"]
+__all__ = ["going_on", "head_faults", "row_faults"]
+
+
+def going_on(checks: Iterable[Callable[[], Iterable[str]]]) -> Iterator[str]:
+    """What the checks find, one after the other. What one of them cannot even read is a fault too; the next goes on."""
+    for check in checks:
+        try:
+            yield from check()
+        except (DamagedFile, MalformedError, MissingEvidenceError, VerificationError) as exc:
+            yield str(exc)
 
 
 def row_faults(tx: ReadTransaction) -> Iterator[str]:
-    """What does not hold about the rows of log, checkpoints, logged heads and identity events, each in a sentence.
+    """What does not hold about the rows of log, checkpoints, logged heads, feeds and identity events, a sentence each.
 
-    Raises ``StorageError`` and ``MalformedError`` for rows that cannot be read at all: a replay names those.
+    Raises ``StorageError`` when the store cannot be read at all.
     """
-    yield from _log_faults(tx)
+    return going_on((lambda: _log_faults(tx), lambda: _feed_faults(tx), lambda: _identity_faults(tx)))
+
+
+def _feed_faults(tx: ReadTransaction) -> Iterator[str]:
+    for feed in tx.feeds():
+        successor = None if feed.retired else find_successor(tx, feed.key)
+        if successor is not None:
+            yield f"feed {feed.key.hex()}: it is not marked as retired, and feed {successor.key.hex()} continues it"
+
+
+def _identity_faults(tx: ReadTransaction) -> Iterator[str]:
     for identity in tx.identities():
         for event in tx.identity_events(identity):
             signed = parse_signed_event(event.signed_event)

@@ -22,11 +22,19 @@ from anchoring.chain.outbox import AnchorTarget, OutboxPolicy, SqlStorePort
 from anchoring.chain.transactions import Transaction, TransactionSigner, transaction_hash
 from anchoring.contracts import close_call
 from anchoring.receipt import AnchorReceipt, AnchorRecord, read_successor, slots
-from anchoring.storage import AnchorState
+from anchoring.storage import AnchorState, require_sound
 from identity.errors import ConfigurationError, DamagedFile, ReceiptMismatch, RefusedError
 from ledger.storage.schema import metadata
 
-__all__ = ["Closing", "add_closing", "advance_closing", "load_closing", "read_closing"]
+__all__ = [
+    "Closing",
+    "ClosingTransaction",
+    "add_closing",
+    "advance_closing",
+    "load_closing",
+    "load_closing_transactions",
+    "read_closing",
+]
 
 _Row = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -73,7 +81,9 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
+class ClosingTransaction:
+    """A signed transaction that asks for the close, as ``anchoring.storage.StoredTransaction`` is for an anchor."""
+
     hash: bytes
     nonce: int
     max_fee: int
@@ -92,10 +102,19 @@ def load_closing(connection: Connection) -> Closing | None:
     row = connection.execute(select(_closing)).first()
     if row is None:
         return None
+    require_sound(_closing, row)
     try:
         return Closing(**{**row._asdict(), "state": AnchorState(row.state)})
     except ValueError as exc:
         raise DamagedFile(f"the close of the log before is in no known state: {row.state}") from exc
+
+
+def load_closing_transactions(connection: Connection) -> list[ClosingTransaction]:
+    """What was signed to close the log, in the order it was made. Raises ``DamagedFile`` for a row that cannot be."""
+    rows = connection.execute(select(_transaction).order_by(_transaction.c.id)).all()
+    for row in rows:
+        require_sound(_transaction, row)
+    return [ClosingTransaction(*(getattr(row, name) for name in ClosingTransaction.__slots__)) for row in rows]
 
 
 def read_closing(
@@ -185,14 +204,16 @@ class _Run:
         """Send what is stored and can still be mined, or sign, store and send a transaction with the next nonce."""
         nonce = self.chain.transaction_count(self.signer.address)
         with self.store.read() as tx:
-            rows = tx.connection.execute(select(_transaction).order_by(_transaction.c.id)).all()
-        live = [_to_sent(row) for row in rows if row.nonce == nonce]
+            rows = load_closing_transactions(tx.connection)
+        live = [row for row in rows if row.nonce == nonce]
         last = live[-1] if live else None
         if last is None or self.now_ms - last.prepared_ms >= self.policy.bump_after_ms:
             last = self._sign(closing, nonce, last)
             if all(row.hash != last.hash for row in rows):  # at the cap, the same bytes come out again
                 with self.store.write() as tx:
-                    tx.connection.execute(insert(_transaction).values({k: getattr(last, k) for k in _Sent.__slots__}))
+                    tx.connection.execute(
+                        insert(_transaction).values({k: getattr(last, k) for k in ClosingTransaction.__slots__})
+                    )
         try:
             self.chain.send_raw(last.raw)
         except SendRefused as exc:
@@ -200,7 +221,7 @@ class _Run:
             if exc.why not in (WhyRefused.NONCE_USED, WhyRefused.UNDERPRICED):
                 raise
 
-    def _sign(self, closing: Closing, nonce: int, before: _Sent | None) -> _Sent:
+    def _sign(self, closing: Closing, nonce: int, before: ClosingTransaction | None) -> ClosingTransaction:
         fees = self.chain.fees()
         max_fee, priority_fee = 2 * fees.base + fees.priority, fees.priority
         if before is not None:
@@ -221,7 +242,7 @@ class _Run:
                 priority_fee=priority_fee,
             )
         )
-        return _Sent(transaction_hash(raw), nonce, max_fee, priority_fee, raw, self.now_ms)
+        return ClosingTransaction(transaction_hash(raw), nonce, max_fee, priority_fee, raw, self.now_ms)
 
     def _move(self, closing: Closing, state: AnchorState, reason: str | None = None) -> Closing:
         moved = replace(closing, state=state, reason=reason, changed_ms=self.now_ms)
@@ -234,7 +255,3 @@ class _Run:
 
 def _row(closing: Closing) -> dict[str, Any]:
     return {**{name: getattr(closing, name) for name in Closing.__slots__}, "state": closing.state.value}
-
-
-def _to_sent(row: Any) -> _Sent:
-    return _Sent(*(getattr(row, name) for name in _Sent.__slots__))

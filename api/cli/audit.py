@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, BinaryIO
+from typing import TYPE_CHECKING, Annotated, BinaryIO, TypeVar
 
 import typer
 
@@ -27,12 +27,15 @@ if TYPE_CHECKING:
     from anchoring.rollback import PredecessorCheck, RollbackCheck
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
+    from api.store_audit import StoreAudit
     from api.vault import FeedInfo
     from ledger.completeness import Shortfall
     from ledger.log_transfer import LogAudit
     from ledger.statement import LogDescriptor
 
 __all__ = ["audit_one", "group"]
+
+T = TypeVar("T")
 
 group = CommandGroup("audit", "Re-read every entry and replay the log; or audit somebody else's complete log.")
 
@@ -118,15 +121,33 @@ def _export(ctx: typer.Context, file: Path) -> ExitCode:
 def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        clean = log_only or _audit_feeds(out, session)
-        code = _audit_own_log(out, session)
+        clean = log_only or _sound(out, partial(_audit_feeds, out, session), otherwise=False)
+        code = _sound(out, partial(_audit_own_log, out, session), otherwise=ExitCode.FAILED)
     return code if clean else ExitCode.FAILED
 
 
 def _audit_feeds(out: Output, session: Session) -> bool:
     """Audit every feed, also after one that failed."""
-    verdicts = [audit_one(out, session, info) for info in session.vault.feeds()]
+    verdicts = [_sound(out, partial(audit_one, out, session, info), otherwise=False) for info in session.vault.feeds()]
     return all(verdicts)
+
+
+def _sound(out: Output, audit: Callable[[], T], *, otherwise: T) -> T:
+    """What the audit answers, or, when it meets damage, that and ``otherwise``: then the next audit goes on.
+
+    In one's own store nothing is input that could be refused, and nothing that belongs there may be missing.
+    """
+    from identity.errors import DamagedFile, MalformedError, MissingEvidenceError, VerificationError
+
+    try:
+        return audit()
+    except (DamagedFile, MalformedError, MissingEvidenceError, VerificationError) as exc:
+        _report_fault(out, str(exc))
+        return otherwise
+
+
+def _report_fault(out: Output, fault: str, verdict: str = "FAILED") -> None:
+    out.record("store-fault", {"verdict": verdict, "detail": fault}, text=f"store: {verdict}: {fault}")
 
 
 def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
@@ -171,55 +192,51 @@ def audit_one(out: Output, session: Session, info: FeedInfo) -> bool:
 
 
 def _audit_own_log(out: Output, session: Session) -> ExitCode:
-    from anchoring.archive_audit import archive_faults
     from anchoring.complete_audit import blind_entries
-    from anchoring.contracts import load_contract
     from anchoring.rollback import RollbackState
-    from identity.textforms import to_zbase32
-    from ledger.completeness import find_shortfalls
-    from ledger.log_transfer import audit_log, feeds_at_hand, log_records
-    from ledger.row_audit import row_faults
-    from ledger.storage.sparse import sparse_faults, sparse_feeds
 
     log_id, descriptor = session.vault.log_descriptor()
-    found, shortfalls = None, []
-    faults: list[str] = []
-    with session.vault.store.read() as tx:
-        for held in sparse_feeds(tx.connection):
-            faults += (f"feed {to_zbase32(held.key)}, held in part: {fault}" for fault in sparse_faults(held))
-        if next(tx.checkpoints(), None) is not None:
-            found = _replay(lambda: audit_log(log_records(tx), expected_log_id=log_id, tree_hash_at=feeds_at_hand(tx)))
-            shortfalls = find_shortfalls(tx, found.replay.feeds)
-        faults += row_faults(tx)
-        faults += archive_faults(tx, load_contract().code_hash)
-    for short in shortfalls:
-        _report_shortfall(out, short)
-    for fault in faults:
-        out.record("store-fault", {"verdict": "FAILED", "detail": fault}, text=f"store: FAILED: {fault}")
+    found = _audit_store(out, session, log_id)
     # Also without any checkpoint here: the chain may know of one.
     check = session.check_rollback()
     holds = check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED)
-    anchored = check.anchored_size if holds else 0
-    with session.vault.store.read() as tx:
-        served = [info.state for info in session.vault.feeds() if _is_of(info, found)]
-        blind = None if found is None else blind_entries(tx, served, anchored)
-    code = _report(out, descriptor, log_id, found, check, session.check_predecessor(), blind, anchored)
-    return ExitCode.FAILED if shortfalls or faults else code
+    anchored, blind = check.anchored_size if holds else 0, None
+    if found.log is not None:
+        served = [info.state for info in session.vault.feeds() if _is_of(info, found.log)]
+        with session.vault.store.read() as tx:
+            blind = blind_entries(tx, served, anchored)
+    faulty = bool(found.faults or found.shortfalls)
+    code = _report(
+        out, descriptor, log_id, found.log, check, session.check_predecessor(), blind, anchored, faulty=faulty
+    )
+    return ExitCode.INDETERMINATE if found.doubts and code == ExitCode.OK else code
 
 
-def _is_of(info: FeedInfo, found: LogAudit | None) -> bool:
+def _is_of(info: FeedInfo, found: LogAudit) -> bool:
     """Whether the feed belongs to an identity that the log serves."""
-    return found is not None and info.description is not None and info.description.identity in found.histories
+    return info.description is not None and info.description.identity in found.histories
 
 
-def _replay(replay: Callable[[], LogAudit]) -> LogAudit:
-    """Replay the store's own log: what is malformed in it is no input that was refused, but damage."""
-    from identity.errors import DamagedFile, MalformedError
+def _audit_store(out: Output, session: Session, log_id: bytes) -> StoreAudit:
+    """Audit all but the blocks, and say what was found."""
+    from api.pool import trusted_by_home
+    from api.store_audit import audit_store
+    from identity.errors import ConfigurationError
 
     try:
-        return replay()
-    except MalformedError as exc:
-        raise DamagedFile(f"the log in this store is damaged: {exc}") from exc
+        authorities, _ = trusted_by_home(session.home)
+    except ConfigurationError as exc:
+        out.note(f"who is trusted cannot be read: {exc}")
+        authorities = ()
+    with session.vault.store.read() as tx:
+        found = audit_store(tx, log_id, authorities)
+    for short in found.shortfalls:
+        _report_shortfall(out, short)
+    for fault in found.faults:
+        _report_fault(out, fault)
+    for doubt in found.doubts:
+        _report_fault(out, doubt, "INDETERMINATE")
+    return found
 
 
 def _report_shortfall(out: Output, short: Shortfall) -> None:
@@ -320,10 +337,13 @@ def _report(
     predecessor: PredecessorCheck | None,
     blind: BlindWindow | None = None,
     anchored: int = 0,
+    *,
+    faulty: bool = False,
 ) -> ExitCode:
     """Say what the replay and the chain amount to. ``found`` is None for a log that has no checkpoint yet.
 
     ``blind`` is what ``anchored`` leaves does not cover, None when no feeds are at hand.
+    ``faulty`` when something in the store does not hold, whatever these say.
     """
     from anchoring.audit_report import chain_findings, overall
     from api.cli.audit_report import blind_text
@@ -332,7 +352,7 @@ def _report(
 
     replay = None if found is None else found.replay
     duplicitous = [] if found is None else [one for one in found.histories.values() if one.duplicity is not None]
-    verdict = "FAILED" if duplicitous else overall(chain_findings(check, predecessor)).value
+    verdict = "FAILED" if duplicitous or faulty else overall(chain_findings(check, predecessor)).value
     facts: dict[str, Plain] = {
         "verdict": verdict,
         "log": f"{descriptor.name}/{to_hex(log_id)}",

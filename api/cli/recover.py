@@ -121,7 +121,7 @@ def _is_pending(session: Session) -> bool:
 
 
 def _is_in_order(session: Session, ring: KeyRing) -> bool:
-    """Whether the log can go on as it is: its keys are here and its chain agrees. Without a chain no anchor key is due."""
+    """Whether the log can go on as it is: its keys are here, the anchor key if it has a chain, and that agrees."""
     _, descriptor = session.vault.log_descriptor()
     anchors = ring.anchor_key is not None or descriptor.chain is None
     return ring.log_seed is not None and anchors and session.check_rollback().state.writable
