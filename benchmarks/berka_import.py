@@ -43,7 +43,7 @@ class AnybodyMayWrite:
     def require_writable(self, vault: Vault) -> None:
         """See ``Guard``."""
 
-    def require_appendable(self, vault: Vault) -> bool:  # noqa: ARG002
+    def require_appendable(self, vault: Vault) -> bool:  # noqa: ARG002  (the protocol names it)
         """See ``Guard``."""
         return False
 
