@@ -42,6 +42,7 @@ RIM = (
     "anchoring.outside_audit",
     "anchoring.policy_file",
     "anchoring.archive_audit",
+    "anchoring.outbox_audit",
     "anchoring.archive_file",
     "anchoring.archive_sections",
     "anchoring.audit_witnesses",
