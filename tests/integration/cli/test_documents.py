@@ -23,6 +23,7 @@ VARYING = (
     (re.compile(r"\b(0x)?[0-9a-f]{32,}\b|\b[ybndrfg8ejkmcpqxot1uwisza345h769]{52}\b|did:key:z6Mk\w{44}"), "<id>"),
     (re.compile(r"TSA [0-9a-f]{8} "), "TSA <id> "),
     (re.compile(r"^(bytes +)\d+$", re.MULTILINE), r"\1<number>"),
+    (re.compile(r"(?<=\S) {2,}"), "  "),  # columns are as wide as their widest name, which a new field may be
 )
 
 
