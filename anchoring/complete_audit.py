@@ -129,12 +129,7 @@ class _Examination:
         self._findings += witnesses.findings
         self._development += witnesses.development
         self._judge_identities(log, successor)
-        proven = [
-            Proven(size, existence_ms, earliest_ms)
-            for size, tokens in judged.items()
-            if (existence_ms := tokens.existence_ms(self._policy.k)) is not None
-            and (earliest_ms := tokens.earliest_ms()) is not None
-        ]
+        proven = _proven(judged, self._policy.k)
         holds = check.state in (RollbackState.CONSISTENT, RollbackState.CLOSED)
         anchored = check.anchored_size if holds else max(anchors, default=0)
         newest = proven[-1].size if proven else 0
@@ -324,6 +319,15 @@ class _Examination:
 
     def _find(self, subject: Subject, status: Status, reason: str, detail: str) -> None:
         self._findings.append(AuditFinding(subject, b"", status, reason, detail))
+
+
+def _proven(judged: Mapping[int, JudgedTokens], k: int) -> list[Proven]:
+    """The checkpoints that k authorities date, sizes ascending."""
+    return [
+        Proven(size, existence_ms, earliest_ms)
+        for size, tokens in judged.items()
+        if (existence_ms := tokens.existence_ms(k)) is not None and (earliest_ms := tokens.earliest_ms()) is not None
+    ]
 
 
 def _described(state: FeedState) -> tuple[bytes, bytes, str]:

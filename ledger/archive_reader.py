@@ -320,13 +320,7 @@ def load_sections(
     if tx.feeds() or tx.identities() or tx.log() is not None:
         raise RefusedError("the store is not empty")
 
-    @lru_cache(maxsize=64)
-    def history_of(identity: bytes) -> KeyHistory:
-        if not tx.identity_events(identity):
-            raise VerificationError(f"archive: a feed of identity {identity.hex()}, which is not in it")
-        return key_history(tx, identity)
-
-    loading = _Loading(tx, reader.header, advance, history_of, faults, pool)
+    loading = _Loading(tx, reader.header, advance, _histories(tx), faults, pool)
     own: dict[str, SectionReader] = {
         IDENTITIES: loading.identities,
         FEED: loading.feed,
@@ -336,15 +330,12 @@ def load_sections(
     }
     order = _Order(loading, tuple(others))
     for section in reader.sections():
-        take = own.get(section.name) or others.get(section.name)
-        if take is None:
-            raise MalformedError(f"archive: unknown section {section.name!r}")
         order.enter(section.name)
         if section.name in others and loading.lacks_log:
             _skip(section)  # about checkpoints that are not here: what is wrong is the log
             continue
         with loading.tolerating(section.name):
-            take(section)
+            (own.get(section.name) or others[section.name])(section)
             section.facts.done()
         if faults is not None:
             _skip(section)
@@ -352,6 +343,16 @@ def load_sections(
     for key, error in lineage_faults(tx):
         loading.refuse(FEED, key, error)
     return LoadedArchive(reader.header, tuple(loading.feeds), loading.log, MappingProxyType(loading.files))
+
+
+def _histories(tx: WriteTransaction) -> Callable[[bytes], KeyHistory]:
+    @lru_cache(maxsize=64)
+    def history_of(identity: bytes) -> KeyHistory:
+        if not tx.identity_events(identity):
+            raise VerificationError(f"archive: a feed of identity {identity.hex()}, which is not in it")
+        return key_history(tx, identity)
+
+    return history_of
 
 
 def _skip(section: Section) -> None:
@@ -367,10 +368,13 @@ class _Order:
         log = loading.header.log
         own_log = [] if log is None else [DESCRIPTOR if log.size == 1 else LOG]
         self._loading = loading
+        self._known = {IDENTITIES, FEED, DESCRIPTOR, LOG, *others, FILE}
         self._waiting = [IDENTITIES, FEED, *own_log, *others, FILE]
 
     def enter(self, name: str) -> None:
         """The section ``name`` begins. Raises ``MalformedError`` when another belongs there."""
+        if name not in self._known:
+            raise MalformedError(f"archive: unknown section {name!r}")
         while self._waiting and self._waiting[0] != name and self._complete(self._waiting[0]):
             del self._waiting[0]
         if not self._waiting or name not in self._waiting:

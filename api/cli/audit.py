@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -81,28 +81,43 @@ def audit(
     log with the chain, the tokens with the authorities of the policy. Needs no home and no keys. --log FILE takes what
     'checkpoint export' wrote: the log alone, so all that it says of feeds is only chained.
     """
+    for_file = bool(policy is not None or rpc or dev_chain is not None or forks is not None)
     if export_to is not None:
-        if export is not None or log_only or policy is not None or rpc or dev_chain is not None or forks is not None:
+        if export is not None or log_only or for_file:
             raise UsageError("--export writes a file and audits nothing", hint="holdfast audit --export FILE")
         return _export(ctx, export_to)
     if export is None:
-        if policy is not None or rpc or dev_chain is not None or forks is not None:
+        if for_file:
             raise UsageError(
                 "--policy, --rpc, --dev-chain and --forks are for the audit of a FILE", hint="holdfast audit --log"
             )
         return _audit_home(ctx, log_only=log_only)
+    return _audit_file(ctx, export, policy, rpc or [], dev_chain, forks, log_only=log_only)
+
+
+def _audit_file(
+    ctx: typer.Context,
+    file: Path,
+    policy: Path | None,
+    urls: list[str],
+    dev_chain: Path | None,
+    forks: Path | None,
+    *,
+    log_only: bool,
+) -> ExitCode:
+    """An outsider's audit: of an archive, or of a bare log export."""
     if policy is None:
         raise UsageError(
             "a FILE is audited with --policy",
             hint="holdfast audit FILE --policy POLICY --rpc URL; without FILE, this home is audited",
         )
-    if log_only and forks is not None:
-        raise UsageError("--forks is for the audit of an archive: a bare log holds no feeds")
-    if rpc and dev_chain is not None:
+    if urls and dev_chain is not None:
         raise UsageError("either --rpc or --dev-chain")
-    if log_only:
-        return _audit_outside(ctx, export, policy, rpc or [], dev_chain)
-    return _audit_archive(ctx, export, policy, rpc or [], dev_chain, forks)
+    if not log_only:
+        return _audit_archive(ctx, file, policy, urls, dev_chain, forks)
+    if forks is not None:
+        raise UsageError("--forks is for the audit of an archive: a bare log holds no feeds")
+    return _audit_outside(ctx, file, policy, urls, dev_chain)
 
 
 def _export(ctx: typer.Context, file: Path) -> ExitCode:
@@ -370,17 +385,22 @@ def _report(
         "blind_entries": None if blind is None else blind.entries,
         "blind_since": None if blind is None or blind.since_ms is None else time_text(out, blind.since_ms),
     }
-    text = [
-        f"log {facts['log']}: {verdict}",
-        (
-            f"  RE-READ  {facts['size']} leaves under {facts['checkpoints']} checkpoints, "
-            f"{facts['feed_heads_read']} feed heads against their feeds"
-        ),
-        (f"  CHAINED  {facts['feed_heads_chained']} feed heads that the log states and nothing here shows"),
-        f"  {check.state.value}: {check.detail}",
-        *([] if predecessor is None else [f"  predecessor {predecessor.state.value}: {predecessor.detail}"]),
+    lines = [
+        *_log_lines(facts, check, predecessor),
         *([] if blind is None else [f"  {blind_text(blind, anchored)}"]),
         *(f"  identity {to_hex(one.identity)} is DUPLICITOUS" for one in duplicitous),
     ]
-    out.record("log-audit", facts, text="\n".join(text))
+    out.record("log-audit", facts, text="\n".join(lines))
     return _EXITS[verdict]
+
+
+def _log_lines(facts: Mapping[str, Plain], check: RollbackCheck, predecessor: PredecessorCheck | None) -> Iterator[str]:
+    yield f"log {facts['log']}: {facts['verdict']}"
+    yield (
+        f"  RE-READ  {facts['size']} leaves under {facts['checkpoints']} checkpoints, "
+        f"{facts['feed_heads_read']} feed heads against their feeds"
+    )
+    yield f"  CHAINED  {facts['feed_heads_chained']} feed heads that the log states and nothing here shows"
+    yield f"  {check.state.value}: {check.detail}"
+    if predecessor is not None:
+        yield f"  predecessor {predecessor.state.value}: {predecessor.detail}"

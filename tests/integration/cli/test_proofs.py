@@ -55,6 +55,7 @@ def test_an_altered_row_of_a_feed_held_in_part_is_named(shell: Any, other: Any) 
         database.commit()
     (listed,) = other("proof", "list", "--json", code=1).json
     assert "block 7" in listed["fault"]
+    assert "held in part: block 7" in other("audit", code=1).out
 
 
 def test_what_is_held_in_part_grows_from_where_it_is(shell: Any, other: Any) -> None:
