@@ -10,6 +10,7 @@ What makes and reads evidence is imported by the calls that need it: it would be
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -53,7 +54,7 @@ from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
 from ledger.log_writer import LogWriter, Plan, covered_lengths
-from ledger.manifest import Continuation, FeedDescription, describe, device_key, parse_manifest
+from ledger.manifest import NONCE_BYTES, Continuation, FeedDescription, describe, device_key, parse_manifest
 from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.leases import keeper_for
 from ledger.storage.sql import SqlStore
@@ -461,7 +462,9 @@ class Vault:
         """``feed_to_append``, as this open store may write. Raises what the check that was repeated has found."""
         if self._found is not None:
             raise self._found
-        return feed_to_append(tx, key, self._begun, only_begun=bool(self._in_new_feeds))
+        return feed_to_append(
+            tx, key, self._begun, secrets.token_bytes(NONCE_BYTES), only_begun=bool(self._in_new_feeds)
+        )
 
     def _repeat_check(self, stop: threading.Event) -> None:
         """Ask the guard again until it can tell; then entries may go into all feeds, or into none any more."""

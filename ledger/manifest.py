@@ -22,6 +22,7 @@ from ledger.store import FeedKey
 __all__ = [
     "DEFAULT_NAMESPACE",
     "MAX_MANIFEST_BYTES",
+    "NONCE_BYTES",
     "Continuation",
     "FeedDescription",
     "Manifest",
@@ -123,17 +124,27 @@ class Manifest:
             raise LimitExceeded(f"manifest: user data of {len(self.user_data)} bytes")
 
 
+NONCE_BYTES: Final = 16
+
+
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """The older feed that a feed goes on from, and how far it is taken over: ``length`` blocks under ``tree_hash``."""
+    """The older feed that a feed goes on from, and how far it is taken over: ``length`` blocks under ``tree_hash``.
+
+    ``nonce`` is nothing, or 16 random bytes: a store that was put back to one state twice, and forgot what it began
+    after the first time, begins another feed then and signs none of its indexes again.
+    """
 
     key: FeedKey
     length: int
     tree_hash: bytes
+    nonce: bytes = b""
 
     def __post_init__(self) -> None:
         if len(self.key) != HASH_BYTES or len(self.tree_hash) != HASH_BYTES or not 0 <= self.length <= MAX_LENGTH:
             raise MalformedError("feed description: a continuation is a key, a length and a tree hash")
+        if len(self.nonce) not in (0, NONCE_BYTES):
+            raise MalformedError(f"feed description: a nonce has {NONCE_BYTES} bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +252,12 @@ def encode_description(description: FeedDescription) -> bytes:
             "name": description.name,
             "continues": None
             if continues is None
-            else {"key": continues.key, "length": continues.length, "tree": continues.tree_hash},
+            else {
+                "key": continues.key,
+                "length": continues.length,
+                "tree": continues.tree_hash,
+                **({"nonce": continues.nonce} if continues.nonce else {}),
+            },
         }
     )
 
@@ -257,7 +273,8 @@ def parse_description(data: bytes) -> FeedDescription:
 
 def _read_continuation(fields: Fields) -> Continuation:
     key, tree_hash = fields.bytes("key", length=HASH_BYTES), fields.bytes("tree", length=HASH_BYTES)
-    continuation = Continuation(FeedKey(key), fields.int("length", max=MAX_LENGTH), tree_hash)
+    nonce = fields.bytes("nonce", length=NONCE_BYTES) if fields.has("nonce") else b""
+    continuation = Continuation(FeedKey(key), fields.int("length", max=MAX_LENGTH), tree_hash, nonce)
     fields.done()
     return continuation
 

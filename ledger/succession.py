@@ -28,8 +28,10 @@ def retire_local_feeds(tx: WriteTransaction, keep: Container[FeedKey] = ()) -> l
     return active
 
 
-def continue_feed(tx: WriteTransaction, key: FeedKey) -> FeedKey:
+def continue_feed(tx: WriteTransaction, key: FeedKey, nonce: bytes) -> FeedKey:
     """A new feed of the same device and name that goes on where the feed ends here; the feed is retired.
+
+    ``nonce``: 16 random bytes, so that it is a feed that nobody has ever signed, whatever this store has forgotten.
 
     Raises ``RefusedError`` when the feed is not written here, is not a feed of ours, was continued already, or its
     device may not write any more.
@@ -40,16 +42,18 @@ def continue_feed(tx: WriteTransaction, key: FeedKey) -> FeedKey:
     if description is None or not state.local:
         raise RefusedError(f"feed {key.hex()} is not written here")
     check_device(key_history(tx, description.identity), device_key(manifest))
-    older = Continuation(key, state.length, tree_hash(state.roots))
+    older = Continuation(key, state.length, tree_hash(state.roots), nonce)
     return create_feed_in(tx, device_key(manifest), description.identity, description.name, older)
 
 
-def feed_to_append(tx: WriteTransaction, key: FeedKey, begun: set[FeedKey], *, only_begun: bool) -> FeedKey:
+def feed_to_append(
+    tx: WriteTransaction, key: FeedKey, begun: set[FeedKey], nonce: bytes, *, only_begun: bool
+) -> FeedKey:
     """The feed that entries for this one go into: itself, or one that continues it, which is begun here if need be.
 
     ``begun`` are the feeds that this process has begun for that; a new one is added to them. With ``only_begun`` no
     other may grow. A retired feed that somebody else has continued is given as it is: whoever names it by its key is
-    told. Raises as ``continue_feed``.
+    told. ``nonce`` and errors as in ``continue_feed``.
     """
     state = tx.feed(key)
     if state is not None and state.local and not state.retired and (key in begun or not only_begun):
@@ -62,7 +66,7 @@ def feed_to_append(tx: WriteTransaction, key: FeedKey, begun: set[FeedKey], *, o
         return newest
     if not state.retired and (newest in begun or not only_begun):
         return newest
-    following = continue_feed(tx, newest)
+    following = continue_feed(tx, newest, nonce)
     begun.add(following)
     return following
 

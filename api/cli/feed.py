@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -55,14 +56,14 @@ def create(
     """Begin a feed of one of your devices."""
     check_names(feed=name)
     from identity.textforms import to_zbase32
-    from ledger.manifest import Continuation
+    from ledger.manifest import NONCE_BYTES, Continuation
     from ledger.merkle import tree_hash
 
     with opened(ctx) as session:
         older = None
         if continues is not None:
             state = named_feed(session, continues).state
-            older = Continuation(state.key, state.length, tree_hash(state.roots))
+            older = Continuation(state.key, state.length, tree_hash(state.roots), secrets.token_bytes(NONCE_BYTES))
         ring = unlock(ctx, session, passphrase_file)
         chosen = device or _only_device(session, ring)
         try:

@@ -512,6 +512,18 @@ def test_unverified_continues_in_new_feeds_when_the_settings_say_so(world: World
 # --- a successor log ------------------------------------------------------------------------------------------------
 
 
+def test_a_store_that_is_put_back_twice_never_signs_an_index_twice(world: World) -> None:
+    """What it began after the first time it has forgotten, and its continuation is another feed the second time."""
+    yesterday = world.copy("before")
+    world.append("six")
+    found = [signed(world)]
+    for text in ("once", "twice"):
+        world.restore(yesterday)
+        world.append(text)
+        found.append(signed(world))
+    merge(*found)
+
+
 @pytest.fixture
 def lost(world: World) -> World:
     """Yesterday's copy, and nobody has the rest."""

@@ -106,7 +106,7 @@ def test_the_first_write_goes_on_in_a_new_feed(shell: Any, database: list[str]) 
 
 
 def test_no_index_is_signed_twice(shell: Any, database: list[str]) -> None:
-    """Backup, write, lose the home, restore, write: and once more, from a backup of the restored one."""
+    """Backup, write, lose the home, restore, write: once more from a backup of that, and from the first one."""
     signed: Signed = {}
     shell("backup", "create", "one.backup")
     for text in ("a", "b"):
@@ -121,6 +121,9 @@ def test_no_index_is_signed_twice(shell: Any, database: list[str]) -> None:
     third("feed", "append", "ledger", row(shell, "e"))
     third("feed", "append", "notes", row(shell, "f"))
     collect(signed, third)
+    again = restore(shell, "one.backup", "again")
+    again("feed", "append", "ledger", row(shell, "g"))
+    collect(signed, again)
     assert_nothing_signed_twice(signed)
     third("checkpoint", "create")
     third("audit")

@@ -141,6 +141,7 @@ def test_keys_of_another_length_are_refused(bad: bytes) -> None:
         lambda: FeedDescription(bad, "notes"),
         lambda: Continuation(FeedKey(bad), 1, bytes(32)),
         lambda: Continuation(FeedKey(bytes(32)), 1, bad),
+        lambda: Continuation(FeedKey(bytes(32)), 1, bytes(32), b"x"),
     ):
         with pytest.raises(MalformedError):
             make()
@@ -168,9 +169,10 @@ def test_every_field_of_the_description_changes_the_feed_key() -> None:
         replace(base, name="notes "),
         replace(base, continues=None),
         replace(base, continues=Continuation(FeedKey(bytes(32)), 2, bytes(32))),
+        replace(base, continues=Continuation(FeedKey(bytes(32)), 1, bytes(32), bytes(16))),
     ]
     keys = {feed_key(device_manifest(DEVICE, description)) for description in [base, *others]}
-    assert len(keys) == 5
+    assert len(keys) == 6
 
 
 MEMBERS: dict[str, object] = {"identity": bytes(32), "name": "notes", "continues": None}
