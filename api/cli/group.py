@@ -100,9 +100,13 @@ class _Group(_House, TyperGroup):
 
 
 class CommandGroup(typer.Typer):
-    """Commands that belong together: ``holdfast NAME COMMAND``; or one command, if it bears the group's own name."""
+    """Commands that belong together: ``holdfast NAME COMMAND``; or one command, if it bears the group's own name.
 
-    def __init__(self, name: str, help: str, *, examples: Sequence[str] = ()) -> None:
+    ``order`` is that of their listing, for a group whose commands are in several modules; by default that of their
+    registration.
+    """
+
+    def __init__(self, name: str, help: str, *, examples: Sequence[str] = (), order: Sequence[str] = ()) -> None:
         super().__init__(
             name=name,
             help=help,
@@ -113,6 +117,7 @@ class CommandGroup(typer.Typer):
             pretty_exceptions_enable=False,
         )
         self._name = name
+        self._order = order
 
     def add(self, name: str, *, examples: Sequence[str]) -> Callable[[_Function], _Function]:
         """Register a command under ``name``. ``examples`` are command lines that can be run as they stand."""
@@ -121,6 +126,8 @@ class CommandGroup(typer.Typer):
     def build(self) -> TyperCommand | TyperGroup:
         """What Typer runs."""
         group = typer.main.get_group(self)
+        if self._order:
+            group.commands = {name: group.commands[name] for name in self._order}
         only = group.commands.get(self._name)
         return cast("TyperCommand", only) if only is not None and len(group.commands) == 1 else group
 

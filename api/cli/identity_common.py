@@ -26,7 +26,27 @@ __all__ = [
     "revocation_reason",
 ]
 
-group = CommandGroup("identity", "The identity: its devices, their history, its root key and its log.")
+group = CommandGroup(
+    "identity",
+    "The identity: its devices, their history, its root key and its log.",
+    order=(
+        "add-device",
+        "revoke-device",
+        "rotate-root",
+        "bind-log",
+        "close",
+        "recover",
+        "review",
+        "sign",
+        "submit",
+        "list",
+        "show",
+        "devices",
+        "events",
+        "export",
+        "import",
+    ),
+)
 
 Identity = Annotated[
     str | None,
