@@ -127,6 +127,7 @@ class CommandGroup(typer.Typer):
         """What Typer runs."""
         group = typer.main.get_group(self)
         if self._order:
+            assert set(self._order) == set(group.commands), "the order names every command"
             group.commands = {name: group.commands[name] for name in self._order}
         only = group.commands.get(self._name)
         return cast("TyperCommand", only) if only is not None and len(group.commands) == 1 else group
