@@ -58,7 +58,7 @@ chaos: $(STAMP)
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium $(ARGS)
 
 bench: $(STAMP)
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(STAMP)
 	@page=$$($(BIN)/python -m api.cli.reference) && printf '%s\n' "$$page" > docs/reference/cli.md

@@ -1,7 +1,7 @@
 """Auditing the pieces of a feed in several processes, because hashing in Python keeps one core busy and no more.
 
 Each of the others opens the store for itself. Threads would not do: what an audit does beside the work of libsodium
-holds the interpreter's lock, and whoever verified a signature waits for it (measured: 1.2 times the speed of one).
+holds the interpreter's lock, and whoever verified a signature waits for it.
 """
 
 from __future__ import annotations
