@@ -407,7 +407,7 @@ def test_every_reason_in_the_code_is_in_the_table(root: Path) -> None:
 
 
 def reasons_of_the_table(root: Path) -> list[tuple[str, str, str]]:
-    """(claim, status, reason) of evidence in docs/spec/report.md; rows that refer to another table are not among them."""
+    """(claim, status, reason) of evidence in docs/spec/report.md, without rows that refer to another table."""
     rows = []
     page = (root / "docs" / "spec" / "report.md").read_text(encoding="utf-8")
     for line in page.partition("\n## Audit of an archive")[0].splitlines():
