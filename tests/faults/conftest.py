@@ -255,6 +255,31 @@ def world(founded: World, clone: Callable[[World, Path], World], tmp_path: Path)
     return clone(founded, tmp_path)
 
 
+@pytest.fixture(scope="session")
+def written_world(
+    founded: World, clone: Callable[[World, Path], World], tmp_path_factory: pytest.TempPathFactory
+) -> World:
+    """Three entries, sealed, as of "yesterday"; then two more, sealed as well, as of "today"."""
+    world = clone(founded, tmp_path_factory.mktemp("written"))
+    world.append("one", "two", "three")
+    world.append("pay", feed="approvals")
+    world.seal_and_show()
+    world.copy("yesterday")
+    world.append("four", "five")
+    world.seal_and_show()
+    world.copy("today")
+    return world
+
+
+@pytest.fixture
+def dated_world(written_world: World, clone: Callable[[World, Path], World], tmp_path: Path) -> World:
+    """That world for this test alone, with the copies of both days beside it."""
+    world = clone(written_world, tmp_path)
+    for name in ("yesterday", "today"):
+        shutil.copytree(written_world.home.root.with_name(name), tmp_path / name)
+    return world
+
+
 Cli = Callable[..., int]
 
 

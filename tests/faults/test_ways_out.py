@@ -43,26 +43,9 @@ Signed = dict[tuple[bytes, int], bytes]
 """Feed and length -> the tree hash that was signed."""
 
 
-@pytest.fixture(scope="module")
-def written_world(founded: World, clone: Callable[..., World], tmp_path_factory: pytest.TempPathFactory) -> World:
-    """Three entries, sealed, as of "yesterday"; then two more, sealed as well, as of "today"."""
-    world = clone(founded, tmp_path_factory.mktemp("written"))
-    world.append("one", "two", "three")
-    world.append("pay", feed="approvals")
-    world.seal_and_show()
-    world.copy("yesterday")
-    world.append("four", "five")
-    world.seal_and_show()
-    world.copy("today")
-    return world
-
-
 @pytest.fixture
-def world(written_world: World, clone: Callable[..., World], tmp_path: Path) -> World:
-    world = clone(written_world, tmp_path)
-    for name in ("yesterday", "today"):
-        shutil.copytree(written_world.home.root.with_name(name), tmp_path / name)
-    return world
+def world(dated_world: World) -> World:
+    return dated_world
 
 
 def copy_named(world: World, name: str) -> World:
