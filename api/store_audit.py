@@ -18,9 +18,9 @@ from identity.textforms import to_zbase32
 from ledger.completeness import Shortfall, find_shortfalls
 from ledger.log_transfer import LogAudit, audit_log, feeds_at_hand, log_records
 from ledger.row_audit import going_on, row_faults
-from ledger.storage.sparse import sparse_faults, sparse_feeds
+from ledger.storage.sparse import sparse_faults, sparse_feeds, stray_parts
 from ledger.storage.sql import SqlReadTransaction
-from ledger.storage.strays import stray_rows
+from ledger.storage.strays import engine_faults, stray_rows
 
 __all__ = ["StoreAudit", "audit_store"]
 
@@ -50,6 +50,8 @@ def audit_store(tx: SqlReadTransaction, log_id: bytes, authorities: Sequence[Aut
         partial(_own_faults, tx, log_id),
         partial(_sparse_faults, tx),
         partial(stray_rows, tx.connection),
+        partial(engine_faults, tx.connection),
+        partial(stray_parts, tx.connection),
         partial(archive_faults, tx, load_contract().code_hash, authorities),
     )
     found.faults += dict.fromkeys(going_on(checks))

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -36,6 +38,9 @@ class PostgresServer:
     directory: Path
     port: int
     user: str | None
+    environment: Mapping[str, str] | None = None
+    """That the server and its tools run in, by default this process's."""
+    options: str = ""
 
     def __post_init__(self) -> None:
         self._names = count()
@@ -46,20 +51,48 @@ class PostgresServer:
         out = self.directory / "tools.log"
         with out.open("ab") as log:
             done = subprocess.run(
-                command, check=False, user=self.user, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                check=False,
+                user=self.user,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         if done.returncode:
             raise ToolFailed(f"{tool}: {out.read_text(errors='replace')[-2000:]}")
 
+    def initialize(self, *options: str) -> None:
+        """Make the directory of its data."""
+        data = str(self.directory / "data")
+        locale = ("-E", "UTF8", "--locale=C.UTF-8")
+        self.run("initdb", "-D", data, "-U", "vault", "-A", "trust", *locale, "--no-sync", *options)
+
     def start(self) -> None:
+        """Start it and wait until it answers."""
         options = f"-k {self.directory} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=on -c max_connections=40"
         options += " -c recovery_init_sync_method=syncfs"  # a restart is quicker than file by file
+        options += f" {self.options}"
         log = str(self.directory / "server.log")
         self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(self.directory / "data"), "-l", log, "-o", options)
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; ``immediate`` is what a crash of the server is like."""
         self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.directory / "data"))
+
+    def kill(self) -> None:
+        """SIGKILL for all of its processes, and nothing left that could hold up the next start."""
+        lock = self.directory / "data" / "postmaster.pid"
+        main = int(lock.read_text().split()[0])
+        os.kill(main, signal.SIGSTOP)  # so that it starts no others meanwhile
+        family = [main, *map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split())]
+        for pid in family:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(map(_is_alive, family)):
+            time.sleep(0.005)
+        for left in (lock, *self.directory.glob(".s.PGSQL.*")):
+            left.unlink(missing_ok=True)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://vault@127.0.0.1:{self.port}/{database}"
@@ -76,6 +109,13 @@ class PostgresServer:
         name = f"test_{next(self._names)}"
         self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def private_server(directory: Path | None = None) -> AbstractContextManager[PostgresServer]:
@@ -103,8 +143,7 @@ def _running(binaries: Path, user: str | None, directory: Path | None) -> Iterat
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         server = PostgresServer(binaries, Path(name), port, user)
-        data = str(server.directory / "data")
-        server.run("initdb", "-D", data, "-U", "vault", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        server.initialize()
         server.start()
         try:
             yield server

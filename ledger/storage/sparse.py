@@ -20,7 +20,7 @@ from ledger.sparse import Learned
 from ledger.storage.schema import metadata
 from ledger.store import FeedKey, SignedHead
 
-__all__ = ["SparseFeed", "hold_feed", "sparse_faults", "sparse_feed", "sparse_feeds"]
+__all__ = ["SparseFeed", "hold_feed", "sparse_faults", "sparse_feed", "sparse_feeds", "stray_parts"]
 
 _Row = BigInteger().with_variant(Integer(), "sqlite")
 
@@ -190,6 +190,15 @@ def sparse_faults(feed: SparseFeed) -> list[str]:
         except DamagedFile as exc:
             faults.append(str(exc))
     return faults
+
+
+def stray_parts(connection: Connection) -> Iterator[str]:
+    """Parts of feeds that are not here, a sentence for each kind: what is left when a feed's own row was deleted."""
+    known = select(_feed.c.id)
+    for table in (_node, _block, _head):
+        query = select(table.c.feed).where(table.c.feed.not_in(known)).distinct()
+        for number in connection.execute(query).scalars():
+            yield f"table {table.name}: rows of a feed {number} that is not here"
 
 
 def _head_faults(feed: SparseFeed, head: SignedHead, nodes: Mapping[int, Node]) -> Iterator[str]:

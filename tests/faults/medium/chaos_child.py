@@ -1,38 +1,50 @@
 """One process of the chaos: threads that append through a shared writer, and (device 0) checkpoints, until it dies.
 
-    python chaos_child.py '{"location": ..., "device": 0, "feed": hex, "seed": 1, "point": "signed", "nth": 3}'
-
-Says each answer on stdout in one line, only after it has it: ``head LENGTH SIGNATURE`` or ``note SIZE ROOT``. At the
-named write point, when it is reached for the ``nth`` time, it kills itself.
+Says each answer on stdout in one line, only after it has it: ``head LENGTH SIGNATURE``, ``note SIZE ROOT``; of what was
+refused for good ``never BLOCK``, of what is written although it was not acknowledged ``kept BLOCK``. At the named write
+point, when it is reached for the ``nth`` time, it kills itself.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from founded import LOG, device
+from founded import LOG, begin_sentinel, device, open_patiently
 
-from identity.errors import RefusedError, StoreBusy
+from identity.errors import RefusedError, StorageError, Unacknowledged, UnknownOutcome
 from identity.keys import Signer
 from ledger.feed import AppendResult
 from ledger.log_writer import LogWriter
-from ledger.storage.sqlite import open_sqlite
-from ledger.store import FeedKey
+from ledger.sentinel_file import SentinelFile
+from ledger.storage.leases import LeaseKeeper
+from ledger.store import Committed, FeedKey
 from ledger.writer import StoreWriter
 
-POINTS = ("locked", "signed", "written", "committed", "told", "answered", "checkpoint signed", "checkpoint committed")
+POINTS = (
+    "locked",
+    "signed",
+    "written",
+    "durable",
+    "sentinel written",
+    "committed",
+    "told",
+    "answered",
+    "checkpoint signed",
+    "checkpoint committed",
+)
 """Between any two of these something becomes durable, or leaves the process."""
 
 THREADS = 4
 MOST_BLOCKS = 40
+LEASE_MS = 300
+PAUSE_S = 0.02
 
 
 class Fuse:
@@ -93,10 +105,17 @@ def say(line: str) -> None:
 def append_for_ever(writer: StoreWriter, key: FeedKey, seed: int, fuse: Fuse) -> None:
     chance = random.Random(seed)
     while True:
-        blocks = [chance.randbytes(chance.randrange(400)) for _ in range(chance.choice((1, 1, 2, MOST_BLOCKS)))]
+        blocks = [chance.randbytes(16 + chance.randrange(400)) for _ in range(chance.choice((1, 1, 2, MOST_BLOCKS)))]
         try:
             result = writer.append(key, blocks)
-        except StoreBusy:
+        except UnknownOutcome:
+            continue  # it may be there or not
+        except Unacknowledged:
+            say(f"kept {blocks[0][:16].hex()}")
+            continue
+        except StorageError:
+            say(f"never {blocks[0][:16].hex()}")
+            time.sleep(PAUSE_S)
             continue
         say(f"head {result.head.length} {result.head.signature.hex()}")
         fuse.reach("answered")
@@ -109,29 +128,36 @@ def checkpoint_for_ever(store: Any, fuse: Fuse) -> None:
     while True:
         try:
             checkpoint = log.append_checkpoint()
-        except (RefusedError, StoreBusy):
-            continue  # nothing has changed since the last one
+        except (RefusedError, StorageError):
+            time.sleep(PAUSE_S)
+            continue  # nothing has changed since the last one, or it is not known whether it was written
         say(f"note {checkpoint.size} {checkpoint.root.hex()}")
 
 
-def main() -> None:
-    orders = json.loads(sys.argv[1])
+def run(orders: dict[str, Any]) -> None:
+    """Write until killed."""
     fuse = Fuse(orders["point"], orders["nth"])
-    store = open_sqlite(orders["location"], busy_timeout_ms=30_000)
+    store = open_patiently(orders["location"])
     key = FeedKey(bytes.fromhex(orders["feed"]))
+    sentinel: SentinelFile = begin_sentinel(store, orders["sentinel"])
+
+    def durable(committed: Committed) -> None:
+        fuse.reach("durable")
+        sentinel.add(committed)
+        fuse.reach("sentinel written")
 
     def told(_results: Sequence[AppendResult]) -> None:
         fuse.reach("told")
 
+    store.after_commit = durable
     signer = FusedSigner(device(orders["device"]), fuse, "signed")
-    writer = StoreWriter(FusedStore(store, fuse, committed="committed"), [signer], after_commit=told)
+    keeper = None if store.dialect == "sqlite" else LeaseKeeper(duration_ms=LEASE_MS)
+    fused = FusedStore(store, fuse, committed="committed")
+    writer = StoreWriter(fused, [signer], keeper=keeper, after_commit=told)
     if orders["device"] == 0:
         threading.Thread(target=checkpoint_for_ever, args=(store, fuse), daemon=True).start()
     for number in range(THREADS):
-        seed = 1000 * orders["seed"] + number
+        seed = 1000 * orders["seed"] + 10 * orders["device"] + number  # so that no two blocks begin alike
         threading.Thread(target=append_for_ever, args=(writer, key, seed, fuse), daemon=True).start()
-    sys.stdin.read()  # until the parent goes
-
-
-if __name__ == "__main__":
-    main()
+    while True:
+        signal.pause()

@@ -40,6 +40,8 @@ class Medium:
         for folder in (self.root, self._shadow):
             folder.mkdir()
         control.write_bytes(bytes(_CONTROL.size))
+        for path in (self._shadow, control):  # the processes may be another user's
+            path.chmod(0o777)
         with control.open("r+b") as file:
             self._mapped = mmap.mmap(file.fileno(), _CONTROL.size)
         self.environment: Mapping[str, str] = {
@@ -72,11 +74,15 @@ class Medium:
         """Make everything that is there now durable: what processes wrote that do not see the medium."""
         shutil.rmtree(self._shadow)
         self._shadow.mkdir()
+        self._shadow.chmod(0o777)
         with (self._shadow / "names").open("a") as names:
             for path in filter(Path.is_file, self.root.rglob("*")):
                 inode = path.stat().st_ino
-                shutil.copy(path, self._shadow / str(inode))
+                shutil.copyfile(path, self._shadow / str(inode))
                 names.write(f"+ {inode} {path}\n")
+        (self._shadow / "lock").touch()
+        for path in self._shadow.iterdir():
+            path.chmod(0o666)
 
     def cut_power(self, chance: random.Random) -> None:
         """Leave below ``root`` what a power cut may leave: everything that was flushed, and any part of the rest.
@@ -94,11 +100,18 @@ class Medium:
                 continue
             now = path.read_bytes() if newest.get(path) == inode else None
             contents[path] = self._after(inode, now, chance)
+        folders = {path: path.stat() for path in (self.root, *self.root.rglob("*")) if path.is_dir()}
         shutil.rmtree(self.root)
-        self.root.mkdir()
+        for folder, known in folders.items():
+            folder.mkdir()
+            folder.chmod(known.st_mode)
+            os.chown(folder, known.st_uid, known.st_gid)
         for path, data in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
+            path.chmod(0o600)
+            owner = path.parent.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
         self.flush()
 
     def _durable_names(self) -> dict[Path, int]:
@@ -145,3 +158,9 @@ def faultio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def medium(faultio: Path, tmp_path: Path) -> Medium:
     """A fresh medium. It is on the disk, because in memory nothing is ever flushed."""
     return Medium(faultio, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def medium_type() -> type[Medium]:
+    """What a medium is made with."""
+    return Medium

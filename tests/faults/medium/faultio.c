@@ -22,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -46,9 +47,15 @@ static size_t root_length;
 
 #define REAL(name) static __typeof__(&name) real; if (!real) real = (__typeof__(&name))dlsym(RTLD_NEXT, #name)
 
+/* A copy: a server writes its title over where its environment was. */
+static const char *own(const char *name) {
+    const char *value = getenv(name);
+    return value ? strdup(value) : NULL;
+}
+
 __attribute__((constructor)) static void begin(void) {
-    root = getenv("FAULTIO_ROOT");
-    shadow = getenv("FAULTIO_SHADOW");
+    root = own("FAULTIO_ROOT");
+    shadow = own("FAULTIO_SHADOW");
     const char *path = getenv("FAULTIO_CONTROL");
     if (!root || !path) return;
     root_length = strlen(root);
@@ -107,10 +114,18 @@ static void copy(int from, const char *to) {
     rename(draft, to);
 }
 
-static void flushed(int fd) {
-    struct stat found;
-    char path[PATH_MAX], to[PATH_MAX];
-    if (!shadow || fstat(fd, &found) || !path_of(fd, path) || !below(path)) return;
+/* One copy at a time: a copy that was begun earlier must not take the place of a newer one. */
+static int one_at_a_time(void) {
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/lock", shadow);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd >= 0) flock(fd, LOCK_EX);
+    return fd;
+}
+
+static void keep(int fd, const struct stat *file, const char *path) {
+    struct stat found = *file;
+    char to[PATH_MAX];
     if (S_ISREG(found.st_mode)) {
         char link[64];
         snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -140,6 +155,15 @@ static void flushed(int fd) {
         if (directory) closedir(directory);
         if (names) fclose(names);
     }
+}
+
+static void flushed(int fd) {
+    struct stat found;
+    char path[PATH_MAX];
+    if (!shadow || fstat(fd, &found) || !path_of(fd, path) || !below(path)) return;
+    int lock = one_at_a_time();
+    keep(fd, &found, path);
+    if (lock >= 0) close(lock);
 }
 
 /* --- the calls --- */
