@@ -26,6 +26,7 @@ from eth.vm.spoof import SpoofTransaction
 from eth_hash.auto import keccak
 from eth_typing import Address, BlockNumber, Hash32
 from eth_utils.exceptions import ValidationError
+from trie.exceptions import MissingTrieNode
 
 from anchoring.chain.client import CallReverted, Inclusion, SendRefused, WhyRefused
 from anchoring.chain.keyvalue import KeyValueFile
@@ -37,6 +38,17 @@ __all__ = ["Evm", "Executed"]
 
 _ERROR_SELECTOR: Final = bytes.fromhex("08c379a0")
 """Of ``Error(string)``, in which contracts give their reasons."""
+
+_UNREADABLE: Final = (
+    PyEVMError,
+    MissingTrieNode,
+    rlp.exceptions.RLPException,
+    ValidationError,
+    LookupError,
+    ValueError,
+    TypeError,
+)
+"""What py-evm raises when its database does not hold what it put there."""
 
 _GAS_LIMIT: Final = 30_000_000
 _FUNDS: Final = 10**30
@@ -83,10 +95,8 @@ class Evm:
         self._chain = self._open()
 
     def _open(self) -> _Chain:
-        try:
+        with _readable():
             return _Chain(self._database)
-        except PyEVMError as exc:
-            raise DamagedFile("the development chain has lost its newest header") from exc
 
     def _genesis(self) -> dict[str, Any]:
         return {
@@ -114,27 +124,29 @@ class Evm:
 
     def mine(self) -> None:
         """Add an empty block."""
-        with self._mining():
+        with _readable(), self._mining():
             pass
 
     def inclusion(self, transaction_hash: bytes) -> Inclusion | None:
         """Where a transaction was mined, or None."""
-        try:
-            number, index = self._chain.chaindb.get_transaction_index(Hash32(transaction_hash))
-        except TransactionNotFound:
-            return None
-        header = self._chain.get_canonical_block_header_by_number(number)
-        receipt = self._chain.get_transaction_receipt_by_index(number, index)
-        return Inclusion(header.hash, number, receipt.state_root == b"\x01")
+        with _readable():
+            try:
+                number, index = self._chain.chaindb.get_transaction_index(Hash32(transaction_hash))
+            except TransactionNotFound:
+                return None
+            header = self._chain.get_canonical_block_header_by_number(number)
+            receipt = self._chain.get_transaction_receipt_by_index(number, index)
+            return Inclusion(header.hash, number, receipt.state_root == b"\x01")
 
     def executed(self, number: int) -> tuple[Executed, ...]:
         """What was executed in a canonical block."""
-        block = self._chain.get_canonical_block_by_number(BlockNumber(number))
         gas_before = 0
         result = []
-        for transaction, receipt in zip(block.transactions, block.get_receipts(self._chain.chaindb), strict=True):
-            result.append(_executed(transaction, receipt, gas_before, block.header.base_fee_per_gas or 0))
-            gas_before = receipt.gas_used
+        with _readable():
+            block = self._chain.get_canonical_block_by_number(BlockNumber(number))
+            for transaction, receipt in zip(block.transactions, block.get_receipts(self._chain.chaindb), strict=True):
+                result.append(_executed(transaction, receipt, gas_before, block.header.base_fee_per_gas or 0))
+                gas_before = receipt.gas_used
         return tuple(result)
 
     def call(self, sender: bytes, contract: bytes, data: bytes) -> bytes:
@@ -198,6 +210,15 @@ class Evm:
             # The chain object may hold what the file has not kept.
             self._chain = self._open()
             raise
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Let what py-evm cannot read out as damage of the file."""
+    try:
+        yield
+    except _UNREADABLE as exc:
+        raise DamagedFile(f"the development chain has lost or altered a part of itself: {exc}") from exc
 
 
 class _SameSecondVM(CancunVM):

@@ -65,7 +65,10 @@ class KeyValueFile:
         """The value under the key, or None."""
         with _translated(self._path):
             row = self._connection.execute("SELECT v FROM kv WHERE k = ?", (key,)).fetchone()
-        return None if row is None else bytes(row[0])
+        value = None if row is None else row[0]
+        if value is not None and not isinstance(value, bytes):
+            raise DamagedFile(f"development chain {self._path}: a value of another type than belongs there")
+        return value
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set the value under the key."""
@@ -113,8 +116,10 @@ def _translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as exc:
+        if not hasattr(exc, "sqlite_errorcode"):  # the driver's own: it could not read what SQLite gave it
+            raise DamagedFile(f"development chain {path}: {exc}") from exc
         if exc.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StoreBusy(f"development chain {path}: {exc}") from exc
         raise StorageError(f"development chain {path}: {exc}") from exc
-    except sqlite3.DatabaseError as exc:
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as exc:  # also when SQLite's own message is not text
         raise DamagedFile(f"development chain {path}: {exc}") from exc

@@ -220,11 +220,29 @@ def _audit_own_log(out: Output, session: Session) -> ExitCode:
         served = [info.state for info in session.vault.feeds() if _is_of(info, found.log)]
         with session.vault.store.read() as tx:
             blind = blind_entries(tx, served, anchored)
-    faulty = bool(found.faults or found.shortfalls)
+    faulty = bool(found.faults or found.shortfalls or _is_behind_sentinel(out, session))
     code = _report(
         out, descriptor, log_id, found.log, check, session.check_predecessor(), blind, anchored, faulty=faulty
     )
     return ExitCode.INDETERMINATE if found.doubts and code == ExitCode.OK else code
+
+
+def _is_behind_sentinel(out: Output, session: Session) -> bool:
+    """Whether this machine knows of more, or of another history, than the store holds. Other findings are notes."""
+    from identity.errors import StorageError
+    from ledger.sentinel import Reason
+
+    try:
+        found = session.start_up.sentinel()
+    except StorageError as exc:  # nothing is written, so nothing depends on it
+        out.note(str(exc))
+        return False
+    if found.reason not in (Reason.BEHIND, Reason.REWRITTEN):
+        if found.in_new_feeds:
+            out.note(found.detail)
+        return False
+    _report_fault(out, f"{found.reason.value}: {found.detail}")
+    return True
 
 
 def _is_of(info: FeedInfo, found: LogAudit) -> bool:

@@ -40,7 +40,7 @@ class Rim:
     ``driver`` is always the driver's own connection.
     """
 
-    driver_error: type[Exception]
+    driver_error: tuple[type[Exception], ...]
     """What the driver raises."""
     translate: Callable[[Exception], StorageError]
     """The ``StorageError`` that such an error means."""
@@ -64,7 +64,9 @@ class Rim:
         """Let nothing of SQLAlchemy or of the driver out of the block but as a ``StorageError``."""
         try:
             yield
-        except (SQLAlchemyError, self.driver_error) as exc:
+        except SQLAlchemyError as exc:
+            raise self.translate(exc) from exc
+        except self.driver_error as exc:
             raise self.translate(exc) from exc
 
 

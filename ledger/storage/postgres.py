@@ -430,7 +430,7 @@ def _is_lost(exc: Exception) -> bool:
 
 
 _RIM: Final = Rim(
-    driver_error=psycopg.Error,
+    driver_error=(psycopg.Error,),
     translate=_translate,
     execute=_execute,
     stream=_stream,

@@ -281,6 +281,8 @@ def _file_system(directory: Path) -> str | None:
 def _translate(exc: Exception) -> StorageError:
     """What SQLite, its driver or SQLAlchemy raised, as this project's error; the caller raises it ``from exc``."""
     cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
+    if isinstance(cause, UnicodeDecodeError):  # the driver could not read SQLite's message, which quotes the schema
+        return DamagedFile("the file of the store is damaged: its schema is not text")
     name = getattr(cause, "sqlite_errorname", "") or ""
     for prefix, kind, text in _MEANING:
         if name.startswith(prefix):
@@ -298,7 +300,7 @@ def _append(driver: Any, sql: Statements, rows: FeedRows) -> bool:
 
 
 _RIM: Final = Rim(
-    driver_error=sqlite3.Error,
+    driver_error=(sqlite3.Error, UnicodeDecodeError),
     translate=_translate,
     execute=lambda driver, sql, parameters: driver.execute(sql, parameters),
     stream=lambda driver, _few: driver.cursor(),
