@@ -20,7 +20,7 @@ help:
 	@echo "make demo    a story, half a minute after setup: real transactions, evidence, and five attacks that are caught"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
-	@echo "make chaos   the faults for hours: killed processes and power cuts, ROUNDS=500"
+	@echo "make chaos   the faults for hours: kills, power cuts, flipped bits, changed columns; ROUNDS=500"
 	@echo "make bench   ours, the floor, and their ratio"
 	@echo "make docs    write docs/reference/cli.md anew"
 	@echo "make setup   only make .venv"
@@ -55,7 +55,7 @@ check: $(STAMP)
 ROUNDS ?= 500
 
 chaos: $(STAMP)
-	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium $(ARGS)
+	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium tests/faults/test_raw_flips.py tests/faults/test_b8_tampered_store.py $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)
