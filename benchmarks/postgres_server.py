@@ -69,19 +69,29 @@ class PostgresServer:
         self.run("initdb", "-D", data, "-U", "vault", "-A", "trust", *locale, "--no-sync", *options)
 
     def start(self) -> None:
-        """Start it and wait until it answers."""
+        """Start it and wait until it answers.
+
+        What a killed one left behind is removed first. The server does so itself after a restart of the machine; on one
+        that runs on, a process of the number in its lock file may exist, if only as one that nobody has waited for.
+        """
+        for left in (self.directory / "data" / "postmaster.pid", *self.directory.glob(".s.PGSQL.*")):
+            left.unlink(missing_ok=True)
         options = f"-k {self.directory} -p {self.port} -c listen_addresses=127.0.0.1 -c fsync=on -c max_connections=40"
         options += " -c recovery_init_sync_method=syncfs"  # a restart is quicker than file by file
         options += f" {self.options}"
-        log = str(self.directory / "server.log")
-        self.run("pg_ctl", "start", "-w", "-t", "60", "-D", str(self.directory / "data"), "-l", log, "-o", options)
+        log = self.directory / "server.log"
+        data = str(self.directory / "data")
+        try:
+            self.run("pg_ctl", "start", "-w", "-t", "60", "-D", data, "-l", str(log), "-o", options)
+        except ToolFailed as exc:
+            raise ToolFailed(f"{exc}\n{log}: {log.read_text(errors='replace')[-2000:]}") from exc
 
     def stop(self, mode: str = "immediate") -> None:
         """Stop it; ``immediate`` is what a crash of the server is like."""
         self.run("pg_ctl", "stop", "-w", "-m", mode, "-D", str(self.directory / "data"))
 
     def kill(self) -> None:
-        """SIGKILL for all of its processes, and nothing left that could hold up the next start."""
+        """SIGKILL for all of its processes."""
         lock = self.directory / "data" / "postmaster.pid"
         main = int(lock.read_text().split()[0])
         os.kill(main, signal.SIGSTOP)  # so that it starts no others meanwhile
@@ -91,8 +101,6 @@ class PostgresServer:
                 os.kill(pid, signal.SIGKILL)
         while any(map(_is_alive, family)):
             time.sleep(0.005)
-        for left in (lock, *self.directory.glob(".s.PGSQL.*")):
-            left.unlink(missing_ok=True)
 
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://vault@127.0.0.1:{self.port}/{database}"
