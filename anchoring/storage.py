@@ -55,6 +55,7 @@ __all__ = [
     "newest_token_size",
     "newest_tokens",
     "require_sound",
+    "timestamped_sizes",
     "unattached_rows",
 ]
 
@@ -317,6 +318,11 @@ def load_timestamps(connection: Connection, size: int) -> list[StoredTimestamp]:
     """The timestamps of the checkpoint of ``size``, in the order they were acquired."""
     query = select(_timestamp).where(_timestamp.c.size == size).order_by(_timestamp.c.id)
     return [_to_timestamp(connection, row) for row in connection.execute(query).all()]
+
+
+def timestamped_sizes(connection: Connection) -> frozenset[int]:
+    """The sizes of the checkpoints that have a timestamp at all."""
+    return frozenset(connection.execute(select(_timestamp.c.size).distinct()).scalars())
 
 
 def newest_token_size(connection: Connection, *, below: int | None = None) -> int | None:

@@ -24,6 +24,7 @@ from anchoring.storage import (
     load_timestamps,
     newest_final_anchor,
     newest_token_size,
+    timestamped_sizes,
 )
 from anchoring.timestamp import Authority, TimestampEvidence
 from anchoring.timestamp.standing import token_standing
@@ -42,6 +43,7 @@ def open_archive(tx: SqlReadTransaction, authorities: Sequence[Authority] = (), 
     """
     connection = tx.connection
     final = {anchor.size: anchor for anchor in load_anchors(connection, AnchorState.FINAL)}
+    stamped = timestamped_sizes(connection)  # most checkpoints of a long log have no token, and each is asked about
 
     @cache
     def receipt(size: int) -> AnchorReceipt | None:
@@ -49,7 +51,7 @@ def open_archive(tx: SqlReadTransaction, authorities: Sequence[Authority] = (), 
 
     @cache
     def timestamps(size: int) -> list[TimestampEvidence]:
-        return tokens_of(connection, size)
+        return tokens_of(connection, size) if size in stamped else []
 
     judge = partial(token_standing, authorities=authorities) if authorities else take_at_its_word
     return Archive(timestamps, receipt, judge, k)

@@ -33,6 +33,7 @@ from anchoring.storage import (
     newest_final_anchor,
     newest_token_size,
     newest_tokens,
+    timestamped_sizes,
 )
 from identity.errors import ConflictError, DamagedFile, RefusedError, StorageError
 from ledger.storage.engine import open_store
@@ -277,6 +278,7 @@ def test_timestamps_come_back_as_they_were(store: SqlStore) -> None:
         assert load_timestamps(tx.connection, 5) == [TOKEN, other]
         assert load_timestamps(tx.connection, 6) == [elsewhere]
         assert load_timestamps(tx.connection, 7) == []
+        assert timestamped_sizes(tx.connection) == {5, 6}
 
 
 def test_large_revocation_lists_are_kept(store: SqlStore) -> None:
