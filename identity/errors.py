@@ -22,6 +22,7 @@
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
       StorageError              the store could not do it
         StoreBusy               locked by another process: try again
+        StoreUnreachable        its server does not answer: try again
         Unacknowledged          written, and what has to come before an acknowledgement failed
         UnknownOutcome          a commit was not answered: it may have happened or not
             NotRecorded         it happened, and the sentinel does not say so
@@ -56,6 +57,7 @@ __all__ = [
     "SignatureMismatch",
     "StorageError",
     "StoreBusy",
+    "StoreUnreachable",
     "TokenRejected",
     "TokenUndecided",
     "TransportError",
@@ -219,6 +221,10 @@ class StorageError(AuditError):
 
 class StoreBusy(StorageError):
     """Another process holds the store. Trying again later can succeed."""
+
+
+class StoreUnreachable(StorageError):
+    """The store's server does not answer, so nothing was done. Trying again later can succeed."""
 
 
 class Unacknowledged(StorageError):

@@ -19,6 +19,7 @@ from identity.errors import (
     RefusedError,
     StorageError,
     StoreBusy,
+    StoreUnreachable,
     TransportError,
     UnknownOutcome,
     VerificationError,
@@ -58,8 +59,8 @@ MEANING: Final[Mapping[ExitCode, str]] = MappingProxyType(
         ExitCode.INTERNAL: "a fault of holdfast itself",
         ExitCode.IO: "a file or the store could not be read or written, or is damaged",
         ExitCode.TRY_AGAIN: (
-            "not now: locked by another process; a peer, an authority or a node cannot be reached; "
-            "or the outcome of a commit is unknown"
+            "not now: locked by another process; a database server, a peer, an authority or a node "
+            "cannot be reached; or the outcome of a commit is unknown"
         ),
         ExitCode.REFUSED: "refused, nothing was changed: input not in its format, wrong passphrase, read-only state",
         ExitCode.CONFIGURATION: "settings, policy or home cannot be used as they are",
@@ -76,6 +77,7 @@ _OF_ERROR: Final[tuple[tuple[type[AuditError], ExitCode], ...]] = (
     (RefusedError, ExitCode.REFUSED),
     (ConflictError, ExitCode.TRY_AGAIN),
     (StoreBusy, ExitCode.TRY_AGAIN),
+    (StoreUnreachable, ExitCode.TRY_AGAIN),
     (UnknownOutcome, ExitCode.TRY_AGAIN),
     (StorageError, ExitCode.IO),
     (TransportError, ExitCode.TRY_AGAIN),

@@ -29,6 +29,7 @@ from identity.errors import (
     RefusedError,
     StorageError,
     StoreBusy,
+    StoreUnreachable,
     UnknownOutcome,
 )
 from ledger.storage.connections import Connections, Rim, commit
@@ -86,7 +87,8 @@ _MEANING: Final[tuple[tuple[str, type[StorageError], str], ...]] = (
     ("57P03", StoreBusy, "the database server is starting or stopping"),
     ("57014", StorageError, "the database server gave the statement up"),
     ("57", StorageError, "the database server ended the connection"),
-    ("08001", StorageError, "the database server cannot be reached, or does not take the connection"),
+    ("08001", StoreUnreachable, "the database server cannot be reached"),
+    ("08004", StorageError, "the database server does not take the connection"),
     ("08", StorageError, "the connection to the database server was lost"),
     ("53100", StorageError, "the disk of the database server is full"),
     ("53", StorageError, "the database server is out of something"),
@@ -396,20 +398,23 @@ def _state_of_connection(exc: psycopg.Error) -> str:
         return "53300"
     if exc.pgconn is None or not isinstance(exc, psycopg.OperationalError):
         return ""
-    if _answers_later(exc.pgconn):
+    answer = _ping(exc.pgconn)
+    if answer == Ping.REJECT:
         return "57P03"
-    return "08001" if text.startswith(_NEVER_CONNECTED) else "08006"
+    if not text.startswith(_NEVER_CONNECTED):
+        return "08006"
+    return "08004" if answer == Ping.OK else "08001"
 
 
-def _answers_later(connection: Any) -> bool:
-    """Whether the server that was not reached says that it is starting or stopping, in whatever language."""
+def _ping(connection: Any) -> int:
+    """What the server that was not reached says of itself: it takes others, it is starting or stopping, or nothing."""
     options = connection.info
     conninfo = b" ".join(
         b"%s='%s'" % (option.keyword, option.val.replace(b"\\", b"\\\\").replace(b"'", b"\\'"))
         for option in options
         if option.keyword in (b"host", b"hostaddr", b"port", b"user", b"dbname", b"connect_timeout") and option.val
     )
-    return PGconn.ping(conninfo) == Ping.REJECT
+    return PGconn.ping(conninfo)
 
 
 def _translate(exc: Exception) -> StorageError:

@@ -79,6 +79,7 @@ def test_every_error_of_the_tree_has_a_code(kind: type[AuditError]) -> None:
         (errors.ReadOnlyState("diverged", "x"), 77),
         (errors.ConflictError("x"), 75),
         (errors.StoreBusy("x"), 75),
+        (errors.StoreUnreachable("x"), 75),
         (errors.TransportError("x"), 75),
         (errors.DamagedFile("x"), 74),
         (errors.StorageError("x"), 74),

@@ -26,6 +26,7 @@ from identity.errors import (
     RefusedError,
     StorageError,
     StoreBusy,
+    StoreUnreachable,
     UnknownOutcome,
 )
 from ledger.storage import postgres as engine
@@ -716,5 +717,11 @@ def test_a_server_that_was_never_reached_is_not_called_lost() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(StorageError, match="the database server cannot be reached, or does not take the connection"):
+    with pytest.raises(StoreUnreachable, match="the database server cannot be reached"):
         open_postgres(located(f"postgresql://nobody@127.0.0.1:{port}/nothing"))
+
+
+def test_a_server_that_refuses_is_not_called_unreachable(postgres: Any) -> None:
+    with pytest.raises(StorageError, match="the database server does not take the connection") as caught:
+        open_postgres(located(postgres.url("no_such_database")))
+    assert not isinstance(caught.value, StoreUnreachable)
