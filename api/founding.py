@@ -57,6 +57,7 @@ __all__ = [
     "Founded",
     "Founding",
     "TokenMaker",
+    "check_vacant",
     "found_home",
     "generate_anchor_key",
     "in_place_of",
@@ -323,12 +324,17 @@ def _write_durably(path: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path.name}: {exc.strerror}") from exc
 
 
+def check_vacant(root: Path) -> None:
+    """Raises ``RefusedError`` when something is there that a home would overwrite."""
+    if root.exists() and not (root.is_dir() and not any(root.iterdir())):
+        raise RefusedError(f"{root} is not an empty directory; a home is never overwritten")
+
+
 @contextmanager
 def in_place_of(root: Path) -> Iterator[Path]:
     """A directory that becomes ``root`` when the block ends well, and nothing when it does not."""
     try:
-        if root.exists() and not (root.is_dir() and not any(root.iterdir())):
-            raise RefusedError(f"{root} is not an empty directory; a home is never overwritten")
+        check_vacant(root)
         root.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     except OSError as exc:

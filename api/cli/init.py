@@ -123,11 +123,12 @@ def init(
     the root keys and their phrases are their holders', and the home waits until enough of them have signed.
     """
     from api.bootstrap import now_ms, open_chain, open_sources
-    from api.founding import Founding, found_home
+    from api.founding import Founding, check_vacant, found_home
     from api.pool import check_independence
 
     run = invocation(ctx)
     home = find_home(run.named_home, run.environ)
+    check_vacant(home.root)  # before a passphrase is asked for and a file for the phrase is made
     cards = _cards(card, phrase_file)
     signing, following = _thresholds(cards, threshold, next_threshold)
     if run.out.json and phrase_file is None and not cards:

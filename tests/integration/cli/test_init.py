@@ -106,6 +106,7 @@ def test_a_home_without_a_chain(shell: Any) -> None:
         (["--phrase-file", "no/such/file"], 74, "cannot write no/such/file"),
         (["--home", "home"], 77, "is not an empty directory"),
         (["--home", "pass.txt"], 77, "is not an empty directory"),
+        (["--home", "home", "--phrase-file", "phrase.txt"], 77, "is not an empty directory"),
         (["--home", "pass.txt/new"], 74, "cannot create"),
         (["--settings", "no.toml"], 78, "there is no no.toml"),
         (["--settings", "notes.jsonl"], 78, "not TOML"),
