@@ -93,7 +93,7 @@ def test_a_store_that_is_there_is_not_taken(founded: Any, database: str) -> None
         ("postgresql://vault@127.0.0.1:1/x?password=never", 64, "password"),
         ("postgresql://vault@127.0.0.1:1/x?schema=No", 64, "schema"),
         ("vault.db", 64, "postgresql://"),
-        ("postgresql://vault@127.0.0.1:1/x", 74, "connection"),
+        ("postgresql://vault@127.0.0.1:1/x", 75, "connection"),
         ("postgresql://vault@127.0.0.1:1/x?nonsense=1", 78, "nonsense"),
     ],
 )
@@ -110,7 +110,7 @@ def test_no_password_is_shown(founded: Any, database: str) -> None:
     with_password = founded.at("pg", HOLDFAST_DATABASE=database.replace("vault@", f"vault:{secret}@"))
     shown = [with_password("status"), with_password("status", "--json")]
     gone = with_password.at("pg", HOLDFAST_DATABASE=f"postgresql://vault:{secret}@127.0.0.1:1/x")
-    shown += [gone("status", code=74), gone("status", "--json", code=74)]
+    shown += [gone("status", code=75), gone("status", "--json", code=75)]
     wrong = with_password.at("pg", HOLDFAST_DATABASE=f"postgresql://vault:{secret}@127.0.0.1:1/x?schema=A")
     shown += [wrong("status", code=78), wrong("status", "--json", code=78)]
     for ran in shown:
