@@ -29,12 +29,16 @@ help:
 
 setup: $(STAMP)
 
+# The pinned pip comes first: an older one does not hold a requirement with an extra, as coverage[toml], to the version
+# that is pinned without it, and fails on the day when a newer version is published.
 $(STAMP):
 	@test -n "$(PYTHON)" || { echo "holdfast needs Python 3.11 or newer, with venv: make PYTHON=/path/to/python3"; exit 1; }
 	@echo "[1/3] making $(VENV) with $$($(PYTHON) --version)"
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@echo "[2/3] installing $$(grep -c '^[a-z0-9.-]*==' requirements/dev.txt) pinned packages; this takes a minute or two"
+	@sed -n '/^pip==/,/^ *# via/p' requirements/dev.txt > $(VENV)/pip.txt
+	@$(PIP) install --no-compile --require-hashes --requirement $(VENV)/pip.txt
 	@$(PIP) install --no-compile --require-hashes --requirement requirements/dev.txt
 	@echo "[3/3] installing holdfast"
 	@PYTHONWARNINGS=ignore $(PIP) install --no-deps --no-build-isolation --editable .
