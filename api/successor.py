@@ -13,6 +13,7 @@ closed, so nothing but the identity's own event shows which log goes on.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from contextlib import closing as closed_after
@@ -48,7 +49,8 @@ from identity.textforms import to_hex
 from ledger.identities import add_events
 from ledger.log_writer import begin_log
 from ledger.statement import ChainBinding, LogDescriptor, Predecessor
-from ledger.storage.sqlite import open_sqlite
+from ledger.storage.engine import open_store, store_exists
+from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.start_up import Succession, add_succession
 from ledger.succession import copy_feed_to
 
@@ -68,6 +70,8 @@ __all__ = [
 ]
 
 _SUCCEEDED: Final = "succeeded"
+_SCHEMA_LENGTH: Final = 63
+"""That PostgreSQL allows a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ class Plan:
 
     predecessor: Predecessor
     descriptor: LogDescriptor
-    database: Path
+    database: StoreLocation
     closable: bool
     because: tuple[str, ...]
 
@@ -139,9 +143,9 @@ def begin_successor(session: Session, ring: KeyRing, plan: Plan, binding: ChainB
     ``ring`` holds the log key that the successor is to have, ``binding`` is where it is going to be anchored. Raises
     ``RefusedError`` when the file is there and is something else, or the keystore lacks the root key.
     """
-    if not plan.database.exists():
-        open_sqlite(plan.database, create=True).close()
-    with closed_after(open_sqlite(plan.database)) as store:
+    if not store_exists(plan.database):
+        open_store(plan.database, create=True).close()
+    with closed_after(open_store(plan.database)) as store:
         with store.read() as tx:
             if tx.log() is not None:
                 return _found(tx, plan)
@@ -213,16 +217,17 @@ def switch_home(session: Session, plan: Plan, log_id: bytes, environ: Mapping[st
             replace_file(session.home.policy, changed.encode())
         else:
             by_hand.append(f"add log {newer} to the logs of {session.home.policy}")
+    if isinstance(plan.database, PostgresLocation):
+        by_hand.append(f"whoever else uses {session.settings.database}: let their settings name {plan.database} too")
     _rewrite_settings(session, plan.database, environ)  # last: with it, nothing is left but the close
     return by_hand
 
 
-def _rewrite_settings(session: Session, database: Path, environ: Mapping[str, str]) -> None:
+def _rewrite_settings(session: Session, database: StoreLocation, environ: Mapping[str, str]) -> None:
     """Set ``database`` in the file, and leave every other byte of it as it is."""
     file = session.home.settings
     text = file.read_text(encoding="utf-8")
-    name = database.name if database.parent == session.home.root else str(database)
-    line = f'database = "{name}"'
+    line = f"database = {json.dumps(_setting(session, database), ensure_ascii=False)}"
     head, separator, rest = text.partition("\n[")
     if re.search(r"^\s*database\s*=", head, re.MULTILINE):
         head = re.sub(r"^\s*database\s*=.*$", lambda _: line, head, count=1, flags=re.MULTILINE)
@@ -233,6 +238,12 @@ def _rewrite_settings(session: Session, database: Path, environ: Mapping[str, st
     if load_settings(session.home, environ) != before.model_copy(update={"database": database}):
         replace_file(file, text.encode())
         raise ConfigurationError(f"{file} cannot be changed safely", hint=f"write {line} into it")
+
+
+def _setting(session: Session, database: StoreLocation) -> str:
+    if isinstance(database, PostgresLocation):
+        return database.full_url()
+    return database.name if database.parent == session.home.root else str(database)
 
 
 def _trusts(file: Path, text: str, log_id: bytes) -> bool:
@@ -247,21 +258,20 @@ def _trusts(file: Path, text: str, log_id: bytes) -> bool:
         draft.unlink(missing_ok=True)
 
 
-def _database_of(settings: Settings, log_id: bytes) -> Path:
-    """Where the store of this log's successor lies, whenever it is asked for. Raises ``RefusedError``."""
-    if not isinstance(settings.database, Path):
-        raise RefusedError(
-            f"{settings.database} is no file, and a successor's store is made beside the present one",
-            hint="restore a backup of it without --database, succeed there, and move the successor back",
-        )
-    return settings.database.with_name(f"vault-after-{log_id.hex()[:16]}.db")
+def _database_of(settings: Settings, log_id: bytes) -> StoreLocation:
+    """Where the store of this log's successor lies, whenever it is asked for: beside the present one."""
+    place = settings.database
+    if isinstance(place, PostgresLocation):
+        suffix = f"_after_{log_id.hex()[:16]}"
+        return place.beside(place.schema[: _SCHEMA_LENGTH - len(suffix)] + suffix)
+    return place.with_name(f"vault-after-{log_id.hex()[:16]}.db")
 
 
-def _successor_in(database: Path) -> bytes:
+def _successor_in(database: StoreLocation) -> bytes:
     """The log of a successor's store that an earlier call has made; nothing when there is none."""
-    if not database.exists():
+    if not store_exists(database):
         return b""
-    with closed_after(open_sqlite(database)) as store, store.read() as tx:
+    with closed_after(open_store(database)) as store, store.read() as tx:
         state = tx.log()
         return b"" if state is None else state.log_id
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from identity.errors import ConfigurationError
-from ledger.storage.location import PostgresLocation, parse_location
+from ledger.storage.location import PostgresLocation, StoreLocation, parse_location
 from ledger.storage.sql import SqlStore
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "store_exists"]
 
 
 def open_store(
@@ -30,3 +30,12 @@ def open_store(
     from ledger.storage.sqlite import open_sqlite
 
     return open_sqlite(place, read_only=read_only, create=create)
+
+
+def store_exists(place: StoreLocation) -> bool:
+    """Whether something is where a store would be created: a file, or a schema. Raises ``StorageError``."""
+    if isinstance(place, PostgresLocation):
+        from ledger.storage.postgres import schema_exists
+
+        return schema_exists(place)
+    return place.exists()

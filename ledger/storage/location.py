@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +36,14 @@ class PostgresLocation:
 
     def __str__(self) -> str:
         return self.shown
+
+    def beside(self, schema: str) -> PostgresLocation:
+        """Another schema of the same database."""
+        return replace(self, schema=schema, shown=f"{self.shown.removesuffix(self.schema)}{schema}")
+
+    def full_url(self) -> str:
+        """The URL that ``parse_location`` takes. It may hold a password: it goes into settings and nowhere else."""
+        return f"{self.url}{'&' if '?' in self.url else '?'}schema={self.schema}"
 
 
 StoreLocation = Path | PostgresLocation

@@ -181,6 +181,13 @@ def open_postgres(
     )
 
 
+def schema_exists(location: PostgresLocation) -> bool:
+    """Whether there is a schema of that name, whatever is in it."""
+    with _RIM.translated(), _connector(location, BUSY_TIMEOUT_MS)() as driver:
+        found = driver.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (location.schema,)).fetchone()
+    return found is not None
+
+
 def drop_postgres(location: PostgresLocation) -> None:
     """Remove the store at ``location``, with everything in its schema. For one that this process has just made."""
     with _RIM.translated(), _connector(location, BUSY_TIMEOUT_MS)() as driver:

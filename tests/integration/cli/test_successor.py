@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from identity.keystore import ONLY_FOR_TESTING, KeyRing, open_keystore, replace_keystore
+from ledger.storage.engine import open_store
 
 pytestmark = pytest.mark.integration
 
@@ -23,14 +26,27 @@ def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def database(postgres: Any) -> Iterator[str]:
+    """A database without a store."""
+    name = postgres.new_database()
+    yield str(postgres.url(name))
+    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
 def lost(shell: Any) -> Any:
     """A home of a backup that is older than the newest anchor; nobody has what came after it."""
+    return lose(shell)
+
+
+def lose(shell: Any, *options: str) -> Any:
+    """Put an older backup back, with those options of ``restore``."""
     shell("backup", "create", "older.backup")
     shell("feed", "append", "ledger", "notes.jsonl")
     shell("checkpoint", "create")
     shell("anchor", "run")
     shutil.rmtree(shell.path("home"))
-    shell("restore", "older.backup", "--home", "restored")
+    shell("restore", "older.backup", "--home", "restored", *options)
     return shell.at("restored")
 
 
@@ -48,6 +64,38 @@ def go_on(shell: Any, feed: str = "ledger") -> dict[str, Any]:
     shell("anchor", "run")
     found = shell("audit", "--log", "--json", code=None).json
     return dict(found[-1])
+
+
+def test_on_postgresql(shell: Any, database: str) -> None:
+    """The successor is another schema of the same database."""
+    lost = lose(shell, "--database", database)
+    (planned,) = lost("recover", "succeed", "--dry-run", "--json").json
+    with psycopg.connect(database) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE '%after%'").fetchone() == (0,)
+    ran = lost("recover", "succeed", "--json")
+    assert [answer["kind"] for answer in ran.json] == ["succession", "close"]
+    assert ran.json[0]["store"] == planned["store"]
+    assert "whoever else uses postgresql://" in ran.err
+    found = go_on(lost)
+    assert (found["state"], found["predecessor"]) == ("consistent", "closed")
+    before = lost.at("restored", HOLDFAST_DATABASE=database)
+    assert before("feed", "append", "ledger", "notes.jsonl", code=77).err  # it is there, and it is closed
+    keys = {feed["name"]: feed["key"] for feed in before("feed", "list", "--json").json}
+    assert before("feed", "read", keys["ledger"]).lines == lost("feed", "read", keys["ledger"]).lines != []
+
+
+def test_a_successor_that_was_begun_on_postgresql(shell: Any, database: str) -> None:
+    """Stopped after its schema was made: the next run fills it. A schema of somebody else is left alone."""
+    lost = lose(shell, "--database", database)
+    (planned,) = lost("recover", "succeed", "--dry-run", "--json").json
+    schema = planned["store"].rpartition("=")[2]
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+        assert "has no tables of a store" in lost("recover", "succeed", code=74).err
+        connection.execute(f"DROP SCHEMA {schema}")
+    open_store(f"{database}?schema={schema}", create=True).close()
+    lost("recover", "succeed")
+    assert go_on(lost)["state"] == "consistent"
 
 
 def test_the_anchor_key_is_lost(lost: Any) -> None:
