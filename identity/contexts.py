@@ -13,6 +13,10 @@ __all__ = [
     "ALL_CONTEXTS",
     "ANCHOR_RECEIPT_DIGEST",
     "ARCHIVE_DIGEST",
+    "BRANCH_ID",
+    "DATABASE_ID",
+    "DOCUMENT_VERSION",
+    "ENTRY_ID",
     "IDENTITY_EVENT_DIGEST",
     "IDENTITY_EVENT_SIGNATURE",
     "KEYSTORE_CHECKSUM",
@@ -20,6 +24,7 @@ __all__ = [
     "RECOVERY_ROOT",
     "ROOT_CARD",
     "ROOT_KEY_COMMITMENT",
+    "SEAL_COMMITMENT",
     "SENTINEL_CHECKSUM",
     "SENTINEL_MACHINE",
     "SIGNING_REQUEST",
@@ -65,6 +70,21 @@ SENTINEL_CHECKSUM: Final = b"holdfast/v1/sentinel-checksum\0"
 SENTINEL_MACHINE: Final = b"holdfast/v1/sentinel-machine\0"
 """SHA-256 over a machine's id: what a sentinel says of where it was written."""
 
+DATABASE_ID: Final = b"holdfast/v1/database-id\0"
+"""SHA-256 over what a database was founded with: what the database is called in every entry of it."""
+
+ENTRY_ID: Final = b"holdfast/v1/entry-id\0"
+"""SHA-256 over the feed key, the index as 8 bytes big-endian and the leaf hash of an entry: orders concurrent ones."""
+
+BRANCH_ID: Final = b"holdfast/v1/branch-id\0"
+"""SHA-256 over the feed key, an index as 8 bytes big-endian and the leaf hash there: one side of a forked feed."""
+
+DOCUMENT_VERSION: Final = b"holdfast/v1/document-version\0"
+"""SHA-256 over a document's visible causal state: its ETag is made of the first half."""
+
+SEAL_COMMITMENT: Final = b"holdfast/v1/seal-commitment\0"
+"""SHA-256 over a 32-byte salt and the canonical bytes of a value that is sealed: only that value fits it."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -79,4 +99,9 @@ ALL_CONTEXTS: Final = (
     ARCHIVE_DIGEST,
     SENTINEL_CHECKSUM,
     SENTINEL_MACHINE,
+    DATABASE_ID,
+    ENTRY_ID,
+    BRANCH_ID,
+    DOCUMENT_VERSION,
+    SEAL_COMMITMENT,
 )

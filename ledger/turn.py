@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from identity.errors import AuditError, DamagedFile, MissingEvidenceError, RefusedError, StorageError, StoreBusy
 from identity.history import KeyHistory, fold, parse_signed_event
 from identity.keys import Signer
-from ledger.feed import AppendResult, Keeper, OpenFeed, check_device, check_writable, feed_state, open_feed
+from ledger.feed import AppendResult, Keeper, OpenFeed, check_batch, check_device, check_writable, feed_state, open_feed
 from ledger.flattree import depth, right_leaf
 from ledger.manifest import device_key, parse_manifest
 from ledger.merkle import Node, TreeBuilder
@@ -32,7 +32,7 @@ from ledger.store import (
     WriteTransaction,
 )
 
-__all__ = ["Condition", "ItemFailed", "OpenFeeds", "Resolve", "SigningFailed", "Turn"]
+__all__ = ["Companion", "Compose", "Condition", "ItemFailed", "OpenFeeds", "Resolve", "SigningFailed", "Turn"]
 
 
 class ItemFailed(Exception):
@@ -54,6 +54,16 @@ class SigningFailed(Exception):
 
 Resolve = Callable[[WriteTransaction, FeedKey], FeedKey]
 """Which feed an append to this one goes into now. It may begin one that continues it. Raises ``AuditError``."""
+
+
+class Companion(Protocol):
+    """What a layer above keeps while a turn lasts: what its items have changed and is not written yet."""
+
+    def finish(self) -> None:
+        """Write it, in the turn's transaction. Called once, before anything is signed; when it raises, all is lost."""
+
+
+C = TypeVar("C", bound=Companion)
 
 
 class OpenFeeds:
@@ -157,6 +167,7 @@ class Turn:
         self._pending: dict[FeedKey, _Pending] = {}
         self._targets: dict[FeedKey, FeedKey] = {}
         self._refused: dict[FeedKey, AuditError] = {}
+        self._companions: dict[object, Companion] = {}
         self._undo: ExitStack | None = None
         """What a condition that is running has to undo when it fails; None when nothing, or when none is running."""
 
@@ -170,10 +181,19 @@ class Turn:
             self._undo = None
         return tx.connection
 
-    def take(self, key: FeedKey, blocks: Sequence[bytes], condition: Condition | None) -> tuple[FeedKey, int]:
-        """Add an item, a batch within the limits of ``check_batch``.
+    def companion(self, owner: object, make: Callable[[Any], C]) -> C:
+        """What ``owner`` keeps for this turn; ``make`` is given the store's transaction when it is first asked for."""
+        if owner not in self._companions:
+            self._companions[owner] = make(self._tx)
+        return self._companions[owner]  # type: ignore[return-value]
 
-        Returns the feed that it goes into, which is ``key`` or continues it, and the index of its first block there.
+    def take(
+        self, key: FeedKey, blocks: Sequence[bytes] | Compose, condition: Condition | None
+    ) -> tuple[FeedKey, int, int]:
+        """Add an item, a batch within the limits of ``check_batch``, or what composes one.
+
+        Returns the feed that it goes into, which is ``key`` or continues it, the index of its first block there, and
+        the one after its last.
 
         Raises ``ItemFailed``, with nothing of the item kept. Any other exception means that the turn is lost.
         """
@@ -181,14 +201,18 @@ class Turn:
         if condition is not None:
             self._require(condition)
         start = pending.length
+        if callable(blocks):
+            blocks = self._compose(blocks, pending.feed.key, start)
         pending.blocks.extend(blocks)
-        return pending.feed.key, start
+        return pending.feed.key, start, pending.length
 
     def finish(self) -> list[AppendResult]:
         """Hash, sign and write what was taken: one result a feed. Nothing of it may be let out before the commit.
 
         Raises ``SigningFailed``, or what the store raises; then the transaction must not be committed.
         """
+        for companion in self._companions.values():
+            companion.finish()
         results = []
         for key, pending in self._pending.items():
             if pending.blocks:
@@ -222,6 +246,14 @@ class Turn:
                     raise ItemFailed(exc) from exc
         finally:
             self._undo = None
+
+    def _compose(self, compose: Compose, key: FeedKey, start: int) -> Sequence[bytes]:
+        try:
+            blocks = compose(self, key, start)
+            check_batch(blocks)
+        except (AuditError, TypeError) as exc:
+            raise ItemFailed(exc) from exc
+        return blocks
 
     # The store with the blocks of this turn: ``ledger.store.ReadTransaction``.
 
@@ -313,6 +345,13 @@ Condition = Callable[[Turn], object]
 """Called with the turn before its item is taken. To refuse the item it raises, ``ConflictError`` or ``RefusedError``.
 
 It may be called again, with another turn, when the first one came to nothing.
+"""
+
+Compose = Callable[[Turn, FeedKey, int], Sequence[bytes]]
+"""Called with the turn, the feed that the blocks go into and the index of the first: makes blocks that depend on those.
+
+To refuse the item it raises an ``AuditError``, and then it must not have changed anything, its companion included. It
+may be called again as a ``Condition`` may.
 """
 
 

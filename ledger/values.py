@@ -1,12 +1,13 @@
 """Values: what the fields of records and transactions hold, in stored form, in Python's, and for display.
 
 Implements docs/spec/entry.md, section "Values". Stored values are what ``identity.encoding`` writes, without floats; a
-map with a key that begins with ``$`` is one of four typed forms or an error:
+map with a key that begins with ``$`` is one of five typed forms or an error:
 
     {"$dec": "-12.30"}      a decimal number, its scale kept: money is never a float
     {"$ts": 1764000000}     microseconds UTC since 1970
     {"$date": "2026-11-22"} a day, without a time zone
     {"$ref": [...]}         another entry: feed key, index, leaf hash
+    {"$sealed": [...]}      a value that only the holder of a key can read: key id, commitment, ciphertext
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from typing import Final
 
 from identity.encoding import MAX_DEPTH, MAX_INT, MIN_INT, Value
 from identity.errors import LimitExceeded, MalformedError
-from identity.textforms import to_hex, to_zbase32
+from identity.textforms import to_base64, to_hex, to_zbase32
 from ledger.merkle import HASH_BYTES, MAX_LENGTH
 
 __all__ = [
+    "KID_BYTES",
     "MAX_DECIMAL_DIGITS",
+    "MAX_SEALED_BYTES",
     "MAX_TIMESTAMP",
+    "MIN_SEALED_BYTES",
     "MIN_TIMESTAMP",
     "Reference",
+    "Sealed",
     "check_scalars",
     "check_value",
     "date_value",
@@ -36,6 +41,7 @@ __all__ = [
     "from_python",
     "parse_reference",
     "reference_value",
+    "sealed_value",
     "timestamp_value",
     "to_plain",
     "to_python",
@@ -48,7 +54,13 @@ MIN_TIMESTAMP: Final = -62_135_596_800_000_000
 MAX_TIMESTAMP: Final = 253_402_300_799_999_999
 """Microseconds: the first of the year 1 and the last of the year 9999."""
 
-_DEC, _TS, _DATE, _REF = "$dec", "$ts", "$date", "$ref"
+KID_BYTES: Final = 16
+
+MIN_SEALED_BYTES: Final = 24 + 32 + 1 + 16
+"""Of a ciphertext: nonce, salt, the shortest value, tag."""
+MAX_SEALED_BYTES: Final = 256 * 1024
+
+_DEC, _TS, _DATE, _REF, _SEALED = "$dec", "$ts", "$date", "$ref", "$sealed"
 _DECIMAL: Final = re.compile(r"(?!-[0.]*\Z)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?:\.0+)?")
 _DATE_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -81,6 +93,37 @@ def parse_reference(value: Value) -> Reference:
     raise MalformedError("reference: not a list of feed key, index and leaf hash")
 
 
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """A value that is encrypted under the key called ``kid``, as ``sync.sealing`` does it; here it is only carried.
+
+    ``commitment`` is a hash that only one value fits, ``ciphertext`` begins with its nonce.
+    """
+
+    kid: bytes
+    commitment: bytes
+    ciphertext: bytes
+
+    def __post_init__(self) -> None:
+        if len(self.kid) != KID_BYTES or len(self.commitment) != HASH_BYTES:
+            raise MalformedError("sealed value: not a 16-byte key id and a 32-byte commitment")
+        if len(self.ciphertext) < MIN_SEALED_BYTES:
+            raise MalformedError(f"sealed value: a ciphertext has at least {MIN_SEALED_BYTES} bytes")
+        if len(self.ciphertext) > MAX_SEALED_BYTES:
+            raise LimitExceeded(f"sealed value: a ciphertext of more than {MAX_SEALED_BYTES} bytes")
+
+    def members(self) -> list[Value]:
+        """The list that stands for it in an entry."""
+        return [self.kid, self.commitment, self.ciphertext]
+
+
+def _parse_sealed(value: Value) -> Sealed:
+    match value:
+        case [bytes(kid), bytes(commitment), bytes(ciphertext)]:
+            return Sealed(kid, commitment, ciphertext)
+    raise MalformedError("sealed value: not a list of key id, commitment and ciphertext")
+
+
 # --- stored form ----------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +148,11 @@ def date_value(day: date) -> Value:
 def reference_value(reference: Reference) -> Value:
     """The stored reference."""
     return {_REF: reference.members()}
+
+
+def sealed_value(sealed: Sealed) -> Value:
+    """The stored sealed value."""
+    return {_SEALED: sealed.members()}
 
 
 def check_value(value: Value) -> None:
@@ -143,7 +191,8 @@ def check_scalars(values: Iterable[Value]) -> bool:
 
 
 def from_python(value: object) -> Value:
-    """The stored form of None, bool, int, str, bytes, list, tuple, dict, ``Decimal``, date, datetime, ``Reference``.
+    """The stored form of None, bool, int, str, bytes, list, tuple, dict, ``Decimal``, date, datetime, ``Reference``,
+    ``Sealed``.
 
     A decimal keeps its scale; one with a positive exponent is written out, and a negative zero loses its sign, which no
     amount has. A datetime must know its offset from UTC. Raises ``MalformedError`` for a float and anything else.
@@ -152,7 +201,7 @@ def from_python(value: object) -> Value:
 
 
 def to_python(value: Value) -> object:
-    """The same value with ``Decimal``, ``date``, aware ``datetime`` and ``Reference`` for the typed forms.
+    """The same value with ``Decimal``, ``date``, aware ``datetime``, ``Reference`` and ``Sealed`` for the typed forms.
 
     Raises as ``check_value`` does: this is its judgement too.
     """
@@ -178,6 +227,8 @@ def _from_python(value: object, depth: int) -> Value:
             return date_value(value)
         case Reference():
             return reference_value(value)
+        case Sealed():
+            return sealed_value(value)
         case list() | tuple():
             return [_from_python(item, depth + 1) for item in value]
         case dict():
@@ -216,6 +267,8 @@ def _parse_typed(value: dict[str, Value]) -> object:
             return _parse_date(content)
         case "$ref", list():
             return parse_reference(content)
+        case "$sealed", list():
+            return _parse_sealed(content)
     raise MalformedError(f"value: {form!r} is not a typed form, or not with that content")
 
 
@@ -293,7 +346,8 @@ def _check_key(key: object) -> str:
 
 
 def to_plain(value: object) -> object:
-    """The value as JSON can show it to a person: typed forms as text, bytes in hex, all else as it is.
+    """The value as JSON can show it to a person: typed forms as text, a sealed value as a map of its parts, bytes in
+    hex, all else as it is.
 
     Total, and not reversible: a map that misuses ``$`` keys, as an entry of an unknown kind may, is shown as it stands.
     """
@@ -319,4 +373,6 @@ def _plain_map(value: Mapping[str, Value]) -> object:
             return typed.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
         case Reference(feed, index, leaf_hash):
             return f"{to_zbase32(feed)}/{index}/{to_hex(leaf_hash)}"
+        case Sealed(kid, commitment, ciphertext):
+            return {_SEALED: {"kid": to_hex(kid), "com": to_hex(commitment), "ct": to_base64(ciphertext)}}
     return str(typed)

@@ -34,7 +34,7 @@ from identity.errors import (
 from identity.keys import Signer
 from ledger.feed import AppendResult, Keeper, check_batch
 from ledger.store import FeedKey, Store
-from ledger.turn import Condition, ItemFailed, OpenFeeds, Resolve, SigningFailed, Turn
+from ledger.turn import Compose, Condition, ItemFailed, OpenFeeds, Resolve, SigningFailed, Turn
 
 __all__ = ["AfterCommit", "StoreWriter", "WriterLimits"]
 
@@ -63,14 +63,15 @@ class WriterLimits:
 @dataclass(slots=True, eq=False)
 class _Job:
     key: FeedKey
-    blocks: tuple[bytes, ...]
+    blocks: tuple[bytes, ...] | Compose
     condition: Condition | None
     size: int
     future: Future[AppendResult] = field(default_factory=Future)
     written: FeedKey | None = None
     """The feed that it goes into, once a turn has taken it: ``key``, or one that continues it."""
     start: int = 0
-    """The index of its first block there."""
+    stop: int = 0
+    """The index of its first block there, and the one after its last."""
 
     def succeed(self, result: AppendResult) -> None:
         with suppress(BaseException):  # what a callback of the caller's raises
@@ -93,7 +94,7 @@ class _Attempt:
     def run(self, turn: Turn) -> None:
         for job in self.jobs:
             try:
-                job.written, job.start = turn.take(job.key, job.blocks, job.condition)
+                job.written, job.start, job.stop = turn.take(job.key, job.blocks, job.condition)
             except ItemFailed as failure:
                 self.refused[job] = failure.error
         self.results = turn.finish()
@@ -153,7 +154,15 @@ class StoreWriter:
         check_batch(blocks)
         if any(type(block) is not bytes for block in blocks):
             raise TypeError("blocks are bytes")
-        job = _Job(key, tuple(blocks), condition, sum(map(len, blocks)) + _BLOCK_OVERHEAD * len(blocks))
+        return self._enqueue(_Job(key, tuple(blocks), condition, sum(map(len, blocks)) + _BLOCK_OVERHEAD * len(blocks)))
+
+    def submit_composed(self, key: FeedKey, compose: Compose, *, size: int) -> Future[AppendResult]:
+        """Queue an item whose blocks are made in its turn, about ``size`` bytes of them. As ``submit`` otherwise."""
+        if os.getpid() != self._process:
+            raise StorageError("the writer belongs to another process: make one in this process")
+        return self._enqueue(_Job(key, compose, None, size + _BLOCK_OVERHEAD))
+
+    def _enqueue(self, job: _Job) -> Future[AppendResult]:
         with self._changed:
             if self._closed:
                 raise RefusedError("the writer is closed")
@@ -287,7 +296,7 @@ class StoreWriter:
                 failure = exc
         heads = {result.key: result.head for result in results}
         for job in attempt.jobs:
-            length = job.start + len(job.blocks)
+            length = job.stop
             if job in attempt.refused:
                 job.fail(attempt.refused[job])
             elif failure is not None:

@@ -109,3 +109,140 @@ def pytest_make_collect_report() -> Generator[None, Any, Any]:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     skipped = len(terminalreporter.stats.get("skipped", []))
     terminalreporter.write_line("zero skips" if not skipped else f"{skipped} skipped: -rs names them")
+
+
+class Replica:
+    """A device with a store of its own and a database in it."""
+
+    def __init__(self, world: SyncWorld, name: str, seed: bytes, url: str) -> None:
+        from identity.keys import Ed25519Signer
+        from ledger.feed import create_feed
+        from ledger.identities import add_events
+        from ledger.storage.engine import open_store
+        from sync.database import register_database
+        from sync.document_keys import DocumentKeys
+        from sync.storage.projection import feed_name
+
+        self.world = world
+        self.name = name
+        self.device = Ed25519Signer(seed)
+        self.store = open_store(url, create=not url.startswith("postgresql"))
+        self.keys = DocumentKeys(world.directory / f"{name}.keys")
+        register_database(self.store, world.uid, "bank", 0)
+        with self.store.write() as tx:
+            add_events(tx, world.identity, world.events)
+        self.feed = create_feed(self.store, self.device, world.identity, feed_name(world.uid))
+        self.open()
+
+    def open(self) -> None:
+        """Open the database, anew when it was open."""
+        from ledger.writer import StoreWriter
+        from sync.database import Database
+
+        self.writer = StoreWriter(self.store, [self.device])
+        self.db = Database(
+            self.store, self.world.uid, self.world.now_ms, writer=self.writer, feed=self.feed, keys=self.keys
+        )
+
+    def receive(self, *others: Replica) -> int:
+        """Take in everything that the others have, feed by feed; how many entries were new."""
+        from io import BytesIO
+
+        from ledger.transfer import export_feed, ingest_feed
+
+        for other in others:
+            with other.store.read() as tx:
+                feeds = [state.key for state in tx.feeds() if state.length]
+            for feed in feeds:
+                if feed != self.feed:
+                    exported = BytesIO()
+                    export_feed(other.store, feed, exported)
+                    ingest_feed(self.store, BytesIO(exported.getvalue()))
+        return int(self.db.take_new())
+
+    def put(self, collection: str, key: str, **fields: object) -> Any:
+        """Let a document have just these fields."""
+        from sync.changes import Changes
+
+        changes = Changes()
+        changes.put(collection, key, fields)
+        return self.db.commit(changes)
+
+    def fields(self, collection: str, key: str) -> Any:
+        """What a document shows, as stored values; None when it is absent."""
+        state = self.db.get(collection, key)
+        return None if state is None else state.view.fields
+
+    def close(self) -> None:
+        """Close everything."""
+        self.writer.close()
+        self.keys.close()
+        self.store.close()
+
+
+class SyncWorld:
+    """One identity with its devices, one database, a clock that a test may set: what replicas are made of."""
+
+    def __init__(self, directory: Path) -> None:
+        from identity.contexts import IDENTITY_EVENT_SIGNATURE
+        from identity.history import SignedEvent, build_add_device, build_inception, fold, key_commitment
+        from identity.keys import Ed25519Signer
+        from sync.transaction import Founding, database_id
+
+        self.directory = directory
+        self.clock_ms = 1_800_000_000_000
+        self.root = Ed25519Signer(b"\1" * 32)
+        self.replicas: dict[str, Replica] = {}
+
+        def sign(event: bytes, *signers: Any) -> SignedEvent:
+            context = IDENTITY_EVENT_SIGNATURE + event
+            return SignedEvent(event, tuple((place, one.sign(context)) for place, one in enumerate(signers)))
+
+        following = key_commitment(Ed25519Signer(b"\2" * 32).public_key)
+        inception = build_inception(label="bank", root_keys=[self.root.public_key], next_digests=[following], time_ms=1)
+        self.events = [sign(inception, self.root)]
+        for number in range(1, 10):
+            device = Ed25519Signer(bytes([100 + number]) * 32)
+            history = fold(self.events)
+            event = build_add_device(history, device=device.public_key, name=f"device {number}", time_ms=1 + number)
+            self.events.append(sign(event, self.root, device))
+        self.sign = sign
+        self.identity = fold(self.events).identity
+        self.founding = Founding("bank", self.identity, bytes(16))
+        self.uid = database_id(self.founding)
+
+    def now_ms(self) -> int:
+        """The clock: it stands until a test moves it."""
+        return self.clock_ms
+
+    def replica(self, name: str, url: str = "") -> Replica:
+        """A new device with a store of its own, on SQLite or at ``url``. The first one founds the database."""
+        from sync.database import found
+
+        seed = bytes([101 + len(self.replicas)]) * 32
+        replica = Replica(self, name, seed, url or str(self.directory / f"{name}.db"))
+        self.replicas[name] = replica
+        if len(self.replicas) == 1:
+            found(replica.db, self.founding, self.events)
+        else:
+            replica.receive(next(iter(self.replicas.values())))
+        return replica
+
+    def exchange(self, *names: str) -> None:
+        """Let these replicas, by default all, take in everything that each has."""
+        chosen = [self.replicas[name] for name in names or self.replicas]
+        for replica in chosen:
+            replica.receive(*(other for other in chosen if other is not replica))
+
+    def close(self) -> None:
+        """Close every replica."""
+        for replica in self.replicas.values():
+            replica.close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[SyncWorld]:
+    """What replicas of one database are made of."""
+    made = SyncWorld(tmp_path)
+    yield made
+    made.close()

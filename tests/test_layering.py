@@ -33,6 +33,8 @@ RIM = (
     "ledger.audit_processes",
     "ledger.writer",
     "ledger.sparse_fetch",
+    "sync.storage",
+    "sync.database",
     "anchoring.chain",
     "anchoring.tsa",
     "anchoring.contracts",
@@ -48,6 +50,7 @@ RIM = (
     "anchoring.audit_witnesses",
     "anchoring.complete_audit",
     "anchoring.deadline",
+    "sync.document_keys",
     "api",
 )
 """Modules and packages that do I/O, or that exist to be used by what does."""

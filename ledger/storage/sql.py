@@ -72,14 +72,14 @@ class SqlReadTransaction:
     # -- feeds ---------------------------------------------------------------------------------------------------
 
     def feeds(self) -> list[FeedState]:
-        return [self._feed_row(row)[1] for row in self._all(self._sql.feeds)]
+        return [self._feed_row(row)[1] for row in self.fetch_all(self._sql.feeds)]
 
     def feed(self, key: FeedKey) -> FeedState | None:
         found = self._lookup(key)
         return None if found is None else found[1]
 
     def block(self, key: FeedKey, index: int) -> bytes:
-        row = self._one(self._sql.block, (index, key, index)) if 0 <= index < MAX_LENGTH else None
+        row = self.fetch_one(self._sql.block, (index, key, index)) if 0 <= index < MAX_LENGTH else None
         if row is None:
             raise self._absent(key, index, "block")
         (data,) = checked(row, bytes)
@@ -91,7 +91,7 @@ class SqlReadTransaction:
 
     def node(self, key: FeedKey, index: int) -> Node:
         row, offset = right_leaf(index), depth(index) * NODE_BYTES
-        found = self._one(self._sql.node, (offset + 1, row, key, row)) if index >= 0 and row < MAX_LENGTH else None
+        found = self.fetch_one(self._sql.node, (offset + 1, row, key, row)) if index >= 0 and row < MAX_LENGTH else None
         if found is None:
             raise self._absent(key, row, "tree row")
         (packed,) = checked(found, bytes)
@@ -117,13 +117,13 @@ class SqlReadTransaction:
         if found is None or not 0 < length <= MAX_LENGTH:
             return None
         base = found[0] << POSITION_BITS
-        row = self._one(self._sql.head, (base + length,))
+        row = self.fetch_one(self._sql.head, (base + length,))
         return None if row is None else read_head(base, row)
 
     # -- checkpoint log ------------------------------------------------------------------------------------------
 
     def log(self) -> LogState | None:
-        row = self._one(self._sql.log)
+        row = self.fetch_one(self._sql.log)
         if row is None:
             return None
         log_id, size, frontier = checked(row, bytes, int, bytes)
@@ -145,7 +145,7 @@ class SqlReadTransaction:
         row = ((index + 1) << level) - 1 if 0 <= level < 64 else -1
         if state is None or index < 0 or not 0 <= row < state.size:
             raise MissingEvidenceError(f"log node {level}/{index} is not complete")
-        found = self._one(self._sql.log_node, (level * HASH_BYTES + 1, row))
+        found = self.fetch_one(self._sql.log_node, (level * HASH_BYTES + 1, row))
         if found is None or len(checked(found, bytes)[0]) != HASH_BYTES:
             raise DamagedFile(f"log node {level}/{index} is missing")
         return found[0]  # type: ignore[no-any-return]
@@ -155,27 +155,28 @@ class SqlReadTransaction:
             yield read_checkpoint(row)
 
     def checkpoint(self, size: int) -> StoredCheckpoint | None:
-        row = self._one(self._sql.checkpoint, (size,))
+        row = self.fetch_one(self._sql.checkpoint, (size,))
         return None if row is None else read_checkpoint(row)
 
     # -- identities ----------------------------------------------------------------------------------------------
 
     def identities(self) -> list[bytes]:
-        return [checked(row, bytes)[0] for row in self._all(self._sql.identities)]
+        return [checked(row, bytes)[0] for row in self.fetch_all(self._sql.identities)]
 
     def identity_events(self, identity: bytes) -> list[StoredEvent]:
-        rows = self._all(self._sql.identity_events, (identity,))
+        rows = self.fetch_all(self._sql.identity_events, (identity,))
         return [StoredEvent(*checked(row, bytes, int, bytes, bytes)) for row in rows]
 
-    # -- the driver ----------------------------------------------------------------------------------------------
+    # -- the driver: also for the layers above, with statements in the words of the engine -----------------------
 
-    def _one(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any] | None:
+    def fetch_one(self, sql: str, parameters: Sequence[Any] = ()) -> Sequence[Any] | None:
+        """The first row, or None."""
         try:
             return self._rim.execute(self._driver, sql, parameters).fetchone()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
-    def _all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
+    def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         """Rows that the caller holds all at once anyway."""
         try:
             return self._rim.execute(self._driver, sql, parameters).fetchall()  # type: ignore[no-any-return]
@@ -246,7 +247,7 @@ class SqlReadTransaction:
         return last[1]
 
     def _read_feed(self, key: FeedKey) -> Sequence[Any] | None:
-        return self._one(self._sql.feed, (key,))
+        return self.fetch_one(self._sql.feed, (key,))
 
     def _feed_row(self, row: Sequence[Any]) -> tuple[int, FeedState]:
         number, key, manifest, local, retired, length, byte_length, packed = checked(
@@ -302,7 +303,7 @@ class SqlWriteTransaction(SqlReadTransaction):
     def savepoint(self) -> Iterator[None]:
         began_before = frozenset(self._streams)
         name = f"inner_{self._depth}"
-        self._execute(f"SAVEPOINT {name}", ())
+        self.execute(f"SAVEPOINT {name}", ())
         self._depth += 1
         try:
             yield
@@ -311,23 +312,23 @@ class SqlWriteTransaction(SqlReadTransaction):
                 raise StorageError("a statement of the transaction failed: nothing of it is kept") from exc
             for cursor in self._streams - began_before:
                 self._end(cursor)
-            self._execute(f"ROLLBACK TO SAVEPOINT {name}", ())
+            self.execute(f"ROLLBACK TO SAVEPOINT {name}", ())
             raise
         finally:
             self._depth -= 1
             if not self.failed:
-                self._execute(f"RELEASE SAVEPOINT {name}", ())
+                self.execute(f"RELEASE SAVEPOINT {name}", ())
 
     def fence(self) -> None:
-        self._execute("UPDATE alembic_version SET version_num = version_num", ())
+        self.execute("UPDATE alembic_version SET version_num = version_num", ())
 
     def create_feed(self, key: FeedKey, manifest: bytes, *, local: bool) -> FeedState:
         if self._lookup(key) is not None:
             raise ConflictError(f"feed {key.hex()} exists")
-        (last,) = self._one(self._sql.last_feed) or (0,)
+        (last,) = self.fetch_one(self._sql.last_feed) or (0,)
         if last >= MAX_FEEDS:
             raise StorageError(f"a store holds at most {MAX_FEEDS} feeds")
-        self._execute(self._sql.create_feed, (last + 1, key, manifest, int(local), b""))
+        self.execute(self._sql.create_feed, (last + 1, key, manifest, int(local), b""))
         self._lengths_before.setdefault(key, None)
         self._parsed.pop(key, None)  # it may have had another number in a transaction that was rolled back
         return FeedState(key, manifest, 0, 0, (), local)
@@ -335,7 +336,7 @@ class SqlWriteTransaction(SqlReadTransaction):
     def retire_feed(self, key: FeedKey) -> None:
         if self._lookup(key) is None:
             raise MissingEvidenceError(f"feed {key.hex()} is not in this store")
-        self._execute(self._sql.retire_feed, (key,))
+        self.execute(self._sql.retire_feed, (key,))
 
     def append(
         self,
@@ -374,22 +375,22 @@ class SqlWriteTransaction(SqlReadTransaction):
         frontier = pack_hashes(state.frontier)
         self._logged = True
         if expected is None:
-            self._execute(self._sql.create_log, (state.log_id, state.size, frontier))
+            self.execute(self._sql.create_log, (state.log_id, state.size, frontier))
         else:
-            self._execute(self._sql.move_log, (state.size, frontier, expected.size, pack_hashes(expected.frontier)))
-        self._execute_many(self._sql.add_leaf, zip(count(state.size - len(leaves)), rows, leaves, strict=False))
+            self.execute(self._sql.move_log, (state.size, frontier, expected.size, pack_hashes(expected.frontier)))
+        self.insert_many(self._sql.add_leaf, zip(count(state.size - len(leaves)), rows, leaves, strict=False))
 
     def add_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         held = self.checkpoint(checkpoint.size)
         if held is None:
-            self._execute(self._sql.add_checkpoint, (checkpoint.size, checkpoint.root, checkpoint.note))
+            self.execute(self._sql.add_checkpoint, (checkpoint.size, checkpoint.root, checkpoint.note))
         elif held != checkpoint:
             raise ConflictError(f"another checkpoint of size {checkpoint.size} is held")
 
     def add_identity_event(self, event: StoredEvent) -> None:
-        if self._one(self._sql.identity_event, (event.digest,)) is None:
+        if self.fetch_one(self._sql.identity_event, (event.digest,)) is None:
             row = (event.identity, event.seq, event.digest, event.signed_event)
-            self._execute(self._sql.add_identity_event, row)
+            self.execute(self._sql.add_identity_event, row)
 
     def _read_feed(self, key: FeedKey) -> Sequence[Any] | None:
         untouched, self._untouched = self._untouched, False
@@ -403,14 +404,26 @@ class SqlWriteTransaction(SqlReadTransaction):
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
-    def _execute(self, sql: str, parameters: Sequence[Any]) -> int:
+    def execute(self, sql: str, parameters: Sequence[Any]) -> int:
+        """Run a statement; how many rows it changed."""
         self._untouched = False
         try:
             return self._rim.execute(self._driver, sql, parameters).rowcount  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
 
-    def _execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    def update_many(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run a statement that is no plain INSERT once for each of ``rows``."""
+        if not rows:
+            return
+        self._untouched = False
+        try:
+            self._driver.cursor().executemany(sql, rows)
+        except self._rim.driver_error as exc:
+            raise self._failure(exc) from exc
+
+    def insert_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run an INSERT, with a parameter for each column, for each of ``rows``."""
         self._untouched = False
         try:
             self._rim.insert_many(self._driver, sql, rows)

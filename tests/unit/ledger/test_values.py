@@ -10,17 +10,21 @@ from hypothesis import strategies as st
 
 from identity.encoding import MAX_DEPTH, Value, decode, encode
 from identity.errors import LimitExceeded, MalformedError
-from identity.textforms import to_zbase32
+from identity.textforms import to_base64, to_zbase32
 from ledger.values import (
+    MAX_SEALED_BYTES,
     MAX_TIMESTAMP,
+    MIN_SEALED_BYTES,
     MIN_TIMESTAMP,
     Reference,
+    Sealed,
     check_value,
     date_value,
     decimal_value,
     from_python,
     parse_reference,
     reference_value,
+    sealed_value,
     timestamp_value,
     to_plain,
     to_python,
@@ -28,6 +32,8 @@ from ledger.values import (
 
 FEED, LEAF = bytes(range(32)), bytes(range(32, 64))
 REFERENCE = Reference(FEED, 7, LEAF)
+KID, COMMITMENT, CIPHERTEXT = bytes(16), bytes(range(64, 96)), bytes(range(73))
+SEALED = Sealed(KID, COMMITMENT, CIPHERTEXT)
 
 decimals = st.builds(
     lambda sign, digits, scale: Decimal((sign if any(digits) else 0, tuple(digits), -scale)),
@@ -49,6 +55,12 @@ scalars = st.one_of(
         feed=st.binary(min_size=32, max_size=32),
         index=st.integers(0, 2**52 - 1),
         leaf_hash=st.binary(min_size=32, max_size=32),
+    ),
+    st.builds(
+        Sealed,
+        kid=st.binary(min_size=16, max_size=16),
+        commitment=st.binary(min_size=32, max_size=32),
+        ciphertext=st.binary(min_size=MIN_SEALED_BYTES, max_size=MIN_SEALED_BYTES + 9),
     ),
 )
 keys = st.text(max_size=8).filter(lambda key: not key.startswith("$"))
@@ -74,7 +86,7 @@ def test_a_decimal_keeps_its_scale(number: Decimal) -> None:
 
 @given(st.binary(max_size=60), st.integers(0, 59 * 8))
 def test_whatever_decodes_is_judged_and_shown_without_another_error(data: bytes, bit: int) -> None:
-    encoded = bytearray(encode(from_python([{"a": Decimal("1.50")}, date(2026, 1, 1), REFERENCE, data])))
+    encoded = bytearray(encode(from_python([{"a": Decimal("1.50")}, date(2026, 1, 1), REFERENCE, SEALED, data])))
     encoded[bit // 8 % len(encoded)] ^= 1 << bit % 8
     try:
         value = decode(bytes(encoded))
@@ -192,6 +204,7 @@ def test_decimals_that_cannot_be_stored(number: str) -> None:
         (datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC), {"$ts": MAX_TIMESTAMP}),
         (datetime(1, 1, 1, tzinfo=UTC), {"$ts": MIN_TIMESTAMP}),
         (REFERENCE, {"$ref": [FEED, 7, LEAF]}),
+        (SEALED, {"$sealed": [KID, COMMITMENT, CIPHERTEXT]}),
         ((1, 2), [1, 2]),
     ],
 )
@@ -271,6 +284,19 @@ def nested(depth: int) -> Any:
         {"$ref": [FEED[1:], 7, LEAF]},
         {"$ref": [FEED, 7, LEAF + b"\0"]},
         {"$ref": [7, FEED, LEAF]},
+        {"$sealed": None},
+        {"$sealed": []},
+        {"$sealed": [KID, COMMITMENT]},
+        {"$sealed": [KID, COMMITMENT, CIPHERTEXT, None]},
+        {"$sealed": [KID, CIPHERTEXT, COMMITMENT]},
+        {"$sealed": [KID.hex(), COMMITMENT, CIPHERTEXT]},
+        {"$sealed": [KID, COMMITMENT, None]},
+        {"$sealed": [KID[1:], COMMITMENT, CIPHERTEXT]},
+        {"$sealed": [KID + b"\0", COMMITMENT, CIPHERTEXT]},
+        {"$sealed": [KID, COMMITMENT[1:], CIPHERTEXT]},
+        {"$sealed": [KID, COMMITMENT, CIPHERTEXT[1:]]},
+        {"$sealed": [KID, COMMITMENT, bytes(MAX_SEALED_BYTES + 1)]},
+        {"$sealed": {"kid": KID, "com": COMMITMENT, "ct": CIPHERTEXT}},
         object(),
         {1, 2},
         bytearray(b"x"),
@@ -324,6 +350,11 @@ def test_depth_is_bounded() -> None:
         ({"$ts": 0}, "1970-01-01T00:00:00.000000Z"),
         ({"$date": "2026-11-22"}, "2026-11-22"),
         ({"$ref": [FEED, 7, LEAF]}, f"{to_zbase32(FEED)}/7/{LEAF.hex()}"),
+        (
+            {"$sealed": [KID, COMMITMENT, CIPHERTEXT]},
+            {"$sealed": {"kid": KID.hex(), "com": COMMITMENT.hex(), "ct": to_base64(CIPHERTEXT)}},
+        ),
+        ({"$sealed": [KID]}, {"$sealed": [KID.hex()]}),
         ({"a": [{"$dec": "1"}, b"\x01"]}, {"a": ["1", "01"]}),
         ({"$dec": "x"}, {"$dec": "x"}),
         ({"$ref": [b"\x01"]}, {"$ref": ["01"]}),
@@ -338,6 +369,7 @@ def test_constructors() -> None:
     assert date_value(date(2026, 11, 22)) == {"$date": "2026-11-22"}
     assert timestamp_value(5) == {"$ts": 5}
     assert reference_value(REFERENCE) == {"$ref": [FEED, 7, LEAF]}
+    assert sealed_value(SEALED) == {"$sealed": [KID, COMMITMENT, CIPHERTEXT]}
     assert parse_reference(REFERENCE.members()) == REFERENCE
     wrong: list[Value] = [None, [FEED, 7], {"feed": FEED}]
     for value in wrong:
@@ -346,3 +378,9 @@ def test_constructors() -> None:
     for arguments in ((FEED[1:], 7, LEAF), (FEED, 7, LEAF[1:]), (FEED, -1, LEAF), (FEED, 2**52, LEAF)):
         with pytest.raises(MalformedError):
             Reference(*arguments)
+
+
+def test_a_sealed_value_has_a_largest_size() -> None:
+    Sealed(KID, COMMITMENT, bytes(MAX_SEALED_BYTES))
+    with pytest.raises(LimitExceeded):
+        Sealed(KID, COMMITMENT, bytes(MAX_SEALED_BYTES + 1))

@@ -1,0 +1,403 @@
+"""Changes: what somebody wants a database to be, and the operations that make it so.
+
+A ``Changes`` collects wishes; nothing is read or written while it is made. When it is committed the wishes are turned
+into operations against the documents as they stand then (``resolve``), in the transaction that writes them, so that
+what was checked is what is replaced. Wishes are idempotent where that can be: what is already so takes no operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Final, Protocol
+
+from identity.encoding import Value, decode, encode
+from identity.errors import ConflictError, MalformedError
+from ledger.values import from_python
+from sync.cells import CellKind, LiveDot, is_beneath
+from sync.schema import Property, Schema
+from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, path_text
+from sync.vector import Vector, sees
+from sync.view import CounterPart, View, exact_sum, total_of
+
+__all__ = ["ANY_VERSION", "Changes", "Current", "Fields", "MissingDocument", "StaleVersion", "Strength", "resolve"]
+
+ANY_VERSION: Final = "*"
+"""In the place of an ETag: the document has to exist, in whatever version."""
+
+Fields = Mapping[str, object]
+"""Field names to Python values: None, bool, int, str, bytes, ``Decimal``, date, datetime, lists and maps of them."""
+
+
+class Strength(StrEnum):
+    """What the condition of a write means."""
+
+    LOCAL = "local"
+    """It held here, in the transaction that wrote."""
+    CARRIED = "carried"
+    """The same, and it stands in the signed entry: what was written elsewhere without knowing of it is a conflict."""
+
+
+class StaleVersion(ConflictError):
+    """A document is not in the version that a write was conditional on. ``current`` is what it shows now."""
+
+    def __init__(self, document: DocumentId, wanted: str | None, etag: str, current: View) -> None:
+        have = f"its version is {etag}" if etag else "there is no such document"
+        want = "it was to be absent" if wanted is None else f"{wanted} was expected"
+        super().__init__(f"{document}: {have}, {want}", hint="read it again, and decide with what it shows now")
+        self.document = document
+        self.etag = etag
+        self.current = current
+
+
+@dataclass(frozen=True, slots=True)
+class _Put:
+    document: DocumentId
+    fields: Mapping[str, Value]
+    whole: bool
+    """Fields that are not named are removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Do:
+    """One operation as it is."""
+
+    op: Op
+
+
+@dataclass(frozen=True, slots=True)
+class _Hide:
+    document: DocumentId
+    hidden: bool
+
+
+_Wish = _Put | _Do | _Hide
+
+
+@dataclass(slots=True)
+class Changes:
+    """Wishes that take effect together, in the order in which they were made.
+
+    A field is named by its name, or by a list of names from the outermost inwards. ``note`` is kept with the
+    transaction. ``base`` is a context token of an earlier read: what came after it is never overwritten.
+    """
+
+    note: str = ""
+    base: str | None = None
+    strength: Strength = Strength.CARRIED
+    _wishes: list[_Wish] = field(default_factory=list)
+    _versions: dict[DocumentId, str | None] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self._wishes)
+
+    @property
+    def documents(self) -> set[DocumentId]:
+        """The documents that the wishes are about, and those with a condition."""
+        about = {wish.op.document if isinstance(wish, _Do) else wish.document for wish in self._wishes}
+        return about | set(self._versions)
+
+    def require(self, collection: str, key: str, etag: str | None) -> None:
+        """Let all of it depend on the document's version; None: on its absence. Raises ``MalformedError``."""
+        document = DocumentId(collection, key)
+        if self._versions.setdefault(document, etag) != etag:
+            raise MalformedError(f"{document}: two conditions that contradict each other")
+
+    def put(
+        self, collection: str, key: str, fields: Fields, *, if_match: str | None = None, if_absent: bool = False
+    ) -> None:
+        """Let the document have these fields and no others. A deleted document is undeleted by it.
+
+        With ``if_match`` only if its ETag is that one, ``"*"``: if it exists; with ``if_absent`` only if it does not.
+        Raises ``MalformedError`` for values that cannot be stored.
+        """
+        self._put(DocumentId(collection, key), fields, if_match, if_absent=if_absent, whole=True)
+
+    def patch(self, collection: str, key: str, fields: Fields, *, if_match: str | None = None) -> None:
+        """Let the document have these fields, and leave its others as they are."""
+        self._put(DocumentId(collection, key), fields, if_match, if_absent=False, whole=False)
+
+    def _put(self, document: DocumentId, fields: Fields, if_match: str | None, *, if_absent: bool, whole: bool) -> None:
+        if if_absent and if_match is not None:
+            raise MalformedError(f"{document}: if_match and if_absent exclude each other")
+        if if_absent:
+            self.require(*document, None)
+        elif if_match is not None:
+            self.require(*document, if_match)
+        self._wishes.append(_Put(document, {name: from_python(value) for name, value in fields.items()}, whole))
+
+    def unset(self, collection: str, key: str, where: str | Sequence[str]) -> None:
+        """Remove a field, with everything beneath it."""
+        self._do(Verb.DEL, collection, key, where, None)
+
+    def increment(self, collection: str, key: str, where: str | Sequence[str], by: int | Decimal = 1) -> None:
+        """Add to a counter; a negative amount takes away."""
+        self._do(Verb.INC, collection, key, where, from_python(by))
+
+    def add(self, collection: str, key: str, where: str | Sequence[str], *elements: object) -> None:
+        """Put elements into a set."""
+        for element in elements:
+            self._do(Verb.ADD, collection, key, where, from_python(element))
+
+    def remove(self, collection: str, key: str, where: str | Sequence[str], *elements: object) -> None:
+        """Take elements out of a set."""
+        for element in elements:
+            self._do(Verb.REM, collection, key, where, from_python(element))
+
+    def delete(self, collection: str, key: str, *, if_match: str | None = None) -> None:
+        """Hide the document; it can be undeleted."""
+        if if_match is not None:
+            self.require(collection, key, if_match)
+        self._wishes.append(_Hide(DocumentId(collection, key), hidden=True))
+
+    def undelete(self, collection: str, key: str) -> None:
+        """Show a deleted document again."""
+        self._wishes.append(_Hide(DocumentId(collection, key), hidden=False))
+
+    def do(self, op: Op) -> None:
+        """An operation as it is, for what is made of operations: undo, restore, the resolution of a conflict."""
+        self._wishes.append(_Do(op))
+
+    def _do(self, verb: Verb, collection: str, key: str, where: str | Sequence[str], value: Value) -> None:
+        path = (where,) if isinstance(where, str) else tuple(where)
+        self.do(Op(verb, DocumentId(collection, key), path, value))
+
+
+class Current(Protocol):
+    """The documents as they stand in the transaction in which wishes become operations."""
+
+    def dots(self, document: DocumentId) -> Sequence[LiveDot]:
+        """What is live in it, without increments."""
+
+    def counters(self, document: DocumentId) -> Sequence[CounterPart]:
+        """Its counters."""
+
+    def view(self, document: DocumentId) -> View:
+        """What it shows."""
+
+    def etag(self, document: DocumentId) -> str:
+        """Its version; ``ABSENT_ETAG`` when nothing is live in it."""
+
+    def schema(self, collection: str) -> Schema | None:
+        """The collection's schema."""
+
+    def dot_name(self, dot: LiveDot) -> Dot:
+        """What names a dot on every replica."""
+
+    def seal(self, document: DocumentId, path: Path, value: Value) -> Value:
+        """The value sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
+
+
+def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[list[Op], list[Guard]]:
+    """The operations that make the wishes true, and the conditions that the entry carries.
+
+    ``base`` is what the client had seen, None when that is everything here: dots that it had not seen are left beside
+    the new ones. Raises ``StaleVersion`` when a condition does not hold, ``MalformedError`` for what cannot be.
+    """
+    for document, wanted in changes._versions.items():
+        _check_version(document, wanted, current)
+    resolving = _Resolving(current, base)
+    for wish in changes._wishes:
+        match wish:
+            case _Put():
+                resolving.put(wish)
+            case _Hide():
+                resolving.hide(wish.document, wish.hidden)
+            case _Do():
+                resolving.do(wish.op)
+    guards = []
+    if changes.strength is Strength.CARRIED:
+        versions = changes._versions.items()
+        guards = [Guard(document, None if etag is None else current.etag(document)) for document, etag in versions]
+    return resolving.ops, sorted(guards)
+
+
+def _check_version(document: DocumentId, wanted: str | None, current: Current) -> None:
+    etag, view = current.etag(document), current.view(document)
+    if wanted is None:
+        holds = not view.exists
+    elif wanted == ANY_VERSION:
+        holds = view.exists
+    else:
+        holds = view.exists and etag == wanted
+    if not holds:
+        raise StaleVersion(document, wanted, etag if view.exists else "", view)
+
+
+class _Resolving:
+    """Wishes on their way to operations. ``ops`` has those that were made so far; they are not in ``current`` yet."""
+
+    def __init__(self, current: Current, base: Vector | None) -> None:
+        self._current = current
+        self._base = base
+        self.ops: list[Op] = []
+        self._touched: set[DocumentId] = set()
+
+    def put(self, wish: _Put) -> None:
+        document = wish.document
+        schema = self._current.schema(document.collection)
+        view = self._current.view(document)
+        if view.deleted:
+            self.hide(document, hidden=False)
+        if wish.whole:
+            for name in _top_names(self._current, document):
+                if name not in wish.fields:
+                    self.do(Op(Verb.DEL, document, (name,), None))
+        for name, value in wish.fields.items():
+            declared = None if schema is None else schema.property_at((name,))
+            self._set(document, (name,), value, declared, whole=wish.whole)
+
+    def hide(self, document: DocumentId, hidden: bool) -> None:
+        flags = [dot for dot in self._current.dots(document) if dot.verb is Verb.HIDE]
+        if hidden and not self._current.view(document).exists:
+            raise MissingDocument(document)
+        if hidden or any(dot.val == encode(True) for dot in flags):
+            self.do(Op(Verb.HIDE, document, (), hidden))
+
+    def do(self, op: Op) -> None:
+        """Add an operation, with the context that its base makes necessary."""
+        if op.context is None and op.verb is not Verb.INC and self._base is not None:
+            op = op._replace(context=self._context(op, self._base))
+        self.ops.append(op)
+
+    def _set(self, document: DocumentId, path: Path, value: Value, declared: Property | None, *, whole: bool) -> None:
+        """Let the cell at a path hold a value, by what its kind takes."""
+        if declared is not None and declared.is_map and isinstance(value, dict):
+            self._set_map(document, path, value, declared, whole=whole)
+            return
+        kind = self._kind(document, path, declared)
+        if kind is CellKind.CTR:
+            self._set_counter(document, path, value)
+        elif kind is CellKind.SET:
+            self._set_elements(document, path, value)
+        else:
+            self._set_register(document, path, value, kind, sealed=declared is not None and declared.sealed)
+
+    def _kind(self, document: DocumentId, path: Path, declared: Property | None) -> CellKind:
+        """The declared kind; without a schema that of the cell that is there."""
+        if declared is not None and declared.cell is not None:
+            return declared.cell
+        pointer = path_text(path)
+        for cell in self._current.view(document).cells:
+            if cell.path == pointer:
+                return cell.kind
+        return CellKind.REG
+
+    def _set_map(
+        self, document: DocumentId, path: Path, value: Mapping[str, Value], declared: Property, *, whole: bool
+    ) -> None:
+        shape = declared.shape
+        if whole:
+            for name in _names_beneath(self._current, document, path):
+                if name not in value:
+                    self.do(Op(Verb.DEL, document, (*path, name), None))
+        for name, item in value.items():
+            self._set(document, (*path, name), item, None if shape is None else shape.properties.get(name), whole=whole)
+
+    def _set_register(self, document: DocumentId, path: Path, value: Value, kind: CellKind, *, sealed: bool) -> None:
+        pointer = path_text(path)
+        verb = Verb.LWW if kind is CellKind.LWW else Verb.SET
+        held = [
+            dot for dot in self._current.dots(document) if is_beneath(dot.path, pointer) and dot.verb is not Verb.HIDE
+        ]
+        clashing = [dot for dot in held if dot.path != pointer or dot.verb is not verb]
+        same = len(held) == 1 and not clashing and held[0].val == encode(value)
+        if same and not self._is_touched(document, path):
+            return
+        if clashing or any(is_beneath(part.path, pointer) for part in self._current.counters(document)):
+            self.do(Op(Verb.DEL, document, path, None))
+        stored = self._current.seal(document, path, value) if sealed and value is not None else value
+        self.do(Op(verb, document, path, stored))
+
+    def _is_touched(self, document: DocumentId, path: Path) -> bool:
+        pointer = path_text(path)
+        return any(
+            op.document == document
+            and (is_beneath(pointer, path_text(op.path)) or is_beneath(path_text(op.path), pointer))
+            for op in self.ops
+            if op.verb is not Verb.HIDE
+        )
+
+    def _set_counter(self, document: DocumentId, path: Path, value: Value) -> None:
+        pointer = path_text(path)
+        held = total_of(part for part in self._current.counters(document) if part.path == pointer)
+        pending = (op.value for op in self.ops if op.document == document and op.path == path and op.verb is Verb.INC)
+        difference = exact_sum([_number(value), -held, *(-_number(amount) for amount in pending)])
+        if difference or not any(part.path == pointer for part in self._current.counters(document)):
+            self.do(Op(Verb.INC, document, path, _amount_value(difference, value)))
+
+    def _set_elements(self, document: DocumentId, path: Path, value: Value) -> None:
+        if not isinstance(value, list):
+            raise MalformedError(f"{document}: {path_text(path)} is a set, and takes a list of its elements")
+        pointer = path_text(path)
+        held = {dot.val for dot in self._current.dots(document) if dot.path == pointer and dot.verb is Verb.ADD}
+        wanted = {encode(element): element for element in value}
+        for val in sorted(held - set(wanted)):
+            self.do(Op(Verb.REM, document, path, decode(val)))
+        for val, element in wanted.items():
+            if val not in held:
+                self.do(Op(Verb.ADD, document, path, element))
+
+    def _context(self, op: Op, base: Vector) -> tuple[Dot, ...] | None:
+        """None when the client has seen all that the operation would replace; else the dots that it has seen."""
+        pointer = path_text(op.path)
+        candidates = [dot for dot in self._current.dots(op.document) if _could_replace(op, pointer, dot)]
+        parts = self._current.counters(op.document) if op.verb is Verb.DEL else ()
+        if any(is_beneath(part.path, pointer) and not sees(base, part.branch, part.last) for part in parts):
+            raise StaleVersion(
+                op.document, "an older version", self._current.etag(op.document), self._current.view(op.document)
+            )
+        seen = [dot for dot in candidates if sees(base, dot.branch, dot.seq)]
+        if len(seen) == len(candidates):
+            return None
+        if len(seen) > MAX_CONTEXT:
+            raise ConflictError(f"{op.document}: too much was written since it was read", hint="read it again")
+        return tuple(self._current.dot_name(dot) for dot in seen)
+
+
+class MissingDocument(ConflictError):
+    """There is no such document, or it is deleted."""
+
+    def __init__(self, document: DocumentId) -> None:
+        super().__init__(f"{document}: there is no such document")
+        self.document = document
+
+
+def _top_names(current: Current, document: DocumentId) -> list[str]:
+    return _names_beneath(current, document, ())
+
+
+def _names_beneath(current: Current, document: DocumentId, path: Path) -> list[str]:
+    """The names directly beneath a path under which something is live."""
+    pointer = path_text(path)
+    paths = [dot.path for dot in current.dots(document) if dot.verb is not Verb.HIDE]
+    paths += [part.path for part in current.counters(document)]
+    rest = (one[len(pointer) + 1 :] for one in paths if is_beneath(one, pointer) and one != pointer)
+    return sorted({one.split("/", 1)[0].replace("~1", "/").replace("~0", "~") for one in rest})
+
+
+def _could_replace(op: Op, pointer: str, dot: LiveDot) -> bool:
+    if op.verb is Verb.DEL:
+        return is_beneath(dot.path, pointer) and dot.verb is not Verb.HIDE
+    if dot.path != pointer:
+        return False
+    if op.verb in (Verb.ADD, Verb.REM):
+        return dot.verb is Verb.ADD and dot.val == encode(op.value)
+    return dot.verb is op.verb
+
+
+def _number(value: Value) -> Decimal:
+    match value:
+        case int() if not isinstance(value, bool):
+            return Decimal(value)
+        case {"$dec": str(text)}:
+            return Decimal(text)
+    raise MalformedError("a counter takes an integer or a decimal")
+
+
+def _amount_value(amount: Decimal, wanted: Value) -> Value:
+    if isinstance(wanted, int) and amount == amount.to_integral_value() and abs(amount) < 1 << 63:
+        return int(amount)
+    return from_python(amount)

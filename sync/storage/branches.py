@@ -1,0 +1,244 @@
+"""The branches of a database: which entries of which feeds were taken in, and what each of them had seen.
+
+A vector is recorded with an entry only when it saw something new of other branches; that of any other entry is the
+newest recorded one before it, with its own branch added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from identity.errors import DamagedFile
+from ledger.manifest import describe, device_key, parse_manifest
+from ledger.storage.rows import checked
+from ledger.store import FeedKey
+from ledger.values import Reference
+from sync.membership import Author
+from sync.storage.queries import Queries
+from sync.transaction import entry_id
+from sync.vector import Vector, decode_vector, join
+
+__all__ = ["Branch", "Branches", "EntryFacts"]
+
+_REMEMBERED: Final = 65_536
+"""Entries and vectors that are kept in memory, as far as they were looked up."""
+
+
+@dataclass(slots=True)
+class Branch:
+    """One line of entries. ``seq`` of an entry is its index in the feed."""
+
+    id: int
+    uid: bytes
+    """What names it on every replica: the feed's key, or, from a fork on, a hash of the fork and the side."""
+    feed: FeedKey
+    author: Author
+    parent: int | None
+    first_seq: int
+    next_seq: int
+    """The index that is looked at next."""
+    disputed: bool = False
+    excluded_from: int | None = None
+    """Entries from this index on do not count: a revocation or dismissal does not vouch for them."""
+    waits_for: Reference | None = None
+    """The entry that has to come first; None when everything that is here was taken in."""
+    head: EntryFacts | None = None
+    """The newest entry that was taken in."""
+    past: dict[int, int] = field(default_factory=dict)
+    """The causal past of ``head``."""
+    is_new: bool = False
+    changed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EntryFacts:
+    """What is known of an entry that was taken in."""
+
+    branch: int
+    seq: int
+    lamport: int
+    reading: int
+    leaf: bytes
+
+
+class Branches:
+    """The branches of one database, in one transaction or, while nobody else writes, in several."""
+
+    def __init__(self, tx: Any, queries: Queries, database: int) -> None:
+        self._tx = tx
+        self._sql = queries
+        self._database = database
+        self._by_id: dict[int, Branch] = {}
+        self._of_feed: dict[FeedKey, list[Branch]] = {}
+        self._last_id: int | None = None
+        self._facts: dict[tuple[int, int], EntryFacts] = {}
+        self._pasts: dict[tuple[int, int], Vector] = {}
+        for row in tx.fetch_all(queries.branches, (database,)):
+            self._keep(self._read(row))
+
+    def use(self, tx: Any) -> None:
+        """Go on in another transaction of the store, which stands where the last one left it."""
+        self._tx = tx
+
+    def __iter__(self) -> Iterator[Branch]:
+        return iter(self._by_id.values())
+
+    def __getitem__(self, branch: int) -> Branch:
+        return self._by_id[branch]
+
+    def of_feed(self, feed: FeedKey) -> list[Branch]:
+        """The branches of a feed: one, or more when it has forked."""
+        return self._of_feed.get(feed, [])
+
+    def add(
+        self, feed: FeedKey, uid: bytes, author: Author, *, parent: int | None = None, first_seq: int = 0
+    ) -> Branch:
+        """A branch that was not known."""
+        if self._last_id is None:
+            (last,) = self._tx.fetch_one(self._sql.last_branch)
+            self._last_id = last or 0
+        self._last_id += 1
+        branch = Branch(
+            self._last_id, uid, feed, author, parent, first_seq, first_seq, disputed=parent is not None, is_new=True
+        )
+        self._keep(branch)
+        return branch
+
+    def clock(self) -> dict[int, int]:
+        """A vector of everything that was taken in."""
+        return {branch.id: branch.head.seq for branch in self if branch.head is not None}
+
+    def take(self, branch: Branch, facts: EntryFacts, past: dict[int, int]) -> None:
+        """Record that an entry was taken in."""
+        branch.head, branch.past = facts, past
+        branch.next_seq = facts.seq + 1
+        branch.changed = True
+        self._remember(facts)
+
+    def find(self, reference: Reference) -> EntryFacts | None:
+        """The entry that a reference means, when it was taken in."""
+        for branch in self.of_feed(FeedKey(reference.feed)):
+            if reference.index >= branch.first_seq:
+                facts = self.facts(branch.id, reference.index)
+                if facts is not None and facts.leaf == reference.leaf_hash:
+                    return facts
+        return None
+
+    def facts(self, branch: int, seq: int) -> EntryFacts | None:
+        """The entry at an index of a branch, when it is one of this database and was taken in."""
+        known = self._facts.get((branch, seq))
+        if known is None:
+            row = self._tx.fetch_one(self._sql.txn, (branch, seq))
+            if row is None:
+                return None
+            _, _, _, lamport, reading, leaf, _, _ = row
+            known = EntryFacts(branch, seq, *checked((lamport, reading, leaf), int, int, bytes))
+            self._remember(known)
+        return known
+
+    def is_excluded(self, branch: int, seq: int) -> bool:
+        """Whether an entry does not count because no revocation or dismissal vouches for it."""
+        excluded_from = self._by_id[branch].excluded_from
+        return excluded_from is not None and seq >= excluded_from
+
+    def reference(self, facts: EntryFacts) -> Reference:
+        """The reference that means an entry on every replica."""
+        return Reference(self._by_id[facts.branch].feed, facts.seq, facts.leaf)
+
+    def entry_id(self, branch: int, seq: int) -> bytes:
+        """``sync.transaction.entry_id`` of an entry that was taken in. Raises ``DamagedFile`` when it is missing."""
+        facts = self.facts(branch, seq)
+        if facts is None:
+            raise DamagedFile(f"the database has lost entry {seq} of branch {branch}")
+        return entry_id(self.reference(facts))
+
+    def past_of(self, branch: int, seq: int) -> Vector:
+        """The causal past of an entry that was taken in."""
+        held = self._by_id[branch]
+        if held.head is not None and held.head.seq == seq:
+            return held.past
+        known = self._pasts.get((branch, seq))
+        if known is None:
+            row = self._tx.fetch_one(self._sql.past, (branch, seq))
+            if row is None:
+                raise DamagedFile(f"the database has lost what entry {seq} of branch {branch} had seen")
+            known = decode_vector(checked(row, bytes)[0])
+            if seq > held.first_seq:
+                known[branch] = seq - 1
+            if len(self._pasts) >= _REMEMBERED:
+                self._pasts.clear()
+            self._pasts[branch, seq] = known
+        return known
+
+    def with_entry(self, into: dict[int, int], facts: EntryFacts) -> None:
+        """Add an entry and its causal past to a vector."""
+        join(into, self.past_of(facts.branch, facts.seq))
+        join(into, {facts.branch: facts.seq})
+
+    def flush(self) -> None:
+        """Write what has changed."""
+        for branch in self:
+            waits = None if branch.waits_for is None else _encode_reference(branch.waits_for)
+            moves = (branch.next_seq, int(branch.disputed), branch.excluded_from, waits)
+            if branch.is_new:
+                row = (branch.id, self._database, branch.uid, branch.feed, branch.parent, branch.first_seq, *moves)
+                self._tx.execute(self._sql.add_branch, row)
+            elif branch.changed:
+                self._tx.execute(self._sql.move_branch, (*moves, branch.id))
+            branch.is_new = branch.changed = False
+
+    def _keep(self, branch: Branch) -> None:
+        self._by_id[branch.id] = branch
+        self._of_feed.setdefault(branch.feed, []).append(branch)
+
+    def _remember(self, facts: EntryFacts) -> None:
+        if len(self._facts) >= _REMEMBERED:
+            self._facts.clear()
+        self._facts[facts.branch, facts.seq] = facts
+
+    def _read(self, row: tuple[Any, ...]) -> Branch:
+        number, uid, feed, parent, first_seq, next_seq, disputed, excluded_from, waits_for = row
+        checked((number, uid, feed, first_seq, next_seq, disputed), int, bytes, bytes, int, int, int)
+        branch = Branch(
+            number,
+            uid,
+            FeedKey(feed),
+            self.author(FeedKey(feed)),
+            parent,
+            first_seq,
+            next_seq,
+            bool(disputed),
+            excluded_from,
+            None if waits_for is None else _decode_reference(waits_for),
+        )
+        head = self._tx.fetch_one(self._sql.head, (number,))
+        if head is not None:
+            branch.head = EntryFacts(number, *checked(head, int, int, int, bytes))
+            past = self._tx.fetch_one(self._sql.past, (number, branch.head.seq))
+            if past is None:
+                raise DamagedFile(f"the database has lost what branch {number} had seen")
+            branch.past = decode_vector(checked(past, bytes)[0])
+            if branch.head.seq > first_seq:
+                branch.past[number] = branch.head.seq - 1
+        return branch
+
+    def author(self, feed: FeedKey) -> Author:
+        """Who writes a feed. Raises ``DamagedFile`` when it is not one of ours."""
+        state = self._tx.feed(feed)
+        manifest = None if state is None else parse_manifest(state.manifest)
+        description = None if manifest is None else describe(manifest)
+        if manifest is None or description is None:
+            raise DamagedFile(f"the database has lost feed {feed.hex()}")
+        return Author(feed, device_key(manifest), description.identity)
+
+
+def _encode_reference(reference: Reference) -> bytes:
+    return reference.feed + reference.index.to_bytes(8, "big") + reference.leaf_hash
+
+
+def _decode_reference(data: bytes) -> Reference:
+    if len(data) != 72:
+        raise DamagedFile("the database waits for something that is no entry")
+    return Reference(data[:32], int.from_bytes(data[32:40], "big"), data[40:])

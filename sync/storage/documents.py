@@ -1,0 +1,398 @@
+"""The documents of a database while entries are taken in: what is live in each, changed in memory, written at the end.
+
+A document is read when it is first touched and kept until the transaction ends, or for later ones as long as nobody
+else has written in between. Operations, deaths and documents go to the engine in bulk.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Final
+
+from identity.encoding import Value, decode
+from identity.errors import DamagedFile
+from ledger.storage.rows import checked
+from sync.cells import WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, replaced
+from sync.sortkey import sort_key
+from sync.storage.branches import Branches
+from sync.storage.queries import Queries
+from sync.transaction import DocumentId, Verb
+from sync.vector import Vector
+from sync.view import ABSENT_ETAG, CounterPart, Rank, View, document_version, etag_of, exact_sum, make_view
+
+__all__ = [
+    "VERBS",
+    "VERB_NUMBER",
+    "Document",
+    "Documents",
+    "IndexedFields",
+    "count_increments",
+    "read_counter",
+    "read_dot",
+    "read_stored_op",
+    "sort_keys",
+]
+
+VERB_NUMBER: Final = {
+    Verb.SET: 1,
+    Verb.LWW: 2,
+    Verb.INC: 3,
+    Verb.ADD: 4,
+    Verb.REM: 5,
+    Verb.DEL: 6,
+    Verb.HIDE: 7,
+}
+"""How a store writes a verb. The numbers stand in the statements too."""
+
+VERBS: Final = {number: verb for verb, number in VERB_NUMBER.items()}
+
+_KEPT_DOTS: Final = 200_000
+"""Live dots of documents that are kept in memory from one transaction to the next."""
+
+_ABSENT, _SHOWN, _HIDDEN = 0, 1, 2
+
+IndexedFields = Callable[[str], tuple[str, ...]]
+"""The names of the indexed fields of a collection."""
+
+
+@dataclass(slots=True)
+class Document:
+    """A document as it stands."""
+
+    id: int
+    name: DocumentId
+    place: int
+    etag: str
+    exact_from: int
+    """From this place on the recorded deaths say exactly what was live; before, an exclusion has changed them since."""
+    live: dict[str, list[LiveDot]] = field(default_factory=dict)
+    """Live dots by path, without increments."""
+    counters: dict[tuple[str, int], CounterPart] = field(default_factory=dict)
+    """By path and branch."""
+    changed: bool = False
+
+    @property
+    def dots(self) -> list[LiveDot]:
+        """Every live dot, without increments."""
+        return [dot for dots in self.live.values() for dot in dots]
+
+
+class Documents:
+    """The documents of one database."""
+
+    def __init__(self, tx: Any, queries: Queries, database: int, uid: bytes, branches: Branches) -> None:
+        self._tx = tx
+        self._sql = queries
+        self._database = database
+        self._uid = uid
+        self._branches = branches
+        self._kept: OrderedDict[DocumentId, Document] = OrderedDict()
+        self._ids: dict[int, DocumentId] = {}
+        self._last_id: int | None = None
+        self._ops: dict[int, list[Any]] = {}
+        self._deaths: list[tuple[int, int]] = []
+        self._counters: dict[tuple[int, str, int], CounterPart | None] = {}
+
+    def use(self, tx: Any) -> None:
+        """Go on in another transaction of the store, which stands where the last one left it."""
+        self._tx = tx
+
+    def __getitem__(self, name: DocumentId) -> Document:
+        """The document, read if it is not here; a new one when there is none."""
+        held = self._kept.get(name)
+        if held is not None:
+            return held
+        row = self._tx.fetch_one(self._sql.document, (self._database, *name))
+        if row is None:
+            if self._last_id is None:
+                (last,) = self._tx.fetch_one(self._sql.last_document)
+                self._last_id = last or 0
+            self._last_id += 1
+            held = Document(self._last_id, name, 0, ABSENT_ETAG, 0)
+        else:
+            number, place, etag, _, _, exact_from = checked(row, int, int, str, int, int, int)
+            held = Document(number, name, place, etag, exact_from)
+            for dot in map(read_dot, self._tx.fetch_all(self._sql.live, (number,))):
+                held.live.setdefault(dot.path, []).append(dot)
+            for part in map(read_counter, self._tx.fetch_all(self._sql.counters, (number,))):
+                held.counters[part.path, part.branch] = part
+        self._kept[name] = held
+        self._ids[held.id] = name
+        return held
+
+    def find(self, name: DocumentId) -> Document | None:
+        """The document, or None when no operation was ever about it."""
+        if name not in self._kept and self._tx.fetch_one(self._sql.document, (self._database, *name)) is None:
+            return None
+        return self[name]
+
+    def by_id(self, number: int) -> Document:
+        """The document with a number. Raises ``DamagedFile`` when there is none."""
+        name = self._ids.get(number)
+        if name is None:
+            row = self._tx.fetch_one(self._sql.document_by_id, (number,))
+            if row is None:
+                raise DamagedFile(f"the database has lost document {number}")
+            collection, key = checked(row[:2], str, str)
+            name = DocumentId(collection, key)
+        return self[name]
+
+    # --- taking operations in ---
+
+    def apply(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, past: Vector | None) -> None:
+        """Let an operation take effect. ``past`` None: its entry has seen everything that is here."""
+        document.changed = True
+        document.place = dot.place
+        for victim in replaced(dot, context, document.live, past):
+            self._kill(victim.place, dot.place)
+            document.live[victim.path].remove(victim)
+        if dot.verb is Verb.DEL and context is None and document.counters:
+            self._reset_counters(document, dot, past)
+        if dot.verb is Verb.INC:
+            self._count(document, dot)
+        elif dot.verb in WRITES:
+            document.live.setdefault(dot.path, []).append(dot)
+        self._record(document, dot, context, dead=None if dot.verb in WRITES else dot.place)
+
+    def record_masked(
+        self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, _past: Vector | None
+    ) -> None:
+        """Keep an operation that does not count."""
+        document.changed = True
+        self._record(document, dot, context, dead=dot.place)
+
+    def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, *, dead: int | None) -> None:
+        place, branch, seq, op, verb, path, val = dot
+        packed = None if context is None else _encode_context(context)
+        self._ops[place] = [place, branch, seq, op, document.id, path, VERB_NUMBER[verb], val, packed, dead]
+
+    def _kill(self, victim: int, killer: int) -> None:
+        pending = self._ops.get(victim)
+        if pending is not None:
+            pending[9] = killer
+        else:
+            self._deaths.append((killer, victim))
+
+    def _count(self, document: Document, dot: LiveDot) -> None:
+        amount = _amount(dot.val)
+        part = document.counters.get((dot.path, dot.branch))
+        if part is None:
+            part = CounterPart(dot.path, dot.branch, dot.seq, dot.seq, dot.op, 1, amount)
+        else:
+            total = exact_sum((part.total, amount))
+            part = CounterPart(dot.path, dot.branch, part.first, dot.seq, dot.op, part.count + 1, total)
+        self._put_counter(document, part)
+
+    def _put_counter(self, document: Document, part: CounterPart) -> None:
+        document.counters[part.path, part.branch] = part
+        self._counters[document.id, part.path, part.branch] = part
+
+    def _reset_counters(self, document: Document, dot: LiveDot, past: Vector | None) -> None:
+        for part in [part for part in document.counters.values() if is_beneath(part.path, dot.path)]:
+            # Its own entry's increments, made before the reset in the same transaction, are before it as well.
+            seen = dot.seq if part.branch == dot.branch else (part.last if past is None else past.get(part.branch, -1))
+            if seen < part.first:
+                continue
+            self.flush_ops()
+            where = (document.id, part.path, part.branch)
+            self._tx.execute(self._sql.kill_increments, (dot.place, *where, min(seen, part.last)))
+            del document.counters[part.path, part.branch]
+            self._counters[where] = None
+            left = self._tx.fetch_all(self._sql.increments, where)
+            if left:
+                self._put_counter(document, _count_rows(part.path, part.branch, left))
+
+    # --- making a document anew ---
+
+    def rebuild(self, document: Document, history: Sequence[tuple[StoredOp, bool]], place: int) -> None:
+        """Decide anew what is live, from all operations of the document and whether each counts."""
+        dead = deaths((one for one, counts in history if counts), self._branches.past_of)
+        document.live, document.place, document.exact_from, document.changed = {}, place, place, True
+        document.counters = {}
+        self._tx.execute(self._sql.drop_counters, (document.id,))
+        increments: list[LiveDot] = []
+        moves = []
+        for (dot, _), counts in history:
+            died = dead.get(dot.place) if counts else dot.place
+            moves.append((died, dot.place))
+            if died is None and dot.verb is Verb.INC:
+                increments.append(dot)
+            elif died is None:
+                document.live.setdefault(dot.path, []).append(dot)
+        self._tx.update_many(self._sql.kill_op, moves)
+        for part in count_increments(increments):
+            self._put_counter(document, part)
+        self._tx.insert_many(self._sql.add_rebuild, [(place, document.id)])
+
+    # --- looking ---
+
+    def op_at(self, place: int) -> tuple[LiveDot, int] | None:
+        """The operation at a place, and the number of its document; None when there is none."""
+        row = self._ops.get(place)
+        if row is not None:
+            return LiveDot(row[0], row[1], row[2], row[3], VERBS[row[6]], row[5], row[7]), row[4]
+        found = self._tx.fetch_one(self._sql.op, (place,))
+        return None if found is None else (read_dot(found), checked(found[7:8], int)[0])
+
+    def history(self, document: int) -> list[tuple[StoredOp, bool]]:
+        """Every operation of a document in the order in which they came, and whether it counts."""
+        self.flush_ops()
+        return [
+            (read_stored_op(row), row[8] is None and not self._branches.is_excluded(row[1], row[2]))
+            for row in self._tx.fetch_all(self._sql.history, (document,))
+        ]
+
+    def view(self, document: Document) -> View:
+        """What the document shows."""
+        return make_view(document.dots, document.counters.values(), self.rank, self._branches.past_of)
+
+    def rank(self, dot: LiveDot) -> Rank:
+        """The order of concurrent values."""
+        facts = self._branches.facts(dot.branch, dot.seq)
+        if facts is None:
+            raise DamagedFile(f"the database has lost entry {dot.seq} of branch {dot.branch}")
+        undisputed = not self._branches[dot.branch].disputed
+        return (undisputed, facts.reading, self._branches.entry_id(dot.branch, dot.seq))
+
+    def etag(self, document: Document) -> str:
+        """The ETag of the document as it stands in memory."""
+        if not document.changed:
+            return document.etag
+        dots, parts = document.dots, document.counters.values()
+        if not dots and not parts:
+            return ABSENT_ETAG
+        return etag_of(document_version(self._uid, document.name, dots, parts, lambda one: self._branches[one].uid))
+
+    # --- writing ---
+
+    def flush(self, indexed: IndexedFields) -> None:
+        """Write everything that has changed."""
+        self.flush_ops()
+        changed = [document for document in self._kept.values() if document.changed]
+        rows = [self._row(document, indexed(document.name.collection)) for document in changed]
+        self._tx.update_many(self._sql.put_document, rows)
+        for document in changed:
+            document.changed = False
+        kept = [part for part in self._counters.items() if part[1] is not None]
+        gone = [where for where, part in self._counters.items() if part is None]
+        self._tx.update_many(self._sql.drop_counter, gone)
+        self._tx.update_many(self._sql.put_counter, [(where[0], *_counter_row(part)) for where, part in kept if part])
+        self._counters.clear()
+        self._forget_some()
+
+    def flush_ops(self) -> None:
+        """Write operations and deaths."""
+        if self._ops:
+            self._tx.insert_many(self._sql.add_op, self._ops.values())
+            self._ops = {}
+        self._tx.update_many(self._sql.kill_op, self._deaths)
+        self._deaths = []
+
+    def _row(self, document: Document, indexed: tuple[str, ...]) -> tuple[Any, ...]:
+        document.etag = self.etag(document)
+        shown, conflicts, keys = _ABSENT, 0, None
+        if document.etag != ABSENT_ETAG:
+            view = None if not indexed and _is_plain(document) else self.view(document)
+            shown = _SHOWN if view is None or view.exists else _HIDDEN if view.deleted else _ABSENT
+            conflicts = 0 if view is None else len(view.conflicts)
+            if view is not None and indexed and shown == _SHOWN:
+                keys = sort_keys(view.fields, indexed)
+        name, place, exact_from = document.name, document.place, document.exact_from
+        return (document.id, self._database, *name, place, document.etag, shown, conflicts, exact_from, keys)
+
+    def _forget_some(self) -> None:
+        """Keep what was used last, within the limit."""
+        total = sum(sum(map(len, document.live.values())) + 1 for document in self._kept.values())
+        while total > _KEPT_DOTS:
+            _, document = self._kept.popitem(last=False)
+            del self._ids[document.id]
+            total -= sum(map(len, document.live.values())) + 1
+
+
+def _is_plain(document: Document) -> bool:
+    """Whether there is one value at each path and nothing that could hide or clash: then there is nothing to judge."""
+    if document.counters:
+        return False
+    for path, dots in document.live.items():
+        if len(dots) > 1 or path.count("/") > 1 or (dots and dots[0].verb is Verb.HIDE):
+            return False
+    return True
+
+
+def sort_keys(fields: Mapping[str, Value], indexed: Iterable[str]) -> str:
+    """The sort keys of indexed fields as a JSON object; a field that is absent, or has none, is left out."""
+    found = {name: sort_key(fields[name]) for name in indexed if name in fields}
+    return json.dumps({name: key for name, key in found.items() if key is not None}, sort_keys=True)
+
+
+# --- rows ---
+
+
+def read_dot(row: Sequence[Any]) -> LiveDot:
+    """A row that begins with the columns of an operation. Raises ``DamagedFile``."""
+    place, branch, seq, op, verb, path, val = checked(row[:7], int, int, int, int, int, str, bytes)
+    if verb not in VERBS:
+        raise DamagedFile(f"the database holds an operation with verb {verb}")
+    return LiveDot(place, branch, seq, op, VERBS[verb], path, val)
+
+
+def read_stored_op(row: Sequence[Any]) -> StoredOp:
+    """The same with its context, the eighth column."""
+    return StoredOp(read_dot(row), None if row[7] is None else _decode_context(row[7]))
+
+
+def read_counter(row: Sequence[Any]) -> CounterPart:
+    """A row of a counter."""
+    path, branch, first, last, last_op, count, total = checked(row, str, int, int, int, int, int, str)
+    return CounterPart(path, branch, first, last, last_op, count, Decimal(total))
+
+
+def _counter_row(part: CounterPart) -> tuple[Any, ...]:
+    return (part.path, part.branch, part.first, part.last, part.last_op, part.count, f"{part.total:f}")
+
+
+def count_increments(increments: Iterable[LiveDot]) -> list[CounterPart]:
+    """The parts of counters that live increments, in the order in which they came, make up."""
+    found: dict[tuple[str, int], list[tuple[int, int, bytes]]] = {}
+    for dot in increments:
+        found.setdefault((dot.path, dot.branch), []).append((dot.seq, dot.op, dot.val))
+    return [_count_rows(path, branch, rows) for (path, branch), rows in found.items()]
+
+
+def _count_rows(path: str, branch: int, rows: Iterable[Sequence[Any]]) -> CounterPart:
+    """The part of a counter that these live increments, (seq, op, val) in order, make up."""
+    found = list(rows)
+    total = exact_sum(_amount(val) for _, _, val in found)
+    return CounterPart(path, branch, found[0][0], found[-1][0], found[-1][1], len(found), total)
+
+
+def _amount(val: bytes) -> Decimal:
+    value = decode(val)
+    if isinstance(value, dict):
+        return Decimal(str(value["$dec"]))
+    assert isinstance(value, int)
+    return Decimal(value)
+
+
+def _encode_context(context: frozenset[DotKey]) -> bytes:
+    return b"".join(
+        branch.to_bytes(8, "big") + seq.to_bytes(8, "big") + op.to_bytes(4, "big")
+        for branch, seq, op in sorted(context)
+    )
+
+
+def _decode_context(data: bytes) -> frozenset[DotKey]:
+    if len(data) % 20:
+        raise DamagedFile("the database holds a context that is none")
+    return frozenset(
+        (
+            int.from_bytes(data[at : at + 8], "big"),
+            int.from_bytes(data[at + 8 : at + 16], "big"),
+            int.from_bytes(data[at + 16 : at + 20], "big"),
+        )
+        for at in range(0, len(data), 20)
+    )

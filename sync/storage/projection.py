@@ -1,0 +1,554 @@
+"""Taking entries in: from feeds to documents, each entry after everything that it had seen.
+
+Implements docs/spec/transaction.md, section "Taking an entry in". An entry whose past is not complete waits, and with
+it what follows in its feed; nothing is kept for it, because the feed has it. An entry that is here is placed: its
+causal past is computed, and its form, its author's standing and the schema of its time are judged. Each of these
+depends on the entry and its past alone, so every replica comes to the same. What is found wanting is masked: recorded
+with the reason, without effect. Only one judgement can change later: a revocation or a dismissal excludes entries
+wherever it arrives, and then the documents that they had touched are made anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from identity.encoding import decode, encode
+from identity.errors import AuditError, DamagedFile, MalformedError
+from ledger.entry import Entry, parse_entry
+from ledger.manifest import describe, parse_manifest
+from ledger.merkle import leaf_node
+from ledger.store import FeedKey, StoredEvent
+from ledger.values import Reference
+from sync.cells import DotKey, LiveDot, deaths
+from sync.membership import MemberEntry, parse_member
+from sync.schema import Schema, check_op, parse_schema
+from sync.storage.branches import Branch, Branches, EntryFacts
+from sync.storage.documents import Document, Documents
+from sync.storage.queries import Queries
+from sync.storage.standing import Standing
+from sync.transaction import (
+    CKPT,
+    DATABASE_KINDS,
+    ERASE,
+    MEMBER,
+    TXN,
+    DocumentId,
+    Dot,
+    Erasure,
+    Op,
+    Stamp,
+    StateRoot,
+    Transaction,
+    Verb,
+    parse_erasure,
+    parse_stamp_of,
+    parse_state_root,
+    parse_transaction,
+    path_text,
+)
+from sync.vector import Vector, covers, encode_vector, sees
+from sync.view import RankOf
+
+__all__ = ["KIND_NUMBER", "Content", "Projection", "Taken", "feed_name", "schema_in_force"]
+
+KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
+"""How a store writes the kind of an entry."""
+
+_SCHEMAS: Final = "$schema"
+_BLOCKS_A_TIME: Final = 1024
+
+
+def feed_name(database: bytes) -> str:
+    """What the feeds of a database are called."""
+    return f"database {database.hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An entry that was taken in. ``masked`` says why it has no effect."""
+
+    place: int
+    masked: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """An entry's place in causality. ``reason``: its stamp is not true."""
+
+    past: dict[int, int]
+    lamport: int
+    reading: int
+    reason: str | None
+
+
+Content = Transaction | MemberEntry | StateRoot | Erasure
+"""What an entry of a database carries."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """An entry as it was read: what it carries, or why that cannot be read."""
+
+    kind: str
+    content: Content | None
+    stamp: Stamp | None
+    reason: str | None
+
+
+def _read(entry: Entry) -> _Read:
+    try:
+        content = _PARSERS[entry.kind](entry)
+    except MalformedError as exc:
+        return _Read(entry.kind, None, parse_stamp_of(entry), f"malformed: {exc}")
+    return _Read(entry.kind, content, content.stamp, None)
+
+
+class _Waits(Exception):
+    def __init__(self, reference: Reference) -> None:
+        super().__init__()
+        self.reference = reference
+
+
+class Projection:
+    """One database as its tables have it, in the transaction that ``begin`` was given.
+
+    It may be kept from one transaction to the next: ``begin`` notices when somebody else has written in between.
+    """
+
+    def __init__(self, uid: bytes, number: int, queries: Queries) -> None:
+        self.uid = uid
+        self._number = number
+        self._sql = queries
+        self._left: object = None
+        self.erased: list[tuple[DocumentId, tuple[bytes, ...]]] = []
+        """Erasures that were taken in and count: their keys are to be destroyed here as well, after the commit."""
+
+    def begin(self, tx: Any) -> None:
+        """Go on in ``tx``, a write transaction of the store."""
+        self._tx = tx
+        stands = self._stands()
+        if self._left is None or stands != self._left:
+            self._load(tx)
+        else:
+            self.branches.use(tx)
+            self.documents.use(tx)
+        self._left = None
+        self.erased = []
+
+    def _stands(self) -> tuple[Any, ...]:
+        newest = self._tx.fetch_one(self._sql.newest)
+        (rebuilt,) = self._tx.fetch_one(self._sql.last_rebuild)
+        return (None if newest is None else tuple(newest), rebuilt)
+
+    def _load(self, tx: Any) -> None:
+        newest, rebuilt = self._stands()
+        self.next_place: int = max(0 if newest is None else newest[0] + newest[1], rebuilt or 0) + 1
+        self.branches = Branches(tx, self._sql, self._number)
+        self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
+        self._txns: list[tuple[Any, ...]] = []
+        self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
+        self.standing = Standing(self.uid, self.branches)
+        self.standing.load(tx, tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
+
+    def finish(self) -> None:
+        """Write everything that was taken in."""
+        self._flush_entries()
+        self.documents.flush(self._indexed)
+        self._left = self._stands()
+
+    def _indexed(self, collection: str) -> tuple[str, ...]:
+        schema = self.schema_of(collection)
+        return () if schema is None else schema.indexed
+
+    def _flush_entries(self) -> None:
+        self.branches.flush()
+        if self._txns:
+            self._tx.insert_many(self._sql.add_txn, self._txns)
+            self._txns = []
+        self.documents.flush_ops()
+
+    # --- what an entry of ours says it has seen ---
+
+    def own_branch(self, feed: FeedKey) -> Branch:
+        """The branch that a feed of this node is."""
+        found = self.branches.of_feed(feed)
+        return found[-1] if found else self._begin_branch(feed)
+
+    def _begin_branch(self, feed: FeedKey) -> Branch:
+        branch = self.branches.add(feed, feed, self.branches.author(feed))
+        branch.excluded_from = self.standing.within(None).cut(branch.author)
+        return branch
+
+    def identity_events(self, identity: bytes) -> list[StoredEvent]:
+        """The events of an identity that the store has."""
+        events: list[StoredEvent] = self._tx.identity_events(identity)
+        return events
+
+    def next_stamp(self, branch: Branch, reading_after: Callable[[int, list[int]], int]) -> Stamp:
+        """The stamp of the next entry of a branch of ours, which has seen everything that is here.
+
+        ``reading_after`` makes its clock reading from the branch's last one and those of what is new.
+        """
+        known = {} if branch.head is None else {**branch.past, branch.id: branch.head.seq}
+        fresh = [one.head for one in self.branches if one.head and not sees(known, one.id, one.head.seq)]
+        pasts = [(facts, self.branches.past_of(facts.branch, facts.seq)) for facts in fresh]
+        heads = [one for one in fresh if not any(sees(past, one.branch, one.seq) for _, past in pasts)]
+        seen = [facts.lamport for facts in heads] + ([] if branch.head is None else [branch.head.lamport])
+        deps = sorted(map(self.branches.reference, heads), key=lambda one: (one.feed, one.index, one.leaf_hash))
+        return Stamp(
+            self.uid,
+            None if branch.head is None else self.branches.reference(branch.head),
+            tuple(deps),
+            1 + max(seen, default=-1),
+            reading_after(0 if branch.head is None else branch.head.reading, [facts.reading for facts in heads]),
+        )
+
+    # --- taking entries in ---
+
+    def take_own(self, branch: Branch, seq: int, block: bytes, kind: str, content: Content, now_ms: int) -> Taken:
+        """Take in an entry that is being written, which has seen everything that is here."""
+        return self._take(branch, seq, leaf_node(seq, block).hash, _Read(kind, content, content.stamp, None), now_ms)
+
+    def reason_against(self, branch: Branch, kind: str, content: Content) -> str | None:
+        """Why an entry that has seen everything that is here would be masked on every replica; None: it counts."""
+        past = self.branches.clock()
+        ops = content.ops if isinstance(content, Transaction) else ()
+        if branch.excluded_from is not None and kind != MEMBER:
+            return "it was revoked or dismissed"
+        return self._refusal(branch, kind, past) or self._misfit(ops, past, is_complete=True)
+
+    def take_new(self, now_ms: int, advance: Callable[[int], None] | None = None) -> int:
+        """Take in every entry of the database's feeds whose past is here. Returns how many were taken in.
+
+        ``advance`` is told how many blocks were looked at.
+        """
+        self._discover()
+        taken, went_on = 0, True
+        while went_on:
+            went_on = False
+            for branch in list(self.branches):
+                count = self._advance(branch, now_ms, advance)
+                taken += count
+                went_on = went_on or count > 0
+        return taken
+
+    def _discover(self) -> None:
+        """Find feeds that are new: those with the database's name."""
+        name = feed_name(self.uid)
+        for state in self._tx.feeds():
+            if not self.branches.of_feed(state.key):
+                description = describe(parse_manifest(state.manifest))
+                if description is not None and description.name == name:
+                    self._begin_branch(state.key)
+
+    def _advance(self, branch: Branch, now_ms: int, advance: Callable[[int], None] | None) -> int:
+        """Take in what can be of one branch."""
+        taken = 0
+        if branch.waits_for is not None and self.branches.find(branch.waits_for) is None:
+            return 0
+        for seq, block in self._blocks(branch):
+            entry = self._entry_of_ours(block)
+            if entry is not None:
+                try:
+                    self._take(branch, seq, leaf_node(seq, block).hash, _read(entry), now_ms)
+                except _Waits as waits:
+                    branch.waits_for, branch.changed = waits.reference, True
+                    return taken
+                taken += 1
+            branch.next_seq, branch.waits_for, branch.changed = seq + 1, None, True
+            if advance is not None:
+                advance(1)
+        return taken
+
+    def _blocks(self, branch: Branch) -> Iterator[tuple[int, bytes]]:
+        """The blocks of a branch that were not looked at, in pieces: entries are written in between."""
+        state = self._tx.feed(branch.feed)
+        length = 0 if state is None else state.length
+        while branch.next_seq < length:
+            start = branch.next_seq
+            stop = min(start + _BLOCKS_A_TIME, length)
+            yield from enumerate(list(self._tx.blocks(branch.feed, start, stop)), start)
+            if branch.next_seq == start:
+                return
+
+    def _entry_of_ours(self, block: bytes) -> Entry | None:
+        """The entry, when it is one of this database; whatever else is in the feed is nothing to us."""
+        try:
+            entry = parse_entry(block)
+        except MalformedError:
+            return None
+        return entry if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.uid else None
+
+    def _take(self, branch: Branch, seq: int, leaf: bytes, read: _Read, now_ms: int) -> Taken:
+        placed = self._place(branch, read.stamp)
+        reason = read.reason or placed.reason
+        content = read.content if reason is None else None
+        is_complete = covers(placed.past, self.branches.clock())
+        ops: Sequence[Op] = content.ops if isinstance(content, Transaction) else ()
+        contexts: list[frozenset[DotKey] | None] = []
+        try:
+            contexts = [self._context(op, placed.past) for op in ops]
+        except MalformedError as exc:
+            reason, ops = str(exc), ()
+        if reason is None:
+            reason = self._refusal(branch, read.kind, placed.past) or self._misfit(
+                ops, placed.past, is_complete=is_complete
+            )
+        place = self._record(branch, seq, leaf, read.kind, len(ops), placed, reason, now_ms)
+        counts = reason is None and not self.branches.is_excluded(branch.id, seq)
+        effect = self.documents.apply if counts else self.documents.record_masked
+        for at, (op, context) in enumerate(zip(ops, contexts, strict=True)):
+            dot = LiveDot(place + 1 + at, branch.id, seq, at, op.verb, path_text(op.path), encode(op.value))
+            effect(self.documents[op.document], dot, context, None if is_complete else placed.past)
+        if reason is None:
+            self._follow(branch, seq, leaf, content, place, None if is_complete else placed.past)
+        return Taken(place, reason)
+
+    def _follow(
+        self, branch: Branch, seq: int, leaf: bytes, content: Content | None, place: int, past: Vector | None
+    ) -> None:
+        """What an entry that is in order entails beside its operations."""
+        match content:
+            case Transaction():
+                self._watch(content, place, past)
+            case MemberEntry():
+                self.standing.add(branch, seq, leaf, content)
+                self._exclude()
+            case Erasure() if not self.branches.is_excluded(branch.id, seq):
+                self.erased.append((content.document, content.kids))
+
+    # --- causality ---
+
+    def _place(self, branch: Branch, stamp: Stamp | None) -> _Placed:
+        """Where an entry stands. Raises ``_Waits`` when something that it had seen is not here."""
+        before = branch.head or self._before_fork(branch)
+        past = {} if before is None else dict(self.branches.past_of(before.branch, before.seq))
+        if before is not None:
+            past[before.branch] = before.seq
+        lamport, reading = (0, 0) if before is None else (before.lamport + 1, before.reading)
+        if stamp is None:
+            return _Placed(past, lamport, reading, "malformed: no stamp")
+        if stamp.back != (None if before is None else self.branches.reference(before)):
+            return _Placed(past, lamport, reading, "back is not the entry before it")
+        seen = []
+        for reference in stamp.deps:
+            if reference.feed == branch.feed:
+                return _Placed(past, lamport, reading, "deps name an entry of its own feed")
+            facts = self.branches.find(reference)
+            if facts is None:
+                raise _Waits(reference)
+            seen.append(facts)
+        joined = dict(past)
+        for facts in seen:
+            self.branches.with_entry(joined, facts)
+        expected = max([lamport, *(facts.lamport + 1 for facts in seen)])
+        if stamp.lamport != expected:
+            return _Placed(past, lamport, reading, f"lam is {stamp.lamport}, and what it had seen makes {expected}")
+        if before is not None and stamp.reading <= before.reading:
+            return _Placed(past, lamport, reading, "its clock does not go on")
+        return _Placed(joined, expected, stamp.reading, None)
+
+    def _before_fork(self, branch: Branch) -> EntryFacts | None:
+        """The entry before the first one of one side of a fork."""
+        if branch.parent is None:
+            return None
+        row = self._tx.fetch_one(self._sql.txn_before, (branch.parent, branch.first_seq - 1))
+        return None if row is None else self.branches.facts(branch.parent, row[0])
+
+    def _context(self, op: Op, past: Vector) -> frozenset[DotKey] | None:
+        """The dots of a context by their numbers here. Raises ``MalformedError`` for one it cannot have."""
+        if op.context is None:
+            return None
+        return frozenset(self._dot(op, dot, past) for dot in op.context)
+
+    def _dot(self, op: Op, dot: Dot, past: Vector) -> DotKey:
+        facts = self.branches.find(dot.entry)
+        if facts is None or not sees(past, facts.branch, facts.seq):
+            raise MalformedError("a context names what it had not seen")
+        row = self._tx.fetch_one(self._sql.txn, (facts.branch, facts.seq)) or self._pending_txn(facts)
+        found = self.documents.op_at(row[0] + 1 + dot.op) if row is not None and dot.op < row[2] else None
+        if found is None or self.documents.by_id(found[1]).name != op.document or not _same_cell(op, found[0]):
+            raise MalformedError("a context names a dot of another cell")
+        return (facts.branch, facts.seq, dot.op)
+
+    def _pending_txn(self, facts: EntryFacts) -> tuple[Any, ...] | None:
+        for row in reversed(self._txns):
+            if row[1] == facts.branch and row[2] == facts.seq:
+                return (row[0], row[3], row[4])
+        return None
+
+    # --- standing ---
+
+    def _refusal(self, branch: Branch, kind: str, past: Vector) -> str | None:
+        if kind == MEMBER:
+            return None  # the fold of all acts judges it
+        refusal = self.standing.within(past).may_write(branch.author)
+        return None if refusal is None else str(refusal)
+
+    def _exclude(self) -> None:
+        """Find which entries do not count any more, or count again, and make the documents anew that they touched."""
+        membership = self.standing.within(None)
+        touched: set[int] = set()
+        for branch in self.branches:
+            excluded_from = membership.cut(branch.author)
+            disputed = branch.disputed or membership.disputed(branch.author.identity)
+            if excluded_from == branch.excluded_from and disputed == branch.disputed:
+                continue
+            at = [one for one in (excluded_from, branch.excluded_from) if one is not None]
+            since = 0 if disputed != branch.disputed else min(at)
+            branch.excluded_from, branch.disputed, branch.changed = excluded_from, disputed, True
+            self._flush_entries()
+            touched.update(row[0] for row in self._tx.fetch_all(self._sql.touched_from, (branch.id, since)))
+        self._rebuild(touched)
+
+    def _rebuild(self, documents: set[int]) -> None:
+        if not documents:
+            return
+        place = self.next_place
+        self.next_place += 1
+        for number in sorted(documents):
+            self.documents.rebuild(self.documents.by_id(number), self.documents.history(number), place)
+
+    # --- schemas ---
+
+    def _misfit(self, ops: Sequence[Op], past: Vector, *, is_complete: bool) -> str | None:
+        """Why operations do not fit the schemas that were in force where they were written."""
+        for op in ops:
+            if op.document.collection == _SCHEMAS:
+                reason = _schema_misfit(op)
+            else:
+                schema = self.schema_of(op.document.collection, None if is_complete else past)
+                reason = None if schema is None else check_op(schema, op)
+            if reason is not None:
+                return f"schema: {op.document}: {reason}"
+        return None
+
+    def schema_of(self, collection: str, past: Vector | None = None) -> Schema | None:
+        """The schema of a collection that was in force in ``past``; None: now."""
+        document = self.documents.find(DocumentId(_SCHEMAS, collection))
+        if document is None:
+            return None
+        dots = document.live.get("/schema", [])
+        if past is not None and self._was_otherwise(document, past):
+            dots = self._live_in(document, past)
+        return schema_in_force(dots, self.documents.rank)
+
+    def _was_otherwise(self, document: Document, past: Vector) -> bool:
+        """Whether something that is now in force, or not any more, was not yet known in ``past``."""
+        return document.place >= self._first_unseen(past)
+
+    def _first_unseen(self, past: Vector) -> int:
+        """The place of the first entry that is not in ``past``, among those of its branch."""
+        places = [self.next_place]
+        for branch in self.branches:
+            if branch.head is not None and not sees(past, branch.id, branch.head.seq):
+                row = self._tx.fetch_one(self._sql.first_after, (branch.id, past.get(branch.id, -1)))
+                if row is not None:
+                    places.append(row[0])
+                places += [row[0] for row in self._txns if row[1] == branch.id and not sees(past, row[1], row[2])]
+        return min(places)
+
+    def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:
+        ops = [one for one, counts in self.documents.history(document.id) if counts and _is_in(one.dot, past)]
+        dead = deaths(ops, self.branches.past_of)
+        return [one.dot for one in ops if one.dot.place not in dead and one.dot.path == "/schema"]
+
+    # --- effect ---
+
+    def _record(
+        self,
+        branch: Branch,
+        seq: int,
+        leaf: bytes,
+        kind: str,
+        ops: int,
+        placed: _Placed,
+        reason: str | None,
+        now_ms: int,
+    ) -> int:
+        place = self.next_place
+        self.next_place += 1 + ops
+        known = {} if branch.head is None else {**branch.past, branch.id: branch.head.seq}
+        past = None if branch.head is not None and placed.past == known else encode_vector(placed.past)
+        numbers = (KIND_NUMBER[kind], ops, placed.lamport, placed.reading)
+        self._txns.append((place, branch.id, seq, *numbers, leaf, past, reason, now_ms))
+        self.branches.take(branch, EntryFacts(branch.id, seq, placed.lamport, placed.reading, leaf), placed.past)
+        return place
+
+    def _watch(self, transaction: Transaction, place: int, past: Vector | None) -> None:
+        """Record guards, and which of them were broken by something that was written without knowing of them."""
+        if transaction.guards:
+            self._has_guards = True
+            rows = [(self.documents[guard.document].id, place, guard.etag) for guard in transaction.guards]
+            self._tx.insert_many(self._sql.add_guard, rows)
+        if past is None or not self._has_guards:
+            return
+        self._flush_entries()
+        contests = []
+        for guard in transaction.guards:
+            document = self.documents[guard.document].id
+            contests += [(document, place, other, place) for other in self._unseen_writers(document, past)]
+        for name in {op.document for op in transaction.ops}:
+            document = self.documents[name].id
+            for guarded, branch, seq in self._tx.fetch_all(self._sql.guards, (document,)):
+                if guarded != place and not sees(past, branch, seq):
+                    contests.append((document, guarded, place, place))
+        self._tx.update_many(self._sql.add_contest, sorted(set(contests)))
+
+    def _unseen_writers(self, document: int, past: Vector) -> Iterator[int]:
+        for branch in self.branches:
+            if branch.head is not None and not sees(past, branch.id, branch.head.seq):
+                where = (document, branch.id, past.get(branch.id, -1))
+                yield from (row[0] for row in self._tx.fetch_all(self._sql.writers_beyond, where))
+
+
+_PARSERS: Final[Mapping[str, Callable[[Entry], Content]]] = {
+    TXN: parse_transaction,
+    MEMBER: parse_member,
+    CKPT: parse_state_root,
+    ERASE: parse_erasure,
+}
+
+
+def _same_cell(op: Op, dot: LiveDot) -> bool:
+    """Whether an operation could replace a dot at all."""
+    path = path_text(op.path)
+    if op.verb is Verb.DEL:
+        return dot.verb not in (Verb.HIDE, Verb.INC) and (dot.path == path or dot.path.startswith(path + "/"))
+    if op.verb in (Verb.ADD, Verb.REM):
+        return dot.verb is Verb.ADD and dot.path == path and dot.val == encode(op.value)
+    return dot.verb is op.verb and dot.path == path
+
+
+def _is_in(dot: LiveDot, past: Vector) -> bool:
+    return sees(past, dot.branch, dot.seq)
+
+
+def _schema_misfit(op: Op) -> str | None:
+    """Why an operation cannot be about a schema."""
+    if op.verb in (Verb.HIDE, Verb.DEL):
+        return None
+    if op.verb is not Verb.SET or op.path != ("schema",):
+        return "a schema is the register 'schema'"
+    try:
+        parse_schema(op.value)
+    except MalformedError as exc:
+        return str(exc)
+    return None
+
+
+def schema_in_force(dots: Iterable[LiveDot], rank: RankOf) -> Schema | None:
+    """The schema that the live dots of its document say: of several that stand side by side, the one that shows."""
+    found = [dot for dot in dots if dot.path == "/schema"]
+    return _parse_schema(max(found, key=rank).val) if found else None
+
+
+@lru_cache(maxsize=256)
+def _parse_schema(val: bytes) -> Schema:
+    try:
+        return parse_schema(decode(val))
+    except AuditError as exc:
+        raise DamagedFile(f"the database holds a schema that is none: {exc}") from exc

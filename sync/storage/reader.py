@@ -1,0 +1,207 @@
+"""Reading a database: documents as they are, and as they were at any cut.
+
+Implements docs/spec/transaction.md, section "As of". A cut is what was known: everything that this replica had taken in
+up to a place, or any part of each branch. What was live at a place is one range of rows, because each operation's row
+says when it came and when it died. For other cuts liveness is decided anew from the document's operations, and who
+could write from the member entries within the cut: exactly what a fresh replica would show that was fed only that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from identity.errors import DamagedFile
+from ledger.storage.rows import checked
+from sync.cells import LiveDot, StoredOp, deaths
+from sync.schema import Schema
+from sync.storage.branches import Branches
+from sync.storage.documents import count_increments, read_counter, read_dot, read_stored_op
+from sync.storage.projection import KIND_NUMBER, schema_in_force
+from sync.storage.queries import Queries
+from sync.storage.standing import Standing
+from sync.transaction import MEMBER, DocumentId, Verb
+from sync.vector import Vector, sees
+from sync.view import CounterPart, Rank, View, document_version, etag_of, make_view
+
+__all__ = ["Cut", "DocumentState", "Reader"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A point in the causal history: all that was taken in up to ``place``, or, when that is None, ``vector``."""
+
+    place: int | None
+    vector: Vector
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentState:
+    """A document at a cut."""
+
+    name: DocumentId
+    etag: str
+    view: View
+    dots: tuple[LiveDot, ...]
+    counters: tuple[CounterPart, ...]
+
+
+class Reader:
+    """One database in one snapshot of the store."""
+
+    def __init__(self, tx: Any, queries: Queries, number: int, uid: bytes) -> None:
+        self.tx = tx
+        self.sql = queries
+        self.number = number
+        self.uid = uid
+
+    @cached_property
+    def branches(self) -> Branches:
+        """The branches; read when something has to be ranked or cut."""
+        return Branches(self.tx, self.sql, self.number)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """Who may write."""
+        standing = Standing(self.uid, self.branches)
+        standing.load(self.tx, self.tx.fetch_all(self.sql.others, (self.number,)), KIND_NUMBER[MEMBER])
+        return standing
+
+    # --- documents as they are ---
+
+    def document(self, name: DocumentId) -> DocumentState | None:
+        """The document as it is now; None when no operation was ever about it."""
+        row = self.tx.fetch_one(self.sql.document, (self.number, *name))
+        if row is None:
+            return None
+        number, _, etag, _, _, _ = checked(row, int, int, str, int, int, int)
+        dots = tuple(map(read_dot, self.tx.fetch_all(self.sql.live, (number,))))
+        counters = tuple(map(read_counter, self.tx.fetch_all(self.sql.counters, (number,))))
+        return DocumentState(name, etag, self.view(dots, counters, name), dots, counters)
+
+    def view(self, dots: Iterable[LiveDot], counters: Iterable[CounterPart], _name: DocumentId) -> View:
+        """What these dots show."""
+        return make_view(dots, counters, self.rank, self._past_of)
+
+    def _past_of(self, branch: int, seq: int) -> Vector:
+        return self.branches.past_of(branch, seq)
+
+    def rank(self, dot: LiveDot) -> Rank:
+        """The order of concurrent values."""
+        facts = self.branches.facts(dot.branch, dot.seq)
+        if facts is None:
+            raise DamagedFile(f"the database has lost entry {dot.seq} of branch {dot.branch}")
+        undisputed = not self.branches[dot.branch].disputed
+        return (undisputed, facts.reading, self.branches.entry_id(dot.branch, dot.seq))
+
+    # --- cuts ---
+
+    def now(self) -> Cut:
+        """Everything that is here."""
+        return Cut(self.newest_place(), self.branches.clock())
+
+    def newest_place(self) -> int:
+        """The place of the newest operation; 0 when there is none."""
+        row = self.tx.fetch_one(self.sql.newest)
+        (rebuilt,) = self.tx.fetch_one(self.sql.last_rebuild)
+        return max(0 if row is None else row[0] + row[1], rebuilt or 0)
+
+    def known(self, place: int) -> Cut:
+        """What this replica had taken in up to a place: the axis ``known``."""
+        vector = {}
+        for branch in self.branches:
+            row = self.tx.fetch_one(self.sql.seq_at_place, (branch.id, place))
+            if row is not None:
+                vector[branch.id] = row[0]
+        return Cut(place, vector)
+
+    def of_vector(self, vector: Vector) -> Cut:
+        """The cut of a vector that is closed: with each entry it has what that had seen."""
+        return self._placed({branch: seq for branch, seq in vector.items() if seq >= 0})
+
+    def closed(self, limits: Mapping[int, int]) -> Cut:
+        """The largest cut with at most these entries of each branch, and of each entry all that it had seen."""
+        kept = {branch.id: self._at_or_before(branch.id, limits.get(branch.id, -1)) for branch in self.branches}
+        shrunk = True
+        while shrunk:
+            shrunk = False
+            for branch, seq in list(kept.items()):
+                if seq >= 0 and not self._has_seen_only(branch, seq, kept):
+                    kept[branch] = self._at_or_before(branch, seq - 1)
+                    shrunk = True
+        return self.of_vector(kept)
+
+    def _at_or_before(self, branch: int, seq: int) -> int:
+        """The index of the newest entry of a branch up to an index; -1 when there is none."""
+        row = self.tx.fetch_one(self.sql.txn_before, (branch, seq)) if seq >= 0 else None
+        return -1 if row is None else int(row[0])
+
+    def _has_seen_only(self, branch: int, seq: int, kept: Vector) -> bool:
+        """Whether everything that an entry had seen of other branches is kept."""
+        for other, at in self._past_of(branch, seq).items():
+            # A vector may name an index without an entry of ours.
+            if other != branch and kept.get(other, -1) < at and kept.get(other, -1) < self._at_or_before(other, at):
+                return False
+        return True
+
+    def _placed(self, vector: Mapping[int, int]) -> Cut:
+        """The cut, with its place when it is just what had been taken in up to one."""
+        place = 0
+        for branch, seq in vector.items():
+            row = self.tx.fetch_one(self.sql.txn, (branch, seq))
+            if row is None:
+                raise DamagedFile(f"the database has lost entry {seq} of branch {branch}")
+            place = max(place, row[0] + row[2])
+        for one in self.branches:
+            row = self.tx.fetch_one(self.sql.seq_at_place, (one.id, place))
+            if (None if row is None else row[0]) != vector.get(one.id):
+                return Cut(None, vector)
+        return Cut(place, vector)
+
+    # --- documents as they were ---
+
+    def document_at(self, name: DocumentId, cut: Cut) -> DocumentState | None:
+        """The document at a cut; None when nothing was live in it then."""
+        row = self.tx.fetch_one(self.sql.document, (self.number, *name))
+        if row is None:
+            return None
+        number, _, _, _, _, exact_from = checked(row, int, int, str, int, int, int)
+        return self.state_at(number, name, cut, exact_from)
+
+    def state_at(self, number: int, name: DocumentId, cut: Cut, exact_from: int) -> DocumentState | None:
+        """The same for a document whose row is known."""
+        if cut.place is not None and cut.place >= exact_from:
+            live = list(map(read_dot, self.tx.fetch_all(self.sql.live_at, (number, cut.place, cut.place))))
+        else:
+            live = self._live_within(number, cut)
+        if not live:
+            return None
+        dots = tuple(dot for dot in live if dot.verb is not Verb.INC)
+        counters = tuple(count_increments(dot for dot in live if dot.verb is Verb.INC))
+        version = document_version(self.uid, name, dots, counters, lambda one: self.branches[one].uid)
+        return DocumentState(name, etag_of(version), self.view(dots, counters, name), dots, counters)
+
+    def _live_within(self, number: int, cut: Cut) -> list[LiveDot]:
+        ops = [one for one, counts in self.history(number, cut) if counts]
+        dead = deaths(ops, self._past_of)
+        return [one.dot for one in ops if one.dot.place not in dead]
+
+    def history(self, number: int, cut: Cut | None = None) -> Iterator[tuple[StoredOp, bool]]:
+        """Every operation of a document within a cut, in the order in which they came, and whether it counts there."""
+        membership = self.standing.within(None if cut is None else cut.vector)
+        ends = {branch.id: membership.cut(branch.author) for branch in self.branches}
+        for row in self.tx.fetch_all(self.sql.history, (number,)):
+            one = read_stored_op(row)
+            if cut is None or sees(cut.vector, one.dot.branch, one.dot.seq):
+                end = ends[one.dot.branch]
+                yield one, row[8] is None and (end is None or one.dot.seq < end)
+
+    # --- schemas ---
+
+    def schema(self, collection: str, cut: Cut | None = None) -> Schema | None:
+        """The schema of a collection, now or at a cut."""
+        name = DocumentId("$schema", collection)
+        state = self.document(name) if cut is None else self.document_at(name, cut)
+        return None if state is None else schema_in_force(state.dots, self.rank)

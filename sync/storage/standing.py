@@ -1,0 +1,48 @@
+"""Who may write, at any point in causality: the member entries of a database that were taken in, and their folds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ledger.entry import parse_entry
+from ledger.values import Reference
+from sync.membership import MemberEntry, Membership, PlacedAct, fold_members, parse_member
+from sync.storage.branches import Branch, Branches
+from sync.transaction import MEMBER, entry_id
+from sync.vector import Vector, sees
+
+__all__ = ["Standing"]
+
+
+class Standing:
+    """The member entries of a database, and what any part of them amounts to."""
+
+    def __init__(self, uid: bytes, branches: Branches) -> None:
+        self._uid = uid
+        self._branches = branches
+        self._acts: list[tuple[int, int, PlacedAct]] = []
+        self._folds: dict[frozenset[bytes], Membership] = {}
+
+    def load(self, tx: Any, rows: list[tuple[Any, ...]], kind: int) -> None:
+        """Read the entries of that kind among ``rows`` (branch, seq, kind, leaf, masked) from their feeds."""
+        for number, seq, found, leaf, masked in rows:
+            if found == kind and masked is None:
+                branch = self._branches[number]
+                entry = parse_entry(tx.block(branch.feed, seq))
+                assert entry.kind == MEMBER
+                self.add(branch, seq, leaf, parse_member(entry))
+
+    def add(self, branch: Branch, seq: int, leaf: bytes, member: MemberEntry) -> None:
+        """Let one more act count as far as it does."""
+        past = self._branches.past_of(branch.id, seq)
+        before = frozenset(entry_id(act.reference) for other, at, act in self._acts if sees(past, other, at))
+        reference = Reference(branch.feed, seq, leaf)
+        self._acts.append((branch.id, seq, PlacedAct(reference, branch.author, member, before)))
+
+    def within(self, past: Vector | None) -> Membership:
+        """Who may write, as far as the acts in ``past`` say; None: all of them."""
+        acts = [act for branch, seq, act in self._acts if past is None or sees(past, branch, seq)]
+        ids = frozenset(entry_id(act.reference) for act in acts)
+        if ids not in self._folds:
+            self._folds[ids] = fold_members(self._uid, acts)
+        return self._folds[ids]

@@ -1,0 +1,217 @@
+"""A database as a transaction that is being made sees it: what stands there, and the way in.
+
+What is read here is what the entry will have seen: it is written in the same transaction of the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
+
+from nacl.utils import random
+
+from identity.encoding import Value, decode, encode
+from identity.errors import ConfigurationError, LimitExceeded, MalformedError, RefusedError
+from identity.history import parse_signed_event
+from identity.textforms import parse_base64, to_base64
+from ledger.entry import Entry, encode_entry
+from ledger.merkle import leaf_node
+from ledger.store import FeedKey
+from ledger.values import Reference
+from sync.cells import WRITES, LiveDot, replaced
+from sync.clock import next_reading
+from sync.document_keys import DocumentKeys
+from sync.membership import CarryEvents, MemberEntry, member_entry
+from sync.schema import Schema, check_document
+from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
+from sync.storage.branches import Branches
+from sync.storage.documents import count_increments
+from sync.storage.projection import Content, Projection
+from sync.transaction import (
+    CKPT,
+    ERASE,
+    MEMBER,
+    TXN,
+    DocumentId,
+    Dot,
+    Erasure,
+    Op,
+    Path,
+    Stamp,
+    StateRoot,
+    Transaction,
+    Verb,
+    erasure_entry,
+    path_text,
+    state_root_entry,
+    transaction_entry,
+)
+from sync.vector import Vector
+from sync.view import CounterPart, View, make_view
+
+__all__ = ["Writing", "decode_context", "encode_context"]
+
+_BRANCH_NAME: Final = 16
+"""Bytes of a branch's id in a context token."""
+
+
+class Writing:
+    """What a transaction sees that is being made: ``sync.changes.Current``, and the stamp it is to carry."""
+
+    def __init__(
+        self, projection: Projection, feed: FeedKey, now_ms: Callable[[], int], keys: DocumentKeys | None
+    ) -> None:
+        self.projection = projection
+        self._branch = projection.own_branch(feed)
+        self._now_ms = now_ms
+        self._keys = keys
+
+    # --- sync.changes.Current ---
+
+    def dots(self, document: DocumentId) -> Sequence[LiveDot]:
+        """What is live in the document, without increments."""
+        found = self.projection.documents.find(document)
+        return () if found is None else found.dots
+
+    def counters(self, document: DocumentId) -> Sequence[CounterPart]:
+        """Its counters."""
+        found = self.projection.documents.find(document)
+        return () if found is None else tuple(found.counters.values())
+
+    def view(self, document: DocumentId) -> View:
+        """What it shows."""
+        found = self.projection.documents.find(document)
+        return View((), deleted=False) if found is None else self.projection.documents.view(found)
+
+    def etag(self, document: DocumentId) -> str:
+        """Its version."""
+        found = self.projection.documents.find(document)
+        return "" if found is None else self.projection.documents.etag(found)
+
+    def schema(self, collection: str) -> Schema | None:
+        """The collection's schema."""
+        return self.projection.schema_of(collection)
+
+    def dot_name(self, dot: LiveDot) -> Dot:
+        """What names a dot on every replica."""
+        facts = self.projection.branches.facts(dot.branch, dot.seq)
+        assert facts is not None
+        return Dot(self.projection.branches.reference(facts), dot.op)
+
+    def seal(self, document: DocumentId, path: Path, value: Value) -> Value:
+        """The value, sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
+        if self._keys is None:
+            raise ConfigurationError(f"{document}: {path_text(path)} is sealed, and this replica keeps no keys")
+        kid, key = self._keys.key_for(self.projection.uid, document)
+        place = SealedPlace(self.projection.uid, document.collection, document.key, path)
+        return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
+
+    # --- making an entry ---
+
+    def stamp(self) -> Stamp:
+        """The stamp of the entry that is being made."""
+        now = self._now_ms()
+        return self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen))
+
+    def vector(self, token: str) -> Vector:
+        """The vector that a context token means. Raises ``MalformedError``."""
+        return decode_context(token, self.projection.branches)
+
+    def check_required(self, ops: Sequence[Op]) -> None:
+        """Return only when the documents will have all that their schemas require. Raises ``MalformedError``."""
+        for document in dict.fromkeys(op.document for op in ops):
+            schema = self.schema(document.collection)
+            if schema is None:
+                continue
+            after = self._after(document, [op for op in ops if op.document == document])
+            faults = check_document(schema, after.fields) if after.exists else []
+            if faults:
+                raise MalformedError(f"{document}: {faults[0]}")
+
+    def _after(self, document: DocumentId, ops: Iterable[Op]) -> View:
+        """What the document will show."""
+        live: dict[str, list[LiveDot]] = {}
+        for dot in self.dots(document):
+            live.setdefault(dot.path, []).append(dot)
+        parts = list(self.counters(document))
+        increments = []
+        for at, op in enumerate(ops):
+            dot = LiveDot(-1, self._branch.id, 1 << 62, at, op.verb, path_text(op.path), encode(op.value))
+            for victim in replaced(dot, None, live, None):
+                live[victim.path].remove(victim)
+            if op.verb is Verb.DEL:
+                parts = [part for part in parts if not f"{part.path}/".startswith(f"{dot.path}/")]
+            if op.verb is Verb.INC:
+                increments.append(dot)
+            elif op.verb in WRITES:
+                live.setdefault(dot.path, []).append(dot)
+        dots = [dot for found in live.values() for dot in found]
+        counters = [*parts, *count_increments(increments)]
+        return make_view(dots, counters, lambda dot: (True, dot.seq, b""), lambda _branch, _seq: {})
+
+    def introduction(self) -> MemberEntry | None:
+        """An entry with events of this device's owner that the database does not have; None when it has all."""
+        identity = self._branch.author.identity
+        member = self.projection.standing.within(None).members.get(identity)
+        if member is None:
+            return None
+        known = set() if member.history is None else {event.digest for event in member.history.events}
+        fresh = [one for one in self.projection.identity_events(identity) if one.digest not in known]
+        events = tuple(parse_signed_event(one.signed_event) for one in fresh)
+        return MemberEntry(self.stamp(), CarryEvents(identity, events)) if events else None
+
+    def take(self, content: Content, start: int) -> tuple[bytes, Reference, int]:
+        """Take in the entry that carries ``content``, at index ``start`` of the feed: its block, name and place.
+
+        Raises ``RefusedError`` when this device may not write, ``MalformedError`` for what no replica would let count;
+        nothing has changed then.
+        """
+        kind, entry = _entry_of(content)
+        block = encode_entry(entry)
+        reason = self.projection.reason_against(self._branch, kind, content)
+        if reason is not None:
+            raise RefusedError(f"this device may not write to the database: {reason}")
+        taken = self.projection.take_own(self._branch, start, block, kind, content, self._now_ms())
+        assert taken.masked is None, taken.masked
+        reference = Reference(self._branch.feed, start, leaf_node(start, block).hash)
+        return block, reference, self.projection.next_place - 1
+
+
+def _entry_of(content: Content) -> tuple[str, Entry]:
+    match content:
+        case Transaction():
+            return TXN, transaction_entry(content)
+        case MemberEntry():
+            return MEMBER, member_entry(content)
+        case StateRoot():
+            return CKPT, state_root_entry(content)
+        case Erasure():
+            return ERASE, erasure_entry(content)
+
+
+# --- context tokens -------------------------------------------------------------------------------------------------
+
+
+def encode_context(vector: Vector, branches: Branches) -> str:
+    """A vector as a token that means the same on every replica."""
+    known: list[Value] = [[branches[branch].uid[:_BRANCH_NAME], seq] for branch, seq in sorted(vector.items())]
+    return to_base64(encode(known)).replace("+", "-").replace("/", "_")
+
+
+def decode_context(token: str, branches: Branches) -> dict[int, int]:
+    """The vector that a token means here: a branch that is not known here is left out. Raises ``MalformedError``."""
+    if len(token) > 1 << 16:
+        raise LimitExceeded("context: too long")
+    value: Any = decode(parse_base64(token.replace("-", "+").replace("_", "/")))
+    numbers = {branch.uid[:_BRANCH_NAME]: branch.id for branch in branches}
+    vector: dict[int, int] = {}
+    if not isinstance(value, list):
+        raise MalformedError("context: not a token of this program")
+    for item in value:
+        match item:
+            case [bytes(name), int(seq)] if seq >= 0 and not isinstance(seq, bool):
+                if name in numbers:
+                    vector[numbers[name]] = seq
+            case _:
+                raise MalformedError("context: not a token of this program")
+    return vector

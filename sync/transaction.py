@@ -1,0 +1,558 @@
+"""Transactions: what an entry of a database says, decoded, and the causal stamp that all its entries carry.
+
+Implements docs/spec/transaction.md. One entry is one atomic change of several documents. The stamp names what its
+author had seen: ``back``, the entry of this database before it in the same feed, and ``deps``, entries of other feeds
+that were new since then. Both are references by hash, so nobody can change afterwards what was seen.
+
+Here it is decided whether bytes are in the format. Whether they may count is decided by ``sync.validity`` (form, which
+needs the causal past) and ``sync.membership`` (standing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+from identity.contexts import DATABASE_ID, ENTRY_ID
+from identity.encoding import MAX_INT, Fields, Value, encode
+from identity.errors import LimitExceeded, MalformedError
+from identity.textforms import MAX_NAME, check_name
+from ledger.entry import Entry
+from ledger.values import Reference, check_scalars, check_value, parse_reference
+from sync.clock import MAX_READING, wall_ms
+
+__all__ = [
+    "CKPT",
+    "DATABASE_KINDS",
+    "DATABASE_LIMITS",
+    "ERASE",
+    "MAX_CONTEXT",
+    "MAX_INCREMENT_DIGITS",
+    "MAX_KEY",
+    "MAX_OPS",
+    "MAX_PATH",
+    "MEMBER",
+    "TXN",
+    "DocumentId",
+    "Dot",
+    "Erasure",
+    "Founding",
+    "Guard",
+    "Op",
+    "Path",
+    "Stamp",
+    "StateRoot",
+    "Transaction",
+    "Verb",
+    "check_op",
+    "database_id",
+    "entry_id",
+    "erasure_entry",
+    "parse_erasure",
+    "parse_stamp",
+    "parse_stamp_of",
+    "parse_state_root",
+    "parse_transaction",
+    "path_text",
+    "stamp_fields",
+    "state_root_entry",
+    "transaction_entry",
+]
+
+TXN: Final = "txn"
+MEMBER: Final = "member"
+CKPT: Final = "ckpt"
+ERASE: Final = "erase"
+DATABASE_KINDS: Final = frozenset({TXN, MEMBER, CKPT, ERASE})
+"""The kinds of entries that carry a stamp."""
+
+MAX_OPS: Final = 4096
+MAX_PATH: Final = 8
+MAX_KEY: Final = 512
+"""Characters of a document's key."""
+MAX_CONTEXT: Final = 1000
+"""Dots that one operation can name as what it replaces."""
+MAX_INCREMENT_DIGITS: Final = 24
+"""Of one increment, so that the sum of any number that a store can hold stays a decimal."""
+
+DATABASE_LIMITS: Final = 512
+"""References in ``deps``, and distinct entries that the contexts of a transaction name, times two: 1,024."""
+
+_MAX_REFERENCES: Final = 2 * DATABASE_LIMITS
+_SYSTEM_COLLECTIONS: Final = frozenset({"$schema", "$hold"})
+
+Path = tuple[str, ...]
+"""Where in a document: names from the outermost inwards; empty for the document itself."""
+
+
+class DocumentId(NamedTuple):
+    """A document of a database: its collection and its key there."""
+
+    collection: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.collection}/{self.key}"
+
+
+class Dot(NamedTuple):
+    """One operation of one entry, anywhere: what a later one can name as replaced."""
+
+    entry: Reference
+    op: int
+
+
+class Verb(StrEnum):
+    """What an operation does to the cell at its path.
+
+    Each writes at most one dot, its own, and replaces the dots that are its context.
+    """
+
+    SET = "set"
+    """A register that keeps concurrent values side by side: writes a value, replaces those it saw."""
+    LWW = "lww"
+    """The same for a register of which only the winner shows."""
+    INC = "inc"
+    """Adds to a counter, an integer or a decimal. Replaces nothing."""
+    ADD = "add"
+    """Puts an element into a set."""
+    REM = "rem"
+    """Takes an element out of a set, as far as it was seen: an add that was not seen stays."""
+    DEL = "del"
+    """Resets everything at the path and beneath it, of any kind, as far as it was seen."""
+    HIDE = "hide"
+    """Sets the document's delete flag to its value, true or false."""
+
+
+class Op(NamedTuple):
+    """One operation. ``context`` None: it replaces all that is live in its cell in the entry's causal past."""
+
+    verb: Verb
+    document: DocumentId
+    path: Path
+    value: Value
+    context: tuple[Dot, ...] | None = None
+
+
+class Guard(NamedTuple):
+    """What a document's version had to be where the transaction was written; ``etag`` None: it had to be absent."""
+
+    document: DocumentId
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The causal header of an entry: its database, what its author had seen, and how its clock stood."""
+
+    database: bytes
+    back: Reference | None
+    deps: tuple[Reference, ...]
+    lamport: int
+    reading: int
+    """Of a hybrid logical clock (``sync.clock``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """Operations that take effect together. ``undoes`` names the transactions that it takes back, oldest first."""
+
+    stamp: Stamp
+    ops: tuple[Op, ...]
+    guards: tuple[Guard, ...] = ()
+    note: str = ""
+    undoes: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StateRoot:
+    """A statement of what the database was: the root over all documents (``sync.stateroot``) at ``cut``.
+
+    ``cut`` names the newest entry of each feed that is included, by feed key and index: exactly the statement's causal
+    past. ``rules`` is the version of the rules by which entries become a state.
+    """
+
+    stamp: Stamp
+    cut: tuple[Reference, ...]
+    root: bytes
+    rules: int
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """That the keys ``kids`` of a document's sealed values were destroyed, and are to be wherever they are."""
+
+    stamp: Stamp
+    document: DocumentId
+    kids: tuple[bytes, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Founding:
+    """What a database was founded with; its hash is the database's id."""
+
+    name: str
+    identity: bytes
+    salt: bytes
+
+    def fields(self) -> dict[str, Value]:
+        """As an entry carries it."""
+        return {"name": self.name, "identity": self.identity, "salt": self.salt}
+
+
+def database_id(founding: Founding) -> bytes:
+    """The id of the database: 32 bytes."""
+    return sha256(DATABASE_ID + encode(founding.fields())).digest()
+
+
+def entry_id(reference: Reference) -> bytes:
+    """32 bytes that stand for an entry where entries are put in an order that means nothing."""
+    return sha256(ENTRY_ID + reference.feed + reference.index.to_bytes(8, "big") + reference.leaf_hash).digest()
+
+
+def path_text(path: Path) -> str:
+    """The path as an RFC 6901 JSON Pointer: unique, and what a store keeps."""
+    return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
+
+
+# --- checking -------------------------------------------------------------------------------------------------------
+
+
+def check_op(op: Op) -> None:
+    """Return only when the operation is well-formed. Raises ``MalformedError``, ``LimitExceeded``."""
+    _check_document(op.document)
+    _check_path(op.path)
+    _CHECKS[op.verb](op)
+    if op.context is not None and len(op.context) > MAX_CONTEXT:
+        raise LimitExceeded(f"operation: a context of {len(op.context)} dots, at most {MAX_CONTEXT} are allowed")
+
+
+def _check_document(document: DocumentId) -> None:
+    collection, key = document
+    check_name(collection, "collection")
+    if collection.startswith("$") and collection not in _SYSTEM_COLLECTIONS:
+        raise MalformedError(f"collection {collection!r}: names with '$' are reserved")
+    if len(key) > MAX_KEY:
+        raise LimitExceeded(f"document key: {len(key)} characters, at most {MAX_KEY} are allowed")
+    check_name(key[:MAX_NAME], "document key")
+    if len(key) > MAX_NAME:
+        for start in range(MAX_NAME, len(key), MAX_NAME):
+            check_name(key[start : start + MAX_NAME], "document key")
+
+
+def _check_path(path: Path) -> None:
+    if len(path) > MAX_PATH:
+        raise LimitExceeded(f"path: {len(path)} names, at most {MAX_PATH} are allowed")
+    for name in path:
+        check_name(name, "field")
+        if name.startswith("$"):
+            raise MalformedError(f"field {name!r}: names with '$' are reserved")
+
+
+def _check_valued(op: Op) -> None:
+    if not op.path:
+        raise MalformedError(f"operation: {op.verb} needs a field")
+    if not check_scalars((op.value,)):
+        check_value(op.value)
+
+
+def _check_inc(op: Op) -> None:
+    if not op.path:
+        raise MalformedError("operation: inc needs a field")
+    if op.context is not None:
+        raise MalformedError("operation: inc replaces nothing, so it has no context")
+    value = op.value
+    if isinstance(value, dict):
+        check_value(value)
+        text = value.get("$dec")
+        if not isinstance(text, str):
+            raise MalformedError("operation: inc takes an integer or a decimal")
+        if sum(map(str.isdigit, text)) > MAX_INCREMENT_DIGITS:
+            raise LimitExceeded(f"operation: an increment of more than {MAX_INCREMENT_DIGITS} digits")
+    elif not isinstance(value, int) or isinstance(value, bool):
+        raise MalformedError("operation: inc takes an integer or a decimal")
+
+
+def _check_del(op: Op) -> None:
+    if op.value is not None:
+        raise MalformedError("operation: del has no value")
+
+
+def _check_hide(op: Op) -> None:
+    if op.path or not isinstance(op.value, bool):
+        raise MalformedError("operation: hide takes no field, and true or false")
+
+
+_CHECKS: Final = {
+    Verb.SET: _check_valued,
+    Verb.LWW: _check_valued,
+    Verb.ADD: _check_valued,
+    Verb.REM: _check_valued,
+    Verb.INC: _check_inc,
+    Verb.DEL: _check_del,
+    Verb.HIDE: _check_hide,
+}
+
+
+# --- stamps ---------------------------------------------------------------------------------------------------------
+
+
+def stamp_fields(stamp: Stamp) -> dict[str, Value]:
+    """The members of an entry's body that carry the stamp."""
+    return {
+        "db": stamp.database,
+        "back": None if stamp.back is None else stamp.back.members(),
+        "deps": [reference.members() for reference in stamp.deps],
+        "lam": stamp.lamport,
+        "hlc": stamp.reading,
+    }
+
+
+def parse_stamp(fields: Fields) -> Stamp:
+    """Read the stamp's members out of a body. Raises ``MalformedError``."""
+    database = fields.bytes("db", length=32)
+    back = fields.value("back")
+    deps = _references(fields, "deps")
+    return Stamp(
+        database,
+        None if back is None else parse_reference(back),
+        deps,
+        fields.int("lam", max=MAX_INT),
+        fields.int("hlc", max=MAX_READING),
+    )
+
+
+def parse_stamp_of(entry: Entry) -> Stamp | None:
+    """The stamp of an entry whose body is not as it should be otherwise; None when the stamp is not either."""
+    try:
+        return parse_stamp(Fields(dict(entry.body), "entry"))
+    except MalformedError:
+        return None
+
+
+def _references(fields: Fields, key: str) -> tuple[Reference, ...]:
+    """References in ascending order of feed key, index and leaf hash: a set has one spelling."""
+    found = tuple(parse_reference(value) for value in fields.list(key, max=_MAX_REFERENCES))
+    ordered = [(one.feed, one.index, one.leaf_hash) for one in found]
+    if any(ordered[i] >= ordered[i + 1] for i in range(len(ordered) - 1)):
+        raise MalformedError(f"{fields.what}: {key!r} is not in ascending order")
+    return found
+
+
+def _in_order(references: Iterable[Reference]) -> list[Reference]:
+    return sorted(set(references), key=lambda one: (one.feed, one.index, one.leaf_hash))
+
+
+# --- transactions ---------------------------------------------------------------------------------------------------
+
+
+def transaction_entry(transaction: Transaction) -> Entry:
+    """The entry that carries the transaction; its claimed time is the clock's.
+
+    Raises ``MalformedError`` or ``LimitExceeded`` when it is not well-formed.
+    """
+    if not transaction.ops or len(transaction.ops) > MAX_OPS:
+        raise LimitExceeded(f"transaction: {len(transaction.ops)} operations, 1 to {MAX_OPS} are allowed")
+    for op in transaction.ops:
+        check_op(op)
+    documents = sorted({op.document for op in transaction.ops} | {guard.document for guard in transaction.guards})
+    number = {document: place for place, document in enumerate(documents)}
+    references = _in_order(dot.entry for op in transaction.ops for dot in op.context or ())
+    place_of = {reference: place for place, reference in enumerate(references)}
+    ops: list[Value] = [
+        [
+            op.verb.value,
+            number[op.document],
+            list(op.path),
+            op.value,
+            None if op.context is None else [[place, at] for place, at in _dot_places(op.context, place_of)],
+        ]
+        for op in transaction.ops
+    ]
+    body: dict[str, Value] = {
+        **stamp_fields(transaction.stamp),
+        "docs": [list(document) for document in documents],
+        "ops": ops,
+    }
+    if references:
+        body["refs"] = [reference.members() for reference in references]
+    if transaction.guards:
+        guards = sorted(transaction.guards, key=lambda guard: guard.document)
+        body["grd"] = [[number[guard.document], guard.etag] for guard in guards]
+    if transaction.note:
+        body["note"] = transaction.note
+    if transaction.undoes:
+        body["undo"] = [reference.members() for reference in _in_order(transaction.undoes)]
+    return Entry(TXN, wall_ms(transaction.stamp.reading), body)
+
+
+def _dot_places(context: Sequence[Dot], place_of: Mapping[Reference, int]) -> list[tuple[int, int]]:
+    return sorted({(place_of[dot.entry], dot.op) for dot in context})
+
+
+def parse_transaction(entry: Entry) -> Transaction:
+    """The transaction that an entry of kind ``txn`` carries. Raises ``MalformedError``, ``LimitExceeded``."""
+    if entry.kind != TXN:
+        raise MalformedError(f"entry: of kind {entry.kind!r}, not a transaction")
+    fields = Fields(dict(entry.body), "transaction")
+    stamp = parse_stamp(fields)
+    if wall_ms(stamp.reading) != entry.claimed_ms:
+        raise MalformedError("transaction: the claimed time is not its clock's")
+    documents = _parse_documents(fields.list("docs", min=1, max=MAX_OPS))
+    references = _references(fields, "refs") if fields.has("refs") else ()
+    reader = _OpReader(documents, references)
+    ops = tuple(map(reader.read, fields.list("ops", min=1, max=MAX_OPS)))
+    guards = tuple(map(reader.read_guard, fields.list("grd", min=1, max=MAX_OPS))) if fields.has("grd") else ()
+    reader.done()
+    if any(guards[i].document >= guards[i + 1].document for i in range(len(guards) - 1)):
+        raise MalformedError("transaction: 'grd' is not in ascending order")
+    note = fields.text("note", min=1, max=4096) if fields.has("note") else ""
+    undoes = _references(fields, "undo") if fields.has("undo") else ()
+    fields.done()
+    return Transaction(stamp, ops, guards, note, undoes)
+
+
+def _parse_documents(values: Sequence[Value]) -> list[DocumentId]:
+    documents = []
+    for value in values:
+        match value:
+            case [str(collection), str(key)]:
+                documents.append(DocumentId(collection, key))
+            case _:
+                raise MalformedError("transaction: a document is a collection and a key")
+    if any(documents[i] >= documents[i + 1] for i in range(len(documents) - 1)):
+        raise MalformedError("transaction: 'docs' is not in ascending order")
+    for document in documents:
+        _check_document(document)
+    return documents
+
+
+class _OpReader:
+    """Reads operations, and sees to it that every document and reference is used: each fact stands for something."""
+
+    def __init__(self, documents: Sequence[DocumentId], references: Sequence[Reference]) -> None:
+        self._documents = documents
+        self._references = references
+        self._used: set[int] = set()
+        self._cited: set[int] = set()
+
+    def read(self, value: Value) -> Op:
+        match value:
+            case [str(verb), int(document), list(path), content, list() | None as context]:
+                op = Op(_verb(verb), self._document(document), _path(path), content, self._context(context))
+            case _:
+                raise MalformedError("transaction: an operation is a verb, a document, a path, a value and a context")
+        _check_path(op.path)
+        _CHECKS[op.verb](op)
+        return op
+
+    def read_guard(self, value: Value) -> Guard:
+        match value:
+            case [int(document), str() | None as etag] if etag is None or 0 < len(etag) <= MAX_NAME:
+                return Guard(self._document(document), etag)
+        raise MalformedError("transaction: a guard is a document and an ETag or null")
+
+    def done(self) -> None:
+        if len(self._used) != len(self._documents):
+            raise MalformedError("transaction: a document that no operation is about")
+        if len(self._cited) != len(self._references):
+            raise MalformedError("transaction: a reference that no context names")
+
+    def _document(self, place: int) -> DocumentId:
+        if isinstance(place, bool) or not 0 <= place < len(self._documents):
+            raise MalformedError("transaction: a document that is not in the list")
+        self._used.add(place)
+        return self._documents[place]
+
+    def _context(self, value: Sequence[Value] | None) -> tuple[Dot, ...] | None:
+        if value is None:
+            return None
+        if len(value) > MAX_CONTEXT:
+            raise LimitExceeded(f"operation: a context of {len(value)} dots, at most {MAX_CONTEXT} are allowed")
+        dots: list[Dot] = []
+        last = (-1, -1)
+        for item in value:
+            match item:
+                case [int(place), int(op)] if not isinstance(place, bool) and not isinstance(op, bool):
+                    if not (0 <= place < len(self._references) and 0 <= op < MAX_OPS) or (place, op) <= last:
+                        raise MalformedError("operation: a context names dots once, in ascending order")
+                case _:
+                    raise MalformedError("operation: a dot is a reference and an operation")
+            last = (place, op)
+            self._cited.add(place)
+            dots.append(Dot(self._references[place], op))
+        return tuple(dots)
+
+
+_VERBS: Final = {verb.value: verb for verb in Verb}
+
+
+def _verb(text: str) -> Verb:
+    verb = _VERBS.get(text)
+    if verb is None:
+        raise MalformedError("operation: an unknown verb")
+    return verb
+
+
+def _path(values: Sequence[Value]) -> Path:
+    if any(type(name) is not str for name in values):
+        raise MalformedError("operation: a path is a list of names")
+    return tuple(values)  # type: ignore[arg-type]
+
+
+# --- state roots and erasures ---------------------------------------------------------------------------------------
+
+
+def state_root_entry(statement: StateRoot) -> Entry:
+    """The entry that carries the statement."""
+    body: dict[str, Value] = {
+        **stamp_fields(statement.stamp),
+        "cut": [reference.members() for reference in _in_order(statement.cut)],
+        "root": statement.root,
+        "rules": statement.rules,
+    }
+    return Entry(CKPT, wall_ms(statement.stamp.reading), body)
+
+
+def parse_state_root(entry: Entry) -> StateRoot:
+    """The statement that an entry of kind ``ckpt`` carries. Raises ``MalformedError``."""
+    if entry.kind != CKPT:
+        raise MalformedError(f"entry: of kind {entry.kind!r}, not a state root")
+    fields = Fields(dict(entry.body), "state root")
+    stamp = parse_stamp(fields)
+    cut = tuple(parse_reference(value) for value in fields.list("cut", min=1))
+    statement = StateRoot(stamp, cut, fields.bytes("root", length=32), fields.int("rules", min=1))
+    fields.done()
+    if [*statement.cut] != _in_order(statement.cut):
+        raise MalformedError("state root: 'cut' is not in ascending order")
+    return statement
+
+
+def erasure_entry(erasure: Erasure) -> Entry:
+    """The entry that carries the erasure."""
+    body: dict[str, Value] = {
+        **stamp_fields(erasure.stamp),
+        "doc": list(erasure.document),
+        "kids": sorted(erasure.kids),  # type: ignore[dict-item]
+        "reason": erasure.reason,
+    }
+    return Entry(ERASE, wall_ms(erasure.stamp.reading), body)
+
+
+def parse_erasure(entry: Entry) -> Erasure:
+    """The erasure that an entry of kind ``erase`` carries. Raises ``MalformedError``."""
+    if entry.kind != ERASE:
+        raise MalformedError(f"entry: of kind {entry.kind!r}, not an erasure")
+    fields = Fields(dict(entry.body), "erasure")
+    stamp = parse_stamp(fields)
+    (document,) = _parse_documents([fields.value("doc")])
+    kids = fields.bytes_list("kids", length=16, max=4096)
+    erasure = Erasure(stamp, document, kids, fields.text("reason", max=4096))
+    fields.done()
+    if list(kids) != sorted(set(kids)):
+        raise MalformedError("erasure: 'kids' is not in ascending order")
+    return erasure

@@ -1,0 +1,111 @@
+"""A database from its public calls: writing, conditions, reading, and what replicas make of what others wrote."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from sync.changes import Changes, MissingDocument, StaleVersion
+from sync.transaction import DocumentId
+
+
+def test_a_document_is_put_read_and_changed(world: Any) -> None:
+    laptop = world.replica("laptop")
+    first = laptop.put("accounts", "4711", owner="Novak", balance=Decimal("12.30"))
+    assert laptop.fields("accounts", "4711") == {"owner": "Novak", "balance": {"$dec": "12.30"}}
+    second = laptop.put("accounts", "4711", owner="Novak", limit=5)
+    assert laptop.fields("accounts", "4711") == {"owner": "Novak", "limit": 5}
+    assert first.etags != second.etags
+    assert laptop.put("accounts", "4711", owner="Novak", limit=5).reference is None
+
+
+def test_conditions(world: Any) -> None:
+    laptop = world.replica("laptop")
+    etag = laptop.put("accounts", "1", owner="A").etags[DocumentId("accounts", "1")]
+    changes = Changes()
+    changes.put("accounts", "1", {"owner": "B"}, if_match=etag)
+    laptop.db.commit(changes)
+    with pytest.raises(StaleVersion) as found:
+        laptop.db.commit(changes)
+    assert found.value.current.fields == {"owner": "B"}
+    absent = Changes()
+    absent.put("accounts", "1", {"owner": "C"}, if_absent=True)
+    with pytest.raises(StaleVersion, match="was to be absent"):
+        laptop.db.commit(absent)
+    absent = Changes()
+    absent.put("accounts", "2", {"owner": "C"}, if_absent=True)
+    laptop.db.commit(absent)
+    assert laptop.fields("accounts", "2") == {"owner": "C"}
+
+
+def test_a_deleted_document_reads_as_absent_and_comes_back(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="A")
+    gone = Changes()
+    gone.delete("accounts", "1")
+    laptop.db.commit(gone)
+    assert laptop.fields("accounts", "1") is None
+    with pytest.raises(MissingDocument):
+        laptop.db.commit(gone)
+    back = Changes()
+    back.undelete("accounts", "1")
+    laptop.db.commit(back)
+    assert laptop.fields("accounts", "1") == {"owner": "A"}
+
+
+def test_replicas_that_worked_apart_agree(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    laptop.put("accounts", "1", owner="A", tags=[])
+    world.exchange()
+    for replica, name in ((laptop, "B"), (phone, "C")):
+        changes = Changes()
+        changes.patch("accounts", "1", {"owner": name})
+        changes.increment("accounts", "1", "visits", 2)
+        changes.add("accounts", "1", "labels", name)
+        replica.db.commit(changes)
+    world.exchange()
+    views = [replica.db.get("accounts", "1") for replica in (laptop, phone)]
+    assert views[0].etag == views[1].etag
+    assert views[0].view.fields == views[1].view.fields
+    assert views[0].view.fields["visits"] == 4
+    assert views[0].view.fields["labels"] == ["B", "C"]
+    (conflict,) = views[0].view.conflicts
+    assert (conflict.kind, conflict.path) == ("siblings", "/owner")
+    owner = next(cell for cell in views[0].view.cells if cell.path == "/owner")
+    assert sorted(owner.values) == ["B", "C"]
+    etag = views[0].etag
+    decided = Changes()
+    decided.patch("accounts", "1", {"owner": "D"}, if_match=etag)
+    laptop.db.commit(decided)
+    world.exchange()
+    assert phone.fields("accounts", "1")["owner"] == "D"
+    assert phone.db.get("accounts", "1").view.conflicts == ()
+
+
+def test_an_edit_wins_over_a_deletion_that_had_not_seen_it(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    laptop.put("accounts", "1", owner="A")
+    world.exchange()
+    gone = Changes()
+    gone.delete("accounts", "1")
+    laptop.db.commit(gone)
+    phone.put("accounts", "1", owner="A", phone="123")
+    world.exchange()
+    for replica in (laptop, phone):
+        state = replica.db.get("accounts", "1")
+        assert state.view.fields == {"owner": "A", "phone": "123"}
+        assert [conflict.kind for conflict in state.view.conflicts] == ["deleted-and-edited"]
+
+
+def test_a_stale_base_leaves_what_it_had_not_seen(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="A")
+    base = laptop.db.context()
+    laptop.put("accounts", "1", owner="B")
+    stale = Changes(base=base)
+    stale.patch("accounts", "1", {"owner": "C"})
+    laptop.db.commit(stale)
+    owner = laptop.db.get("accounts", "1").view.cells[0]
+    assert sorted(owner.values) == ["B", "C"]
