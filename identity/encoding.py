@@ -34,6 +34,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_scalars",
+    "encode_stored",
 ]
 
 Value: TypeAlias = Union[bool, int, float, str, bytes, "list[Value]", "dict[str, Value]", None]
@@ -57,6 +58,9 @@ _FLOAT_ZERO: Final = b"\xfb" + bytes(8)
 
 _SCAN_FROM: Final = 4096
 """Longer values are scanned before anything is allocated for them; shorter ones can't hold MAX_ITEMS anyway."""
+
+_SAFE_DEPTH: Final = 512
+"""Lists and maps within each other that libipld's native stack bears in any thread."""
 
 _NOT_CONTAINER_HEADS: Final = bytes(byte for byte in range(256) if not 0x80 <= byte <= 0xBF)
 _HEAVIEST: Final = MAX_ITEMS + 1
@@ -100,6 +104,15 @@ def encode_scalars(value: dict[str, Value]) -> bytes:
     data: bytes = libipld.encode_dag_cbor(value)
     _check_size(data)
     return data
+
+
+def encode_stored(value: Value) -> bytes:
+    """``encode`` for a value that ``decode`` gave or that was checked before: one without parts takes the short way."""
+    kind = type(value)
+    if kind is str or kind is int:
+        data: bytes = libipld.encode_dag_cbor(value)
+        return data
+    return encode(value)
 
 
 def decode(data: bytes, *, floats: bool = False) -> Value:
@@ -157,8 +170,8 @@ def _check_size(data: bytes) -> None:
 
 
 def _may_be_large(data: bytes) -> bool:
-    """False when ``data`` is short and can't nest too deeply: that needs a head byte 0x80..0xbf per level."""
-    return len(data) > _SCAN_FROM or len(data.translate(None, _NOT_CONTAINER_HEADS)) > MAX_DEPTH
+    """False when ``data`` is short and can't nest deeper than is safe: that needs a head byte 0x80..0xbf per level."""
+    return len(data) > _SCAN_FROM or len(data.translate(None, _NOT_CONTAINER_HEADS)) > _SAFE_DEPTH
 
 
 def _holds(data: bytes, part: bytes) -> bool:

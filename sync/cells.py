@@ -104,7 +104,7 @@ def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: 
     one after the other, so those before it are seen as well. With a ``context`` only the dots that it names are
     replaced; counters are never replaced one by one.
     """
-    if dot.verb is Verb.INC:
+    if dot.verb is Verb.INC or (dot.verb is not Verb.DEL and dot.path not in live):
         return []
     entry = (dot.branch, dot.seq)
     found = [

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -31,6 +32,7 @@ __all__ = [
     "ERASE",
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
+    "MAX_INCREMENT_SCALE",
     "MAX_KEY",
     "MAX_OPS",
     "MAX_PATH",
@@ -52,6 +54,7 @@ __all__ = [
     "entry_id",
     "erasure_entry",
     "parse_erasure",
+    "parse_path",
     "parse_stamp",
     "parse_stamp_of",
     "parse_state_root",
@@ -75,13 +78,15 @@ MAX_KEY: Final = 512
 """Characters of a document's key."""
 MAX_CONTEXT: Final = 1000
 """Dots that one operation can name as what it replaces."""
-MAX_INCREMENT_DIGITS: Final = 24
-"""Of one increment, so that the sum of any number that a store can hold stays a decimal."""
+MAX_INCREMENT_DIGITS: Final = 18
+MAX_INCREMENT_SCALE: Final = 10
+"""Of one increment, before and after the point: the sum of ten thousand million of them is still a decimal."""
 
 DATABASE_LIMITS: Final = 512
 """References in ``deps``, and distinct entries that the contexts of a transaction name, times two: 1,024."""
 
 _MAX_REFERENCES: Final = 2 * DATABASE_LIMITS
+_MAX_POINTER: Final = MAX_PATH * (2 * MAX_NAME + 1)
 _SYSTEM_COLLECTIONS: Final = frozenset({"$schema", "$hold"})
 
 Path = tuple[str, ...]
@@ -214,9 +219,24 @@ def entry_id(reference: Reference) -> bytes:
     return sha256(ENTRY_ID + reference.feed + reference.index.to_bytes(8, "big") + reference.leaf_hash).digest()
 
 
+@lru_cache(maxsize=4096)  # documents of one kind have the same fields
 def path_text(path: Path) -> str:
-    """The path as an RFC 6901 JSON Pointer: unique, and what a store keeps."""
+    """The path as an RFC 6901 JSON Pointer: unique, and what entries and stores hold."""
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in path)
+
+
+@lru_cache(maxsize=4096)
+def parse_path(text: str) -> Path:
+    """Read ``path_text`` back. Raises ``MalformedError`` for anything that it would not have written."""
+    if not text:
+        return ()
+    if text[0] != "/" or len(text) > _MAX_POINTER:
+        raise MalformedError("path: not a JSON Pointer")
+    path = tuple(name.replace("~1", "/").replace("~0", "~") for name in text[1:].split("/"))
+    if path_text(path) != text:
+        raise MalformedError("path: not the canonical JSON Pointer")
+    _check_path(path)
+    return path
 
 
 # --- checking -------------------------------------------------------------------------------------------------------
@@ -271,10 +291,16 @@ def _check_inc(op: Op) -> None:
         text = value.get("$dec")
         if not isinstance(text, str):
             raise MalformedError("operation: inc takes an integer or a decimal")
-        if sum(map(str.isdigit, text)) > MAX_INCREMENT_DIGITS:
-            raise LimitExceeded(f"operation: an increment of more than {MAX_INCREMENT_DIGITS} digits")
+        whole, _, fraction = text.removeprefix("-").partition(".")
+        if len(whole) > MAX_INCREMENT_DIGITS or len(fraction) > MAX_INCREMENT_SCALE:
+            raise LimitExceeded(
+                f"operation: an increment has at most {MAX_INCREMENT_DIGITS} digits before the point and"
+                f" {MAX_INCREMENT_SCALE} after it"
+            )
     elif not isinstance(value, int) or isinstance(value, bool):
         raise MalformedError("operation: inc takes an integer or a decimal")
+    elif abs(value) >= 10**MAX_INCREMENT_DIGITS:
+        raise LimitExceeded(f"operation: an increment has at most {MAX_INCREMENT_DIGITS} digits")
 
 
 def _check_del(op: Op) -> None:
@@ -363,16 +389,7 @@ def transaction_entry(transaction: Transaction) -> Entry:
     number = {document: place for place, document in enumerate(documents)}
     references = _in_order(dot.entry for op in transaction.ops for dot in op.context or ())
     place_of = {reference: place for place, reference in enumerate(references)}
-    ops: list[Value] = [
-        [
-            op.verb.value,
-            number[op.document],
-            list(op.path),
-            op.value,
-            None if op.context is None else [[place, at] for place, at in _dot_places(op.context, place_of)],
-        ]
-        for op in transaction.ops
-    ]
+    ops: list[Value] = [_op_members(op, number[op.document], place_of) for op in transaction.ops]
     body: dict[str, Value] = {
         **stamp_fields(transaction.stamp),
         "docs": [list(document) for document in documents],
@@ -390,8 +407,12 @@ def transaction_entry(transaction: Transaction) -> Entry:
     return Entry(TXN, wall_ms(transaction.stamp.reading), body)
 
 
-def _dot_places(context: Sequence[Dot], place_of: Mapping[Reference, int]) -> list[tuple[int, int]]:
-    return sorted({(place_of[dot.entry], dot.op) for dot in context})
+def _op_members(op: Op, document: int, place_of: Mapping[Reference, int]) -> list[Value]:
+    members: list[Value] = [op.verb.value, document, path_text(op.path), op.value]
+    if op.context is not None:
+        places = sorted({(place_of[dot.entry], dot.op) for dot in op.context})
+        members.append([[place, at] for place, at in places])
+    return members
 
 
 def parse_transaction(entry: Entry) -> Transaction:
@@ -441,18 +462,22 @@ class _OpReader:
         self._cited: set[int] = set()
 
     def read(self, value: Value) -> Op:
-        match value:
-            case [str(verb), int(document), list(path), content, list() | None as context]:
-                op = Op(_verb(verb), self._document(document), _path(path), content, self._context(context))
-            case _:
-                raise MalformedError("transaction: an operation is a verb, a document, a path, a value and a context")
-        _check_path(op.path)
+        if type(value) is not list or not 4 <= len(value) <= 5:
+            raise MalformedError(
+                "transaction: an operation is a verb, a document, a path, a value, and a context or not"
+            )
+        verb, document, path, content = value[:4]
+        if type(verb) is not str or type(document) is not int or type(path) is not str:
+            raise MalformedError("transaction: an operation begins with a verb, the number of a document and a path")
+        context = self._context(value[4]) if len(value) == 5 else None
+        op = Op(_verb(verb), self._document(document), parse_path(path), content, context)
         _CHECKS[op.verb](op)
         return op
 
     def read_guard(self, value: Value) -> Guard:
         match value:
-            case [int(document), str() | None as etag] if etag is None or 0 < len(etag) <= MAX_NAME:
+            case [int(document), str() | None as etag] if not isinstance(document, bool) and etag != "":
+                check_name(etag or "-", "guard")
                 return Guard(self._document(document), etag)
         raise MalformedError("transaction: a guard is a document and an ETag or null")
 
@@ -463,14 +488,14 @@ class _OpReader:
             raise MalformedError("transaction: a reference that no context names")
 
     def _document(self, place: int) -> DocumentId:
-        if isinstance(place, bool) or not 0 <= place < len(self._documents):
+        if not 0 <= place < len(self._documents):
             raise MalformedError("transaction: a document that is not in the list")
         self._used.add(place)
         return self._documents[place]
 
-    def _context(self, value: Sequence[Value] | None) -> tuple[Dot, ...] | None:
-        if value is None:
-            return None
+    def _context(self, value: Value) -> tuple[Dot, ...]:
+        if not isinstance(value, list):
+            raise MalformedError("operation: a context is a list of dots")
         if len(value) > MAX_CONTEXT:
             raise LimitExceeded(f"operation: a context of {len(value)} dots, at most {MAX_CONTEXT} are allowed")
         dots: list[Dot] = []
@@ -496,12 +521,6 @@ def _verb(text: str) -> Verb:
     if verb is None:
         raise MalformedError("operation: an unknown verb")
     return verb
-
-
-def _path(values: Sequence[Value]) -> Path:
-    if any(type(name) is not str for name in values):
-        raise MalformedError("operation: a path is a list of names")
-    return tuple(values)  # type: ignore[arg-type]
 
 
 # --- state roots and erasures ---------------------------------------------------------------------------------------

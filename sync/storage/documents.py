@@ -126,9 +126,12 @@ class Documents:
 
     def find(self, name: DocumentId) -> Document | None:
         """The document, or None when no operation was ever about it."""
-        if name not in self._kept and self._tx.fetch_one(self._sql.document, (self._database, *name)) is None:
-            return None
-        return self[name]
+        held = self._kept.get(name)
+        if held is None:
+            if self._tx.fetch_one(self._sql.document, (self._database, *name)) is None:
+                return None
+            held = self[name]
+        return held
 
     def by_id(self, number: int) -> Document:
         """The document with a number. Raises ``DamagedFile`` when there is none."""
@@ -239,12 +242,9 @@ class Documents:
         return None if found is None else (read_dot(found), checked(found[7:8], int)[0])
 
     def history(self, document: int) -> list[tuple[StoredOp, bool]]:
-        """Every operation of a document in the order in which they came, and whether it counts."""
+        """Every operation of a document in the order in which they came, and whether its entry is masked."""
         self.flush_ops()
-        return [
-            (read_stored_op(row), row[8] is None and not self._branches.is_excluded(row[1], row[2]))
-            for row in self._tx.fetch_all(self._sql.history, (document,))
-        ]
+        return [(read_stored_op(row), row[8] is not None) for row in self._tx.fetch_all(self._sql.history, (document,))]
 
     def view(self, document: Document) -> View:
         """What the document shows."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from identity.encoding import decode, encode
+from identity.encoding import decode, encode, encode_stored
 from identity.errors import AuditError, DamagedFile, MalformedError
 from ledger.entry import Entry, parse_entry
 from ledger.manifest import describe, parse_manifest
@@ -149,6 +149,7 @@ class Projection:
         self.branches = Branches(tx, self._sql, self._number)
         self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
         self._txns: list[tuple[Any, ...]] = []
+        self._without_schema: set[str] = set()
         self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
         self.standing = Standing(self.uid, self.branches)
         self.standing.load(tx, tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
@@ -301,7 +302,9 @@ class Projection:
         counts = reason is None and not self.branches.is_excluded(branch.id, seq)
         effect = self.documents.apply if counts else self.documents.record_masked
         for at, (op, context) in enumerate(zip(ops, contexts, strict=True)):
-            dot = LiveDot(place + 1 + at, branch.id, seq, at, op.verb, path_text(op.path), encode(op.value))
+            if op.document.collection == _SCHEMAS:
+                self._without_schema.discard(op.document.key)
+            dot = LiveDot(place + 1 + at, branch.id, seq, at, op.verb, path_text(op.path), encode_stored(op.value))
             effect(self.documents[op.document], dot, context, None if is_complete else placed.past)
         if reason is None:
             self._follow(branch, seq, leaf, content, place, None if is_complete else placed.past)
@@ -410,7 +413,11 @@ class Projection:
         place = self.next_place
         self.next_place += 1
         for number in sorted(documents):
-            self.documents.rebuild(self.documents.by_id(number), self.documents.history(number), place)
+            history = [
+                (one, not masked and not self.branches.is_excluded(one.dot.branch, one.dot.seq))
+                for one, masked in self.documents.history(number)
+            ]
+            self.documents.rebuild(self.documents.by_id(number), history, place)
 
     # --- schemas ---
 
@@ -428,8 +435,11 @@ class Projection:
 
     def schema_of(self, collection: str, past: Vector | None = None) -> Schema | None:
         """The schema of a collection that was in force in ``past``; None: now."""
+        if collection in self._without_schema:
+            return None
         document = self.documents.find(DocumentId(_SCHEMAS, collection))
         if document is None:
+            self._without_schema.add(collection)
             return None
         dots = document.live.get("/schema", [])
         if past is not None and self._was_otherwise(document, past):
@@ -452,7 +462,14 @@ class Projection:
         return min(places)
 
     def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:
-        ops = [one for one, counts in self.documents.history(document.id) if counts and _is_in(one.dot, past)]
+        """The dots that were live in ``past``: who was excluded is judged by what was known there, too."""
+        membership = self.standing.within(past)
+        ends = {branch.id: membership.cut(branch.author) for branch in self.branches}
+        ops = [
+            one
+            for one, masked in self.documents.history(document.id)
+            if not masked and _is_in(one.dot, past) and _is_before(one.dot, ends[one.dot.branch])
+        ]
         dead = deaths(ops, self.branches.past_of)
         return [one.dot for one in ops if one.dot.place not in dead and one.dot.path == "/schema"]
 
@@ -525,6 +542,10 @@ def _same_cell(op: Op, dot: LiveDot) -> bool:
 
 def _is_in(dot: LiveDot, past: Vector) -> bool:
     return sees(past, dot.branch, dot.seq)
+
+
+def _is_before(dot: LiveDot, end: int | None) -> bool:
+    return end is None or dot.seq < end
 
 
 def _schema_misfit(op: Op) -> str | None:

@@ -18,11 +18,11 @@ from ledger.entry import Entry, encode_entry
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey
 from ledger.values import Reference
-from sync.cells import WRITES, LiveDot, replaced
+from sync.cells import WRITES, CellKind, LiveDot, replaced
 from sync.clock import next_reading
 from sync.document_keys import DocumentKeys
 from sync.membership import CarryEvents, MemberEntry, member_entry
-from sync.schema import Schema, check_document
+from sync.schema import Schema, check_document, check_op
 from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
 from sync.storage.branches import Branches
 from sync.storage.documents import count_increments
@@ -102,6 +102,11 @@ class Writing:
         """The value, sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
         if self._keys is None:
             raise ConfigurationError(f"{document}: {path_text(path)} is sealed, and this replica keeps no keys")
+        schema = self.schema(document.collection)
+        verb = Verb.LWW if schema is not None and schema.cell_kind(path) is CellKind.LWW else Verb.SET
+        reason = None if schema is None else check_op(schema, Op(verb, document, path, value), opened=True)
+        if reason is not None:
+            raise MalformedError(f"{document}: {reason}")
         kid, key = self._keys.key_for(self.projection.uid, document)
         place = SealedPlace(self.projection.uid, document.collection, document.key, path)
         return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
