@@ -5,6 +5,7 @@
     keystore.hfk      the keys, encrypted
     policy.toml       what this home trusts when it verifies
     headers.jsonl     block headers pinned for that policy
+    keys.db           the keys of sealed values, in the clear: they are erased by destroying them
     forks/            proofs of forks that were met
     founding.request  what the holders of the root keys have to sign before there is an identity; then gone
 
@@ -47,6 +48,10 @@ class Home:
     @property
     def headers(self) -> Path:
         return self.root / "headers.jsonl"
+
+    @property
+    def document_keys(self) -> Path:
+        return self.root / "keys.db"
 
     @property
     def forks(self) -> Path:

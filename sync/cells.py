@@ -17,6 +17,7 @@ from sync.transaction import Verb
 from sync.vector import Vector, sees
 
 __all__ = [
+    "FLAGS",
     "KIND_OF",
     "WRITES",
     "CellKind",
@@ -42,7 +43,7 @@ class CellKind(StrEnum):
     SET = "set"
     """Elements with an add that no removal had seen."""
     FLAG = "flag"
-    """The document's delete flag."""
+    """The document's delete flag, and its end."""
 
 
 KIND_OF: Final = {
@@ -51,8 +52,12 @@ KIND_OF: Final = {
     Verb.INC: CellKind.CTR,
     Verb.ADD: CellKind.SET,
     Verb.HIDE: CellKind.FLAG,
+    Verb.PURGE: CellKind.FLAG,
 }
 """The kind of cell that a verb writes a dot into. The other verbs write none."""
+
+FLAGS: Final = frozenset({Verb.HIDE, Verb.PURGE})
+"""Verbs that are about the document and not about what is in it."""
 
 WRITES: Final = frozenset(KIND_OF)
 
@@ -104,7 +109,7 @@ def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: 
     one after the other, so those before it are seen as well. With a ``context`` only the dots that it names are
     replaced; counters are never replaced one by one.
     """
-    if dot.verb is Verb.INC or (dot.verb is not Verb.DEL and dot.path not in live):
+    if dot.verb in (Verb.INC, Verb.PURGE) or (dot.verb is not Verb.DEL and dot.path not in live):
         return []
     entry = (dot.branch, dot.seq)
     found = [
@@ -120,7 +125,7 @@ def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: 
 def _candidates(dot: LiveDot, live: Live) -> Iterable[LiveDot]:
     if dot.verb is Verb.DEL:
         beneath = (dots for path, dots in live.items() if is_beneath(path, dot.path))
-        return [one for dots in beneath for one in dots if one.verb is not Verb.HIDE]
+        return [one for dots in beneath for one in dots if one.verb not in FLAGS]
     at = live.get(dot.path, ())
     if dot.verb in (Verb.ADD, Verb.REM):
         return [one for one in at if one.verb is Verb.ADD and one.val == dot.val]

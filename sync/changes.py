@@ -14,15 +14,25 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from identity.encoding import Value, decode, encode
-from identity.errors import ConflictError, MalformedError
+from identity.errors import ConflictError, MalformedError, RefusedError
 from ledger.values import from_python
-from sync.cells import CellKind, LiveDot, is_beneath
+from sync.cells import FLAGS, CellKind, LiveDot, is_beneath
 from sync.schema import Property, Schema
 from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, path_text
 from sync.vector import Vector, sees
 from sync.view import CounterPart, View, exact_sum, total_of
 
-__all__ = ["ANY_VERSION", "Changes", "Current", "Fields", "MissingDocument", "StaleVersion", "Strength", "resolve"]
+__all__ = [
+    "ANY_VERSION",
+    "Changes",
+    "Current",
+    "Fields",
+    "MissingDocument",
+    "PurgedDocument",
+    "StaleVersion",
+    "Strength",
+    "resolve",
+]
 
 ANY_VERSION: Final = "*"
 """In the place of an ETag: the document has to exist, in whatever version."""
@@ -198,6 +208,9 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
     """
     for document, wanted in changes._versions.items():
         _check_version(document, wanted, current)
+    for document in changes.documents:
+        if current.view(document).purged:
+            raise PurgedDocument(document)
     resolving = _Resolving(current, base)
     for wish in changes._wishes:
         match wish:
@@ -299,9 +312,7 @@ class _Resolving:
     def _set_register(self, document: DocumentId, path: Path, value: Value, kind: CellKind, *, sealed: bool) -> None:
         pointer = path_text(path)
         verb = Verb.LWW if kind is CellKind.LWW else Verb.SET
-        held = [
-            dot for dot in self._current.dots(document) if is_beneath(dot.path, pointer) and dot.verb is not Verb.HIDE
-        ]
+        held = [dot for dot in self._current.dots(document) if is_beneath(dot.path, pointer) and dot.verb not in FLAGS]
         clashing = [dot for dot in held if dot.path != pointer or dot.verb is not verb]
         same = len(held) == 1 and not clashing and held[0].val == encode(value)
         if same and not self._is_touched(document, path):
@@ -357,6 +368,14 @@ class _Resolving:
         return tuple(self._current.dot_name(dot) for dot in seen)
 
 
+class PurgedDocument(RefusedError):
+    """The document was purged: its key stays taken, and nothing can be written to it."""
+
+    def __init__(self, document: DocumentId) -> None:
+        super().__init__(f"{document} was purged", hint="use another key")
+        self.document = document
+
+
 class MissingDocument(ConflictError):
     """There is no such document, or it is deleted."""
 
@@ -372,7 +391,7 @@ def _top_names(current: Current, document: DocumentId) -> list[str]:
 def _names_beneath(current: Current, document: DocumentId, path: Path) -> list[str]:
     """The names directly beneath a path under which something is live."""
     pointer = path_text(path)
-    paths = [dot.path for dot in current.dots(document) if dot.verb is not Verb.HIDE]
+    paths = [dot.path for dot in current.dots(document) if dot.verb not in FLAGS]
     paths += [part.path for part in current.counters(document)]
     rest = (one[len(pointer) + 1 :] for one in paths if is_beneath(one, pointer) and one != pointer)
     return sorted({one.split("/", 1)[0].replace("~1", "/").replace("~0", "~") for one in rest})
@@ -380,7 +399,7 @@ def _names_beneath(current: Current, document: DocumentId, path: Path) -> list[s
 
 def _could_replace(op: Op, pointer: str, dot: LiveDot) -> bool:
     if op.verb is Verb.DEL:
-        return is_beneath(dot.path, pointer) and dot.verb is not Verb.HIDE
+        return is_beneath(dot.path, pointer) and dot.verb not in FLAGS
     if dot.path != pointer:
         return False
     if op.verb in (Verb.ADD, Verb.REM):

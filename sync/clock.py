@@ -1,6 +1,6 @@
 """Hybrid logical clocks: a label for entries that people can read, and the tie-break between concurrent ones.
 
-Implements docs/spec/transaction.md, section "Clock". A reading is ``milliseconds UTC << 16 | count``. It never decides
+Implements docs/spec/transaction.md, section "Clock". A reading is ``milliseconds UTC << 15 | count``. It never decides
 between entries of which one has seen the other: those are ordered by their hashes, so a clock that lies loses nothing
 that its owner had not seen.
 """
@@ -14,7 +14,9 @@ from ledger.entry import MAX_CLAIMED_MS
 
 __all__ = ["MAX_AHEAD_MS", "MAX_READING", "next_reading", "reading_at", "wall_ms"]
 
-_COUNT_BITS: Final = 16
+_COUNT_BITS: Final = 15
+"""So many that the year 9999 fits a signed integer of 64 bits: its milliseconds take 48. A count that is full goes on in
+the next millisecond."""
 
 MAX_READING: Final = MAX_CLAIMED_MS << _COUNT_BITS | (1 << _COUNT_BITS) - 1
 """The last one of the year 9999."""

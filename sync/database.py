@@ -86,7 +86,7 @@ class Database:
         self.store = store
         self.uid = uid
         self.keys = keys
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         self._writer = writer
         self._feed = feed
         self._sql = queries_for(store.dialect)
@@ -137,15 +137,16 @@ class Database:
         return composing.commit
 
     def _see(self, projection: Projection, feed: FeedKey) -> Writing:
-        return Writing(projection, feed, self._now_ms, self.keys)
+        return Writing(projection, feed, self.now_ms, self.keys)
 
     def introduce(self) -> Commit:
         """Carry identity events of this device's owner that the database does not have: a new device, a revocation.
 
         The first write of an open database does it by itself.
         """
+        commit = self._submit(lambda writing: writing.introduction())
         self._introduced = True
-        return self._submit(lambda writing: writing.introduction())
+        return commit
 
     def _writing(self) -> tuple[StoreWriter, FeedKey]:
         if self._writer is None or self._feed is None:
@@ -155,16 +156,13 @@ class Database:
     def take_new(self, advance: Callable[[int], None] | None = None) -> int:
         """Take in what is new in the feeds of the store. Returns how many entries.
 
-        ``advance`` is told how many blocks were looked at. Keys that entries erase are destroyed here as well.
+        ``advance`` is told how many blocks were looked at. Erasures among them are carried out by
+        ``sync.retention.settle_erasures``.
         """
         with self.store.write() as tx:
             self._projection.begin(tx)
-            taken = self._projection.take_new(self._now_ms(), advance)
+            taken = self._projection.take_new(self.now_ms(), advance)
             self._projection.finish()
-            erased = list(self._projection.erased)
-        for document, kids in erased:
-            if self.keys is not None:
-                self.keys.destroy(self.uid, document, self._now_ms(), kids)
         return taken
 
     # --- reading ---
@@ -193,15 +191,24 @@ class _NothingToWrite(AuditError):
 
 
 class _Companion:
-    """A database's projection in one turn of the writer."""
+    """The databases in one turn of the writer: one is open at a time, because all count on in the same numbers."""
 
-    def __init__(self, projection: Projection, tx: Any) -> None:
-        self.projection = projection
-        projection.begin(tx)
+    def __init__(self, tx: Any) -> None:
+        self._tx = tx
+        self._open: Projection | None = None
+
+    def open(self, projection: Projection) -> None:
+        """Let the projection see what the turn has written so far, its own and that of others."""
+        if self._open is not projection:
+            self.finish()
+            projection.begin(self._tx)
+            self._open = projection
 
     def finish(self) -> None:
         """Write what the turn's transactions have changed."""
-        self.projection.finish()
+        if self._open is not None:
+            self._open.finish()
+            self._open = None
 
 
 class _Composing:
@@ -214,11 +221,13 @@ class _Composing:
         self.commit = Commit(None, 0)
 
     def __call__(self, turn: Turn, feed: FeedKey, start: int) -> Sequence[bytes]:
-        companion = turn.companion(self._projection, lambda tx: _Companion(self._projection, tx))
-        writing = self._see(companion.projection, feed)
+        projection = self._projection
+        turn.companion(_Companion, _Companion).open(projection)
+        writing = self._see(projection, feed)
+        writing.catch_up(start)
         content = self._make(writing)
         if content is None:
-            self.commit = Commit(None, companion.projection.next_place - 1)
+            self.commit = Commit(None, projection.next_place - 1)
             raise _NothingToWrite("all is so already")
         block, reference, place = writing.take(content, start)
         documents = {op.document for op in content.ops} if isinstance(content, Transaction) else set()

@@ -20,9 +20,18 @@ from identity.jsontext import parse_json
 from identity.textforms import parse_zbase32
 from ledger.values import Reference, decimal_value, to_python
 from sync.schema import FieldType, Property, Schema
-from sync.transaction import path_text
+from sync.transaction import Path, path_text
 
-__all__ = ["MAX_DOCUMENT_BYTES", "read_amount", "read_field", "read_fields", "read_json", "read_text", "to_json"]
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "parse_path",
+    "read_amount",
+    "read_field",
+    "read_fields",
+    "read_json",
+    "read_text",
+    "to_json",
+]
 
 MAX_DOCUMENT_BYTES: Final = 1_048_576
 """Of the JSON text of one document. An entry could not hold more."""
@@ -143,6 +152,25 @@ def _form_value(members: Mapping[str, object]) -> object:
     return to_python(cast("Value", dict(members)))
 
 
+def parse_path(text: str) -> Path:
+    """A field as people name it: by its name, or, within others, by a JSON Pointer such as ``/address/street``.
+
+    Raises ``MalformedError`` for what is neither.
+    """
+    if not text.startswith("/"):
+        return _checked_path((text,), text)
+    names = tuple(name.replace("~1", "/").replace("~0", "~") for name in text.split("/")[1:])
+    if path_text(names) != text:
+        raise MalformedError(f"{text!r} is not a JSON Pointer")
+    return _checked_path(names, text)
+
+
+def _checked_path(names: Path, text: str) -> Path:
+    if not all(names) or any(name.startswith("$") for name in names):
+        raise MalformedError(f"{text!r} names no field")
+    return names
+
+
 # --- texts ----------------------------------------------------------------------------------------------------------
 
 
@@ -219,8 +247,10 @@ def to_json(value: Value) -> Any:
             return {_HEX: value.hex()}
         case list():
             return [to_json(item) for item in value]
-        case {"$ref": list(parts)} | {"$sealed": list(parts)}:
-            return {form: [_hex_or_same(part) for part in parts] for form in value}
+        case {"$ref": list(parts)}:
+            return {"$ref": [_hex_or_same(part) for part in parts]}
+        case {"$sealed": list(parts)}:
+            return {"$sealed": [_hex_or_same(part) for part in parts]}
         case dict():
             return {name: to_json(item) for name, item in value.items()}
     return value

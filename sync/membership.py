@@ -107,6 +107,8 @@ class Refusal(StrEnum):
     IDENTITY_DISPUTED = "IDENTITY_DISPUTED"
     """The identity contradicts itself, and not all that it says authorises the device."""
     READ_ONLY_ROLE = "READ_ONLY_ROLE"
+    NOT_AN_ADMIN = "NOT_AN_ADMIN"
+    """A purge or an erasure: what nobody can bring back takes an admin."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -532,7 +532,7 @@ def check_op(schema: Schema, op: Op, *, opened: bool = False) -> str | None:
     return _value_fault(found, op.value, at)
 
 
-_REMOVALS: Final = frozenset({Verb.REM, Verb.DEL, Verb.HIDE})
+_REMOVALS: Final = frozenset({Verb.REM, Verb.DEL, Verb.HIDE, Verb.PURGE})
 
 
 def check_document(schema: Schema, plain: Mapping[str, object]) -> list[str]:

@@ -130,6 +130,8 @@ class Verb(StrEnum):
     """Resets everything at the path and beneath it, of any kind, as far as it was seen."""
     HIDE = "hide"
     """Sets the document's delete flag to its value, true or false."""
+    PURGE = "purge"
+    """Ends the document for good, whatever anybody wrote to it without knowing. Only an admin's counts."""
 
 
 class Op(NamedTuple):
@@ -308,6 +310,11 @@ def _check_del(op: Op) -> None:
         raise MalformedError("operation: del has no value")
 
 
+def _check_purge(op: Op) -> None:
+    if op.path or op.value is not None or op.context is not None:
+        raise MalformedError("operation: purge takes no field, no value and no context")
+
+
 def _check_hide(op: Op) -> None:
     if op.path or not isinstance(op.value, bool):
         raise MalformedError("operation: hide takes no field, and true or false")
@@ -321,6 +328,7 @@ _CHECKS: Final = {
     Verb.INC: _check_inc,
     Verb.DEL: _check_del,
     Verb.HIDE: _check_hide,
+    Verb.PURGE: _check_purge,
 }
 
 

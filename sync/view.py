@@ -112,6 +112,8 @@ class View:
     conflicts: tuple[Conflict, ...] = ()
     fields: Mapping[str, Value] = field(default_factory=dict)
     """What shows, as nested maps of stored values."""
+    purged: bool = False
+    """It was ended for good: it has no cells, and nothing that is written to it counts."""
 
     @property
     def exists(self) -> bool:
@@ -134,6 +136,8 @@ def make_view(
     flags: list[LiveDot] = []
     grouped: dict[tuple[str, CellKind], list[LiveDot]] = {}
     for dot in dots:
+        if dot.verb is Verb.PURGE:
+            return View((), deleted=True, purged=True)
         if dot.verb is Verb.HIDE:
             flags.append(dot)
         else:

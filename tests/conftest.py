@@ -126,6 +126,7 @@ class Replica:
         self.world = world
         self.name = name
         self.device = Ed25519Signer(seed)
+        self.url = url
         self.store = open_store(url, create=not url.startswith("postgresql"))
         self.keys = DocumentKeys(world.directory / f"{name}.keys")
         register_database(self.store, world.uid, "bank", 0)
@@ -143,6 +144,13 @@ class Replica:
         self.db = Database(
             self.store, self.world.uid, self.world.now_ms, writer=self.writer, feed=self.feed, keys=self.keys
         )
+
+    def reopen(self) -> None:
+        """Open the store again after ``close``, as another process would."""
+        from ledger.storage.engine import open_store
+
+        self.store = open_store(self.url)
+        self.open()
 
     def receive(self, *others: Replica) -> int:
         """Take in everything that the others have, feed by feed; how many entries were new."""

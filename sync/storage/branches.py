@@ -6,6 +6,7 @@ newest recorded one before it, with its own branch added.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -72,9 +73,13 @@ class Branches:
         self._database = database
         self._by_id: dict[int, Branch] = {}
         self._of_feed: dict[FeedKey, list[Branch]] = {}
+        self._continued: set[FeedKey] = set()
         self._last_id: int | None = None
         self._facts: dict[tuple[int, int], EntryFacts] = {}
         self._pasts: dict[tuple[int, int], Vector] = {}
+        # Of entries that are taken in and not written yet: the rows do not say it.
+        self._unwritten: dict[tuple[int, int], EntryFacts] = {}
+        self._unwritten_pasts: dict[int, list[tuple[int, Vector]]] = {}
         for row in tx.fetch_all(queries.branches, (database,)):
             self._keep(self._read(row))
 
@@ -110,11 +115,14 @@ class Branches:
         """A vector of everything that was taken in."""
         return {branch.id: branch.head.seq for branch in self if branch.head is not None}
 
-    def take(self, branch: Branch, facts: EntryFacts, past: dict[int, int]) -> None:
-        """Record that an entry was taken in."""
+    def take(self, branch: Branch, facts: EntryFacts, past: dict[int, int], *, recorded: bool) -> None:
+        """Record that an entry was taken in; ``recorded``: its past is to stand in its row."""
         branch.head, branch.past = facts, past
         branch.next_seq = facts.seq + 1
         branch.changed = True
+        self._unwritten[facts.branch, facts.seq] = facts
+        if recorded:
+            self._unwritten_pasts.setdefault(branch.id, []).append((facts.seq, past))
         self._remember(facts)
 
     def find(self, reference: Reference) -> EntryFacts | None:
@@ -128,7 +136,7 @@ class Branches:
 
     def facts(self, branch: int, seq: int) -> EntryFacts | None:
         """The entry at an index of a branch, when it is one of this database and was taken in."""
-        known = self._facts.get((branch, seq))
+        known = self._facts.get((branch, seq)) or self._unwritten.get((branch, seq))
         if known is None:
             row = self._tx.fetch_one(self._sql.txn, (branch, seq))
             if row is None:
@@ -142,6 +150,10 @@ class Branches:
         """Whether an entry does not count because no revocation or dismissal vouches for it."""
         excluded_from = self._by_id[branch].excluded_from
         return excluded_from is not None and seq >= excluded_from
+
+    def is_continued(self, branch: Branch) -> bool:
+        """Whether another feed that is here goes on from the branch's feed: nothing more comes in it."""
+        return branch.feed in self._continued
 
     def reference(self, facts: EntryFacts) -> Reference:
         """The reference that means an entry on every replica."""
@@ -161,16 +173,24 @@ class Branches:
             return held.past
         known = self._pasts.get((branch, seq))
         if known is None:
-            row = self._tx.fetch_one(self._sql.past, (branch, seq))
-            if row is None:
-                raise DamagedFile(f"the database has lost what entry {seq} of branch {branch} had seen")
-            known = decode_vector(checked(row, bytes)[0])
+            known = self._recorded_past(branch, seq)
             if seq > held.first_seq:
                 known[branch] = seq - 1
             if len(self._pasts) >= _REMEMBERED:
                 self._pasts.clear()
             self._pasts[branch, seq] = known
         return known
+
+    def _recorded_past(self, branch: int, seq: int) -> dict[int, int]:
+        """The newest past that was recorded with an entry up to an index of the branch."""
+        unwritten = self._unwritten_pasts.get(branch, [])
+        behind = bisect_right(unwritten, seq, key=lambda one: one[0])
+        if behind:
+            return dict(unwritten[behind - 1][1])
+        row = self._tx.fetch_one(self._sql.past, (branch, seq))
+        if row is None:
+            raise DamagedFile(f"the database has lost what entry {seq} of branch {branch} had seen")
+        return decode_vector(checked(row, bytes)[0])
 
     def with_entry(self, into: dict[int, int], facts: EntryFacts) -> None:
         """Add an entry and its causal past to a vector."""
@@ -188,6 +208,11 @@ class Branches:
             elif branch.changed:
                 self._tx.execute(self._sql.move_branch, (*moves, branch.id))
             branch.is_new = branch.changed = False
+
+    def entries_written(self) -> None:
+        """The rows of all entries that were taken in are there now."""
+        self._unwritten.clear()
+        self._unwritten_pasts.clear()
 
     def _keep(self, branch: Branch) -> None:
         self._by_id[branch.id] = branch
@@ -231,6 +256,8 @@ class Branches:
         description = None if manifest is None else describe(manifest)
         if manifest is None or description is None:
             raise DamagedFile(f"the database has lost feed {feed.hex()}")
+        if description.continues is not None:
+            self._continued.add(description.continues.key)
         return Author(feed, device_key(manifest), description.identity)
 
 

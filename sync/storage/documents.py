@@ -16,7 +16,7 @@ from typing import Any, Final
 from identity.encoding import Value, decode
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
-from sync.cells import WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, replaced
+from sync.cells import FLAGS, WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, replaced
 from sync.sortkey import sort_key
 from sync.storage.branches import Branches
 from sync.storage.queries import Queries
@@ -45,6 +45,7 @@ VERB_NUMBER: Final = {
     Verb.REM: 5,
     Verb.DEL: 6,
     Verb.HIDE: 7,
+    Verb.PURGE: 8,
 }
 """How a store writes a verb. The numbers stand in the statements too."""
 
@@ -74,6 +75,8 @@ class Document:
     counters: dict[tuple[str, int], CounterPart] = field(default_factory=dict)
     """By path and branch."""
     changed: bool = False
+    weight: int = 0
+    """What it counted as when its size was last looked at: its live dots, and one."""
 
     @property
     def dots(self) -> list[LiveDot]:
@@ -91,6 +94,8 @@ class Documents:
         self._uid = uid
         self._branches = branches
         self._kept: OrderedDict[DocumentId, Document] = OrderedDict()
+        self._changed: dict[int, Document] = {}
+        self._weight = 0
         self._ids: dict[int, DocumentId] = {}
         self._last_id: int | None = None
         self._ops: dict[int, list[Any]] = {}
@@ -122,6 +127,7 @@ class Documents:
                 held.counters[part.path, part.branch] = part
         self._kept[name] = held
         self._ids[held.id] = name
+        self._weigh(held)
         return held
 
     def find(self, name: DocumentId) -> Document | None:
@@ -148,7 +154,7 @@ class Documents:
 
     def apply(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, past: Vector | None) -> None:
         """Let an operation take effect. ``past`` None: its entry has seen everything that is here."""
-        document.changed = True
+        self._touch(document)
         document.place = dot.place
         for victim in replaced(dot, context, document.live, past):
             self._kill(victim.place, dot.place)
@@ -165,8 +171,12 @@ class Documents:
         self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, _past: Vector | None
     ) -> None:
         """Keep an operation that does not count."""
-        document.changed = True
+        self._touch(document)
         self._record(document, dot, context, dead=dot.place)
+
+    def _touch(self, document: Document) -> None:
+        document.changed = True
+        self._changed[document.id] = document
 
     def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, *, dead: int | None) -> None:
         place, branch, seq, op, verb, path, val = dot
@@ -214,9 +224,11 @@ class Documents:
     def rebuild(self, document: Document, history: Sequence[tuple[StoredOp, bool]], place: int) -> None:
         """Decide anew what is live, from all operations of the document and whether each counts."""
         dead = deaths((one for one, counts in history if counts), self._branches.past_of)
-        document.live, document.place, document.exact_from, document.changed = {}, place, place, True
+        document.live, document.place, document.exact_from = {}, place, place
+        self._touch(document)
         document.counters = {}
         self._tx.execute(self._sql.drop_counters, (document.id,))
+        self._counters = {where: part for where, part in self._counters.items() if where[0] != document.id}
         increments: list[LiveDot] = []
         moves = []
         for (dot, _), counts in history:
@@ -272,11 +284,13 @@ class Documents:
     def flush(self, indexed: IndexedFields) -> None:
         """Write everything that has changed."""
         self.flush_ops()
-        changed = [document for document in self._kept.values() if document.changed]
+        changed = list(self._changed.values())
         rows = [self._row(document, indexed(document.name.collection)) for document in changed]
         self._tx.update_many(self._sql.put_document, rows)
         for document in changed:
             document.changed = False
+            self._weigh(document)
+        self._changed.clear()
         kept = [part for part in self._counters.items() if part[1] is not None]
         gone = [where for where, part in self._counters.items() if part is None]
         self._tx.update_many(self._sql.drop_counter, gone)
@@ -304,13 +318,17 @@ class Documents:
         name, place, exact_from = document.name, document.place, document.exact_from
         return (document.id, self._database, *name, place, document.etag, shown, conflicts, exact_from, keys)
 
+    def _weigh(self, document: Document) -> None:
+        weight = 1 + sum(map(len, document.live.values()))
+        self._weight += weight - document.weight
+        document.weight = weight
+
     def _forget_some(self) -> None:
-        """Keep what was used last, within the limit."""
-        total = sum(sum(map(len, document.live.values())) + 1 for document in self._kept.values())
-        while total > _KEPT_DOTS:
+        """Keep what was read last, within the limit."""
+        while self._weight > _KEPT_DOTS:
             _, document = self._kept.popitem(last=False)
             del self._ids[document.id]
-            total -= sum(map(len, document.live.values())) + 1
+            self._weight -= document.weight
 
 
 def _is_plain(document: Document) -> bool:
@@ -318,7 +336,7 @@ def _is_plain(document: Document) -> bool:
     if document.counters:
         return False
     for path, dots in document.live.items():
-        if len(dots) > 1 or path.count("/") > 1 or (dots and dots[0].verb is Verb.HIDE):
+        if len(dots) > 1 or path.count("/") > 1 or (dots and dots[0].verb in FLAGS):
             return False
     return True
 

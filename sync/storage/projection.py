@@ -22,8 +22,8 @@ from ledger.manifest import describe, parse_manifest
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
-from sync.cells import DotKey, LiveDot, deaths
-from sync.membership import MemberEntry, parse_member
+from sync.cells import FLAGS, DotKey, LiveDot, deaths
+from sync.membership import MemberEntry, Refusal, Role, parse_member
 from sync.schema import Schema, check_op, parse_schema
 from sync.storage.branches import Branch, Branches, EntryFacts
 from sync.storage.documents import Document, Documents
@@ -123,8 +123,6 @@ class Projection:
         self._number = number
         self._sql = queries
         self._left: object = None
-        self.erased: list[tuple[DocumentId, tuple[bytes, ...]]] = []
-        """Erasures that were taken in and count: their keys are to be destroyed here as well, after the commit."""
 
     def begin(self, tx: Any) -> None:
         """Go on in ``tx``, a write transaction of the store."""
@@ -136,15 +134,15 @@ class Projection:
             self.branches.use(tx)
             self.documents.use(tx)
         self._left = None
-        self.erased = []
 
     def _stands(self) -> tuple[Any, ...]:
         newest = self._tx.fetch_one(self._sql.newest)
         (rebuilt,) = self._tx.fetch_one(self._sql.last_rebuild)
-        return (None if newest is None else tuple(newest), rebuilt)
+        (branch,) = self._tx.fetch_one(self._sql.last_branch)
+        return (None if newest is None else tuple(newest), rebuilt, branch)
 
     def _load(self, tx: Any) -> None:
-        newest, rebuilt = self._stands()
+        newest, rebuilt, _ = self._stands()
         self.next_place: int = max(0 if newest is None else newest[0] + newest[1], rebuilt or 0) + 1
         self.branches = Branches(tx, self._sql, self._number)
         self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
@@ -156,9 +154,18 @@ class Projection:
 
     def finish(self) -> None:
         """Write everything that was taken in."""
+        self.flush()
+        self._left = self._stands()
+
+    def flush(self) -> None:
+        """Write what was taken in so far, for who reads it in the same transaction; more may follow."""
         self._flush_entries()
         self.documents.flush(self._indexed)
-        self._left = self._stands()
+
+    def written(self) -> tuple[Any, Queries, int]:
+        """Write what was taken in so far; what reads it: the transaction, its statements, the database's number."""
+        self.flush()
+        return self._tx, self._sql, self._number
 
     def _indexed(self, collection: str) -> tuple[str, ...]:
         schema = self.schema_of(collection)
@@ -169,6 +176,7 @@ class Projection:
         if self._txns:
             self._tx.insert_many(self._sql.add_txn, self._txns)
             self._txns = []
+            self.branches.entries_written()
         self.documents.flush_ops()
 
     # --- what an entry of ours says it has seen ---
@@ -187,6 +195,12 @@ class Projection:
         """The events of an identity that the store has."""
         events: list[StoredEvent] = self._tx.identity_events(identity)
         return events
+
+    def documents_shown(self, collection: str) -> list[tuple[Any, ...]]:
+        """The keys of a collection's documents that a reader finds, a row each."""
+        self.finish()
+        rows: list[tuple[Any, ...]] = self._tx.fetch_all(self._sql.shown, (self._number, collection))
+        return rows
 
     def next_stamp(self, branch: Branch, reading_after: Callable[[int, list[int]], int]) -> Stamp:
         """The stamp of the next entry of a branch of ours, which has seen everything that is here.
@@ -219,7 +233,7 @@ class Projection:
         ops = content.ops if isinstance(content, Transaction) else ()
         if branch.excluded_from is not None and kind != MEMBER:
             return "it was revoked or dismissed"
-        return self._refusal(branch, kind, past) or self._misfit(ops, past, is_complete=True)
+        return self._refusal(branch, kind, content, past) or self._misfit(ops, past, is_complete=True)
 
     def take_new(self, now_ms: int, advance: Callable[[int], None] | None = None) -> int:
         """Take in every entry of the database's feeds whose past is here. Returns how many were taken in.
@@ -244,6 +258,11 @@ class Projection:
                 description = describe(parse_manifest(state.manifest))
                 if description is not None and description.name == name:
                     self._begin_branch(state.key)
+
+    def advance(self, branch: Branch, now_ms: int) -> bool:
+        """Take in what is new in one branch. Returns whether all of it could be."""
+        self._advance(branch, now_ms, None)
+        return branch.waits_for is None
 
     def _advance(self, branch: Branch, now_ms: int, advance: Callable[[int], None] | None) -> int:
         """Take in what can be of one branch."""
@@ -295,7 +314,7 @@ class Projection:
         except MalformedError as exc:
             reason, ops = str(exc), ()
         if reason is None:
-            reason = self._refusal(branch, read.kind, placed.past) or self._misfit(
+            reason = self._refusal(branch, read.kind, content, placed.past) or self._misfit(
                 ops, placed.past, is_complete=is_complete
             )
         place = self._record(branch, seq, leaf, read.kind, len(ops), placed, reason, now_ms)
@@ -320,8 +339,6 @@ class Projection:
             case MemberEntry():
                 self.standing.add(branch, seq, leaf, content)
                 self._exclude()
-            case Erasure() if not self.branches.is_excluded(branch.id, seq):
-                self.erased.append((content.document, content.kids))
 
     # --- causality ---
 
@@ -385,10 +402,13 @@ class Projection:
 
     # --- standing ---
 
-    def _refusal(self, branch: Branch, kind: str, past: Vector) -> str | None:
+    def _refusal(self, branch: Branch, kind: str, content: Content | None, past: Vector) -> str | None:
         if kind == MEMBER:
             return None  # the fold of all acts judges it
-        refusal = self.standing.within(past).may_write(branch.author)
+        membership = self.standing.within(past)
+        refusal = membership.may_write(branch.author)
+        if refusal is None and _is_final(content) and membership.members[branch.author.identity].role is not Role.ADMIN:
+            refusal = Refusal.NOT_AN_ADMIN
         return None if refusal is None else str(refusal)
 
     def _exclude(self) -> None:
@@ -448,7 +468,10 @@ class Projection:
 
     def _was_otherwise(self, document: Document, past: Vector) -> bool:
         """Whether something that is now in force, or not any more, was not yet known in ``past``."""
-        return document.place >= self._first_unseen(past)
+        if document.place >= self._first_unseen(past):
+            return True
+        membership = self.standing.within(past)
+        return any(membership.cut(branch.author) != branch.excluded_from for branch in self.branches)
 
     def _first_unseen(self, past: Vector) -> int:
         """The place of the first entry that is not in ``past``, among those of its branch."""
@@ -492,7 +515,8 @@ class Projection:
         past = None if branch.head is not None and placed.past == known else encode_vector(placed.past)
         numbers = (KIND_NUMBER[kind], ops, placed.lamport, placed.reading)
         self._txns.append((place, branch.id, seq, *numbers, leaf, past, reason, now_ms))
-        self.branches.take(branch, EntryFacts(branch.id, seq, placed.lamport, placed.reading, leaf), placed.past)
+        facts = EntryFacts(branch.id, seq, placed.lamport, placed.reading, leaf)
+        self.branches.take(branch, facts, placed.past, recorded=past is not None)
         return place
 
     def _watch(self, transaction: Transaction, place: int, past: Vector | None) -> None:
@@ -507,7 +531,8 @@ class Projection:
         contests = []
         for guard in transaction.guards:
             document = self.documents[guard.document].id
-            contests += [(document, place, other, place) for other in self._unseen_writers(document, past)]
+            unseen = self._unseen_writers(document, past)
+            contests += [(document, place, other, place) for other in unseen if other != place]
         for name in {op.document for op in transaction.ops}:
             document = self.documents[name].id
             for guarded, branch, seq in self._tx.fetch_all(self._sql.guards, (document,)):
@@ -534,10 +559,17 @@ def _same_cell(op: Op, dot: LiveDot) -> bool:
     """Whether an operation could replace a dot at all."""
     path = path_text(op.path)
     if op.verb is Verb.DEL:
-        return dot.verb not in (Verb.HIDE, Verb.INC) and (dot.path == path or dot.path.startswith(path + "/"))
+        return dot.verb not in (*FLAGS, Verb.INC) and (dot.path == path or dot.path.startswith(path + "/"))
     if op.verb in (Verb.ADD, Verb.REM):
         return dot.verb is Verb.ADD and dot.path == path and dot.val == encode(op.value)
     return dot.verb is op.verb and dot.path == path
+
+
+def _is_final(content: Content | None) -> bool:
+    """Whether it destroys what nobody can bring back."""
+    return isinstance(content, Erasure) or (
+        isinstance(content, Transaction) and any(op.verb is Verb.PURGE for op in content.ops)
+    )
 
 
 def _is_in(dot: LiveDot, past: Vector) -> bool:
@@ -550,7 +582,7 @@ def _is_before(dot: LiveDot, end: int | None) -> bool:
 
 def _schema_misfit(op: Op) -> str | None:
     """Why an operation cannot be about a schema."""
-    if op.verb in (Verb.HIDE, Verb.DEL):
+    if op.verb is Verb.DEL:
         return None
     if op.verb is not Verb.SET or op.path != ("schema",):
         return "a schema is the register 'schema'"
@@ -562,9 +594,12 @@ def _schema_misfit(op: Op) -> str | None:
 
 
 def schema_in_force(dots: Iterable[LiveDot], rank: RankOf) -> Schema | None:
-    """The schema that the live dots of its document say: of several that stand side by side, the one that shows."""
+    """The schema that the live dots of its document say: of several that stand side by side, the last in their order.
+
+    Whether a branch is disputed is left out: that can become known later, and what was judged by a schema stays so.
+    """
     found = [dot for dot in dots if dot.path == "/schema"]
-    return _parse_schema(max(found, key=rank).val) if found else None
+    return _parse_schema(max(found, key=lambda dot: (rank(dot)[1:], dot.op)).val) if found else None
 
 
 @lru_cache(maxsize=256)

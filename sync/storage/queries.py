@@ -89,6 +89,12 @@ class Queries:
         "SELECT id, place, etag, shown, conflicts, exact_from FROM database_document"
         " WHERE database = ? AND collection = ? AND key = ?"
     )
+    # takes database, collection: documents that a reader finds
+    shown: str = "SELECT key FROM database_document WHERE database = ? AND collection = ? AND shown = 1 ORDER BY key"
+    # takes database: documents that are deleted
+    hidden: str = (
+        "SELECT id, collection, key FROM database_document WHERE database = ? AND shown = 2 ORDER BY collection, key"
+    )
     document_by_id: str = "SELECT collection, key, place, etag, exact_from FROM database_document WHERE id = ?"
     last_document: str = "SELECT max(id) FROM database_document"
     put_document: str = (
@@ -177,6 +183,57 @@ class Queries:
     )
     # takes document
     contests: str = "SELECT guarded, other, found_at FROM database_contest WHERE document = ? ORDER BY guarded, other"
+
+    # undo: takes branch, seq of what is undone, place of what undoes it
+    add_undo: str = "INSERT INTO database_undo (branch, seq, place) VALUES (?, ?, ?)"
+    # takes branch, seq: the entries that undo it
+    undoers: str = (
+        "SELECT t.place, t.branch, t.seq FROM database_undo u JOIN database_txn t ON t.place = u.place"
+        " WHERE u.branch = ? AND u.seq = ? AND t.masked IS NULL ORDER BY t.place"
+    )
+    # takes document, place, place, place: what was replaced first by operations between the last two, and is older
+    lost_between: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val FROM database_op o"
+        " WHERE o.document = ? AND o.place <= ? AND o.dead > ? AND o.dead <= ? ORDER BY o.place"
+    )
+
+    # history
+    # takes document, place: as history, behind a place
+    history_after: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.context, t.masked FROM database_op o"
+        " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq WHERE o.document = ? AND o.place > ?"
+        " ORDER BY o.place"
+    )
+    # takes document: every operation, when it died, and the place of its entry
+    lives: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.dead, t.place FROM database_op o"
+        " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq WHERE o.document = ? ORDER BY o.place"
+    )
+    # takes branch, seq, seq: documents touched by a branch behind the first index and up to the second
+    touched_between: str = (
+        "SELECT DISTINCT o.document FROM database_txn t JOIN database_op o ON o.place > t.place"
+        " AND o.place <= t.place + t.ops WHERE t.branch = ? AND t.seq > ? AND t.seq <= ?"
+    )
+    # takes database, time: the newest entry that was taken in by then
+    taken_before: str = (
+        "SELECT t.place, t.ops FROM database_txn t JOIN database_branch b ON b.id = t.branch"
+        " WHERE b.database = ? AND t.taken_ms <= ? ORDER BY t.place DESC LIMIT 1"
+    )
+
+    # conflicts
+    # takes database: documents that show a conflict
+    conflicting: str = "SELECT id FROM database_document WHERE database = ? AND conflicts > 0"
+    # takes database: documents with a condition that was contested
+    contested: str = (
+        "SELECT DISTINCT c.document FROM database_contest c JOIN database_document d ON d.id = c.document"
+        " WHERE d.database = ?"
+    )
+    # takes document, place: entries behind a place that touch a document
+    writers_after: str = (
+        "SELECT DISTINCT t.place, t.branch, t.seq FROM database_op o"
+        " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq"
+        " WHERE o.document = ? AND o.place > ? AND t.masked IS NULL"
+    )
 
     add_rebuild: str = "INSERT INTO database_rebuild (place, document) VALUES (?, ?)"
 

@@ -86,6 +86,14 @@ _document: Final = Table(
     UniqueConstraint("database", "collection", "key"),
     Index("ix_database_document_place", "database", "place"),
     Index(
+        "ix_database_document_hidden",
+        "database",
+        "collection",
+        "key",
+        sqlite_where=text("shown = 2"),
+        postgresql_where=text("shown = 2"),
+    ),
+    Index(
         "ix_database_document_conflicts",
         "database",
         "collection",
@@ -151,6 +159,14 @@ _rebuild: Final = Table(
     Column("document", BigInteger, primary_key=True, autoincrement=False),
 )
 
+_undo: Final = Table(
+    "database_undo",
+    metadata,
+    Column("branch", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+)
+
 DATABASE_TABLES: Final = (
     _database,
     _branch,
@@ -161,4 +177,5 @@ DATABASE_TABLES: Final = (
     _guard,
     _contest,
     _rebuild,
+    _undo,
 )

@@ -113,10 +113,25 @@ class Writing:
 
     # --- making an entry ---
 
+    def catch_up(self, length: int) -> None:
+        """Take in what stands in the feed below ``length`` and is not known here: tables that were made anew, say.
+
+        Raises ``RefusedError`` when it had seen what is not here: the next entry could not follow it.
+        """
+        if self._branch.next_seq < length and not self.projection.advance(self._branch, self._now_ms()):
+            raise RefusedError(
+                "this device's feed has entries that wait for those of others", hint="take in what the others have"
+            )
+
     def stamp(self) -> Stamp:
-        """The stamp of the entry that is being made."""
+        """The stamp of the entry that is being made. Raises ``RefusedError`` when the feed's clock has no readings left."""
         now = self._now_ms()
-        return self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen))
+        stamp = self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen))
+        if self._branch.head is not None and stamp.reading <= self._branch.head.reading:
+            raise RefusedError(
+                "the clock of this feed stands at the end of the year 9999", hint="set the clock, and begin a new feed"
+            )
+        return stamp
 
     def vector(self, token: str) -> Vector:
         """The vector that a context token means. Raises ``MalformedError``."""

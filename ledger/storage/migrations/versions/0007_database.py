@@ -69,6 +69,7 @@ DDL = (
     )
     """,
     "CREATE INDEX ix_database_document_place ON database_document (database, place)",
+    "CREATE INDEX ix_database_document_hidden ON database_document (database, collection, key) WHERE shown = 2",
     "CREATE INDEX ix_database_document_conflicts ON database_document (database, collection, key) WHERE conflicts > 0",
     """
     CREATE TABLE database_op (
@@ -78,7 +79,7 @@ DDL = (
         op INTEGER NOT NULL,
         document BIGINT NOT NULL,
         path TEXT NOT NULL,
-        verb INTEGER NOT NULL CHECK (verb BETWEEN 1 AND 7),
+        verb INTEGER NOT NULL CHECK (verb BETWEEN 1 AND 8),
         val {bytes} NOT NULL,
         context {bytes},
         dead BIGINT
@@ -121,6 +122,14 @@ DDL = (
         document BIGINT NOT NULL,
         place BIGINT NOT NULL,
         PRIMARY KEY (place, document)
+    )
+    """,
+    """
+    CREATE TABLE database_undo (
+        branch BIGINT NOT NULL,
+        seq BIGINT NOT NULL,
+        place BIGINT NOT NULL,
+        PRIMARY KEY (branch, seq, place)
     )
     """,
 )

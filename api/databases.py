@@ -1,0 +1,241 @@
+"""The databases of a home, as a user's program sees them.
+
+    with open_session(home, settings) as session, Databases(session, ring) as databases:
+        bank = databases.create("bank")
+        changes = Changes(note="the first account")
+        changes.put("accounts", "4711", {"owner": "Novak", "balance": Decimal("12.30")})
+        bank.commit(changes)
+
+Without keys the databases are read; with the home's keys they are written to, in a feed of this device that is begun
+when there is none yet. What feeds hold of a database can always be taken in again: after a restore, or when a feed came
+from somebody else, ``take_in`` makes the tables of every database that the store's feeds tell of.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from identity.errors import MalformedError, MissingEvidenceError, RefusedError
+from identity.textforms import check_name
+from ledger.entry import parse_entry
+from ledger.manifest import describe, device_key, parse_manifest
+from ledger.store import FeedKey, ReadTransaction
+from ledger.succession import newest_continuation
+from sync.database import Database, DatabaseInfo, found, list_databases, register_database
+from sync.document_keys import DocumentKeys
+from sync.membership import Found, parse_member
+from sync.storage.projection import feed_name
+from sync.transaction import Founding, database_id
+
+if TYPE_CHECKING:
+    from api.bootstrap import Session
+    from identity.keystore import KeyRing
+    from ledger.storage.sql import SqlStore
+    from ledger.writer import StoreWriter
+
+__all__ = ["Databases", "TakenIn", "take_in"]
+
+_SALT_BYTES: Final = 16
+_LEAST_PREFIX: Final = 6
+"""Hex digits of a database's id that can stand for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """A database and how many entries were new to its tables."""
+
+    info: DatabaseInfo
+    entries: int
+
+
+class Databases:
+    """The databases of one open home. Use as a context manager, or ``close`` it before the session.
+
+    With ``ring`` those that are opened can be written to, by any number of threads: they share one writer.
+    """
+
+    def __init__(self, session: Session, ring: KeyRing | None = None) -> None:
+        self.keys = DocumentKeys(session.home.document_keys)
+        self._session = session
+        self._ring = ring
+        self._writer: StoreWriter | None = None
+
+    # --- finding ---
+
+    def list(self) -> list[DatabaseInfo]:
+        """Every database of the home, oldest first."""
+        store = self._session.vault.store
+        return [info for info in list_databases(store) if _has_begun(store, info.uid)]
+
+    def find(self, name: str) -> DatabaseInfo:
+        """The database of that name, or whose id alone begins with these hex digits, six at least.
+
+        Raises ``MissingEvidenceError`` when there is none, or several.
+        """
+        known = self.list()
+        matches = [info for info in known if info.name == name]
+        if not matches and len(name) >= _LEAST_PREFIX:
+            matches = [info for info in known if info.uid.hex().startswith(name)]
+        if not matches:
+            raise MissingEvidenceError(f"no database is called {name!r}", hint="see 'holdfast db list'")
+        if len(matches) > 1:
+            raise MissingEvidenceError(
+                f"{len(matches)} databases are called {name!r}",
+                hint="name it by its id, or the first digits of that: see 'holdfast db list'",
+            )
+        return matches[0]
+
+    # --- opening ---
+
+    def open(self, name: str, *, device: str | None = None) -> Database:
+        """The database, for reading, or with the home's keys for writing as ``device``.
+
+        By default that is the device that has written to it, or the only one. What other feeds of the store hold of it
+        is taken in first. Raises as ``find`` does, ``RefusedError`` when no device can be meant, and for writing what
+        ``Vault.start_writer`` and ``Vault.create_feed`` raise.
+        """
+        return self.open_known(self.find(name).uid, device=device)
+
+    def open_known(self, uid: bytes, *, device: str | None = None) -> Database:
+        """The same for a database whose id is known."""
+        session = self._session
+        if self._ring is None:
+            return Database(session.vault.store, uid, session.now_ms, keys=self.keys)
+        database = self._opened(uid, self._feed(self._ring, uid, device), self._ring)
+        database.take_new()
+        return database
+
+    def create(self, name: str, *, device: str | None = None) -> Database:
+        """Found a database: its founder is the home's identity, as ``device``, by default the only one.
+
+        Raises ``MalformedError`` for what is no name, ``RefusedError`` when one is called so already, no keys were
+        given or no device can be meant, and what ``Vault.create_feed`` raises.
+        """
+        check_name(name, "database")
+        vault = self._session.vault
+        if self._ring is None:
+            raise RefusedError("founding a database takes the home's keys")
+        if any(info.name == name for info in self.list()):
+            raise RefusedError(f"there is a database {name!r} already", hint="see 'holdfast db list'")
+        founding = Founding(name, vault.history().identity, secrets.token_bytes(_SALT_BYTES))
+        uid = database_id(founding)
+        feed = vault.create_feed(self._ring, device or self._only_device(self._ring), feed_name(uid))
+        register_database(vault.store, uid, name, self._session.now_ms())
+        database = self._opened(uid, feed, self._ring)
+        found(database, founding, vault.signed_events())
+        return database
+
+    def close(self) -> None:
+        """Write what is on its way, and release the keys. Idempotent."""
+        if self._writer is not None:
+            self._writer.close()
+        self.keys.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- inside ---
+
+    def _opened(self, uid: bytes, feed: FeedKey, ring: KeyRing) -> Database:
+        vault = self._session.vault
+        if self._writer is None:
+            self._writer = vault.start_writer(ring)
+        return Database(vault.store, uid, self._session.now_ms, writer=self._writer, feed=feed, keys=self.keys)
+
+    def _feed(self, ring: KeyRing, uid: bytes, device: str | None) -> FeedKey:
+        """The feed of the database that this device writes, begun if there is none."""
+        vault = self._session.vault
+        names = {key: name for name, key in ring.device_keys().items() if device in (None, name)}
+        with vault.store.read() as tx:
+            written = {names[owner]: feed for feed, owner in _written_here(tx, uid) if owner in names}
+        good = self._good_devices(ring)
+        usable = [name for name in written if name in good]
+        if len(usable) == 1:
+            return written[usable[0]]
+        chosen = device or self._only_device(ring)
+        return vault.create_feed(ring, chosen, feed_name(uid)) if chosen not in written else written[chosen]
+
+    def _only_device(self, ring: KeyRing) -> str:
+        """The one device of the keystore that may write. Raises ``RefusedError``."""
+        names = sorted(self._good_devices(ring))
+        if len(names) != 1:
+            raise RefusedError("which device is to write?", hint=f"--device with one of: {', '.join(names) or 'none'}")
+        return names[0]
+
+    def _good_devices(self, ring: KeyRing) -> set[str]:
+        known = self._session.vault.history().devices
+        return {name for name, key in ring.device_keys().items() if key in known and known[key].revocation is None}
+
+
+def _has_begun(store: SqlStore, uid: bytes) -> bool:
+    """Whether the database has any entry. One whose founding was cut short has none, and never will."""
+    with Database(store, uid, int).read() as reader:
+        return reader.newest_place() > 0 and bool(reader.branches.clock())
+
+
+def _written_here(tx: ReadTransaction, uid: bytes) -> Iterator[tuple[FeedKey, bytes]]:
+    """The feeds of a database that this node writes, the newest of those that continue each other, and whose."""
+    name = feed_name(uid)
+    newest = set()
+    for state in tx.feeds():
+        description = describe(parse_manifest(state.manifest))
+        if state.local and description is not None and description.name == name:
+            newest.add(newest_continuation(tx, state.key))
+    for key in sorted(newest):
+        held = tx.feed(key)
+        assert held is not None
+        yield key, device_key(parse_manifest(held.manifest))
+
+
+# --- taking in ------------------------------------------------------------------------------------------------------
+
+
+def take_in(
+    store: SqlStore,
+    keys: DocumentKeys,
+    now_ms: Callable[[], int],
+    advance: Callable[[int], None] | None = None,
+) -> list[TakenIn]:
+    """Let the store have every database of which its feeds hold the founding, with all that they hold of it.
+
+    Keys that entries erase are destroyed in ``keys``. ``advance`` is told how many blocks were looked at.
+    """
+    with store.read() as tx:
+        foundings = _foundings(tx)
+    known = {info.uid for info in list_databases(store)}
+    for uid, founding in foundings.items():
+        if uid not in known:
+            register_database(store, uid, founding.name, now_ms())
+    taken = []
+    for info in list_databases(store):
+        entries = Database(store, info.uid, now_ms, keys=keys).take_new(advance)
+        taken.append(TakenIn(info, entries))
+    return taken
+
+
+def _foundings(tx: ReadTransaction) -> Mapping[bytes, Founding]:
+    """The foundings that the feeds of databases begin with, by the database's id, which they prove."""
+    known = {}
+    for state in tx.feeds():
+        description = describe(parse_manifest(state.manifest))
+        if description is None or not state.length:
+            continue
+        founding = _founding_in(tx.block(state.key, 0))
+        if founding is not None and description.name == feed_name(database_id(founding)):
+            known[database_id(founding)] = founding
+    return known
+
+
+def _founding_in(block: bytes) -> Founding | None:
+    """A founding is the first entry of its feed."""
+    try:
+        act = parse_member(parse_entry(block)).act
+    except MalformedError:
+        return None
+    return act.founding if isinstance(act, Found) else None

@@ -1,0 +1,285 @@
+"""What is kept and what goes: the trash, purges, legal holds, and erasure.
+
+Implements docs/spec/retention.md. A deletion only hides a document; for 30 days, or as long as it takes until every
+device has seen it, it can be undeleted. A purge then ends it for good. Values that were declared ``sealed`` can be
+erased at any time: their keys are destroyed, and what feeds, proofs and backups of feeds hold of them can be read by
+nobody any more. A legal hold stands in the way of both. Purges and erasures take an admin of the database.
+
+What was written in the clear stays in the feeds, which are what is proven: a purge hides it, and does not erase it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from identity.encoding import decode
+from identity.errors import ConfigurationError, RefusedError
+from ledger.entry import parse_entry
+from ledger.values import Sealed, to_python
+from sync.cells import LiveDot
+from sync.changes import Changes, MissingDocument
+from sync.clock import wall_ms
+from sync.database import Commit, Database
+from sync.document_keys import DocumentKeys
+from sync.membership import Membership
+from sync.storage.branches import Branches
+from sync.storage.projection import KIND_NUMBER
+from sync.storage.reader import Reader
+from sync.storage.writing import Writing
+from sync.transaction import ERASE, DocumentId, Erasure, Op, Transaction, Verb, parse_erasure
+from sync.vector import Vector, sees
+from sync.view import View
+
+__all__ = [
+    "RETENTION_MS",
+    "Erased",
+    "Hold",
+    "Trashed",
+    "erase",
+    "holds",
+    "place_hold",
+    "purge",
+    "release_hold",
+    "settle_erasures",
+    "stable_cut",
+    "trash",
+]
+
+RETENTION_MS: Final = 30 * 24 * 60 * 60 * 1000
+"""How long a deleted document can be undeleted, at least."""
+
+_HOLDS: Final = "$hold"
+
+
+# --- legal holds ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A legal hold on a document, or, without ``key``, on everything in a collection."""
+
+    name: str
+    collection: str
+    key: str | None
+    reason: str
+
+    def covers(self, document: DocumentId) -> bool:
+        """Whether the document may not be purged or erased."""
+        return self.collection == document.collection and self.key in (None, document.key)
+
+
+def place_hold(database: Database, hold: Hold) -> Commit:
+    """Place a hold. Raises ``StaleVersion`` when there is one of that name already."""
+    changes = Changes(note=f"hold {hold.name}")
+    fields = {"collection": hold.collection, "key": hold.key, "reason": hold.reason}
+    changes.put(_HOLDS, hold.name, fields, if_absent=True)
+    return database.commit(changes)
+
+
+def release_hold(database: Database, name: str) -> Commit:
+    """Release a hold, and carry out the erasures that it had kept from being. Raises ``MissingDocument``."""
+    changes = Changes(note=f"release hold {name}")
+    changes.delete(_HOLDS, name)
+    commit = database.commit(changes)
+    settle_erasures(database)
+    return commit
+
+
+def holds(reader: Reader) -> list[Hold]:
+    """The holds that are in force, by name."""
+    found = []
+    for (name,) in reader.tx.fetch_all(reader.sql.shown, (reader.number, _HOLDS)):
+        state = reader.document(DocumentId(_HOLDS, name))
+        if state is not None:
+            found += list(_held(name, state.view))
+    return found
+
+
+def _held(name: str, view: View) -> Iterator[Hold]:
+    """A hold as its document shows it, and as its siblings say: whatever anybody meant to hold is held."""
+    values = {cell.path: cell.values for cell in view.cells}
+    reason = str(values.get("/reason", ("",))[0])
+    for collection in values.get("/collection", ()):
+        for key in values.get("/key", (None,)):
+            yield Hold(name, str(collection), None if key is None else str(key), reason)
+
+
+def _refuse_held(writing: Writing, document: DocumentId) -> None:
+    for (name,) in writing.projection.documents_shown(_HOLDS):
+        for hold in _held(name, writing.view(DocumentId(_HOLDS, name))):
+            if hold.covers(document):
+                raise RefusedError(f"{document} is held: {hold.name}: {hold.reason}", hint="release the hold first")
+
+
+# --- the trash ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Trashed:
+    """A deleted document. ``keeps`` says why it cannot be purged yet; "" when it can be."""
+
+    document: DocumentId
+    deleted_ms: int
+    """When, as its deletion claims, or as it came in here: the later of both."""
+    keeps: str
+
+
+def trash(reader: Reader, now_ms: int, retention_ms: int = RETENTION_MS) -> Iterator[Trashed]:
+    """The deleted documents that were not purged, by collection and key."""
+    stable = stable_cut(reader.branches, reader.standing.within(None))
+    held = holds(reader)
+    for _, collection, key in reader.tx.fetch_all(reader.sql.hidden, (reader.number,)):
+        document = DocumentId(collection, key)
+        state = reader.document(document)
+        if state is None or state.view.purged:
+            continue
+        deleted_ms = max(_deleted_ms(reader, state.dots), 0)
+        hold = next((hold for hold in held if hold.covers(document)), None)
+        keeps = "" if hold is None else f"held: {hold.name}"
+        parts = [(part.branch, part.last) for part in state.counters]
+        seen = [(dot.branch, dot.seq) for dot in state.dots] + parts
+        keeps = keeps or _keeps(deleted_ms, now_ms, retention_ms, seen, stable)
+        yield Trashed(document, deleted_ms, keeps)
+
+
+def _deleted_ms(reader: Reader, dots: Iterable[LiveDot]) -> int:
+    times = [0]
+    for dot in dots:
+        if dot.verb is Verb.HIDE:
+            row = reader.tx.fetch_one(reader.sql.txn, (dot.branch, dot.seq))
+            times += [wall_ms(row[4]), row[7]]
+    return max(times)
+
+
+def _keeps(deleted_ms: int, now_ms: int, retention_ms: int, seen: Iterable[tuple[int, int]], stable: Vector) -> str:
+    if now_ms < deleted_ms + retention_ms:
+        return f"deleted {max(now_ms - deleted_ms, 0) // 86_400_000} days ago"
+    if not all(sees(stable, branch, seq) for branch, seq in seen):
+        return "not every device has seen the deletion"
+    return ""
+
+
+def stable_cut(branches: Branches, membership: Membership) -> dict[int, int]:
+    """What every device that may write has seen, as far as their newest entries say.
+
+    A device that was authorised and has never written to the database is not waited for.
+    """
+    active = [
+        {**branches.past_of(branch.id, branch.head.seq), branch.id: branch.head.seq}
+        for branch in branches
+        if branch.head is not None
+        and not branches.is_excluded(branch.id, branch.head.seq + 1)
+        and membership.may_write(branch.author) is None
+        and not branches.is_continued(branch)
+    ]
+    if not active:
+        return {}
+    return {one: min(vector.get(one, -1) for vector in active) for one in active[0]}
+
+
+def purge(database: Database, documents: Sequence[DocumentId], retention_ms: int = RETENTION_MS) -> Commit:
+    """End deleted documents for good, in one transaction, and erase their sealed values.
+
+    Raises ``RefusedError`` for one that is not deleted, not for long enough, not seen as deleted by every device, or
+    held; then none is purged.
+    """
+    with database.read() as reader:
+        due = {one.document: one.keeps for one in trash(reader, database.now_ms(), retention_ms)}
+    for document in documents:
+        if document not in due:
+            raise RefusedError(f"{document} is not in the trash", hint="delete it first")
+        if due[document]:
+            raise RefusedError(f"{document} cannot be purged yet: {due[document]}")
+
+    def make(writing: Writing) -> Transaction:
+        for document in documents:
+            _refuse_held(writing, document)
+            if not writing.view(document).deleted:
+                raise RefusedError(f"{document} was undeleted meanwhile")
+        ops = tuple(Op(Verb.PURGE, document, (), None) for document in documents)
+        return Transaction(writing.stamp(), ops, note="purge")
+
+    commit = database.write(make)
+    for document in documents:
+        if database.keys is not None and database.keys.of_document(database.uid, document):
+            erase(database, document, "purged")
+    return commit
+
+
+# --- erasure --------------------------------------------------------------------------------------------------------
+
+
+class Erased(NamedTuple):
+    """What came of an erasure. ``unreachable`` are copies of the key file that may still hold keys."""
+
+    commit: Commit
+    kids: tuple[bytes, ...]
+    unreachable: tuple[str, ...]
+
+
+def erase(database: Database, document: DocumentId, reason: str) -> Erased:
+    """Destroy the keys of all sealed values that the document holds or ever held, and record it as a signed entry.
+
+    The entry comes first: a process that is killed before the keys are destroyed completes that when it next settles
+    erasures. Raises ``MissingDocument``, ``RefusedError`` when it is held or has no sealed values,
+    ``ConfigurationError`` when this replica keeps no keys.
+    """
+    keys = _keys(database)
+
+    def make(writing: Writing) -> Erasure:
+        _refuse_held(writing, document)
+        found = writing.projection.documents.find(document)
+        if found is None:
+            raise MissingDocument(document)
+        history = writing.projection.documents.history(found.id)
+        kids = {kid for (dot, _), _ in history for kid in _kids_in(dot.val)}
+        kids.update(keys.of_document(database.uid, document))
+        if not kids:
+            raise RefusedError(f"{document} has no sealed values", hint="only fields declared sealed can be erased")
+        return Erasure(writing.stamp(), document, tuple(sorted(kids)), reason)
+
+    commit = database.write(make)
+    destroyed = keys.destroy(database.uid, document, database.now_ms())
+    return Erased(commit, destroyed.kids, destroyed.unreachable)
+
+
+def settle_erasures(database: Database) -> list[DocumentId]:
+    """Destroy the keys that entries of others, or of an earlier run, have erased and that are still here.
+
+    Those of documents that are held stay until the hold is released. Returns the documents whose keys went.
+    """
+    if database.keys is None:
+        return []
+    due: list[tuple[DocumentId, tuple[bytes, ...]]] = []
+    with database.read() as reader:
+        held = holds(reader)
+        membership = reader.standing.within(None)
+        for number, seq, kind, _, masked in reader.tx.fetch_all(reader.sql.others, (reader.number,)):
+            branch = reader.branches[number]
+            end = membership.cut(branch.author)
+            if kind == KIND_NUMBER[ERASE] and masked is None and (end is None or seq < end):
+                erasure = parse_erasure(parse_entry(reader.tx.block(branch.feed, seq)))
+                if not any(hold.covers(erasure.document) for hold in held):
+                    due.append((erasure.document, erasure.kids))
+    settled = []
+    for document, kids in due:
+        if any(database.keys.find(kid) is not None for kid in kids):
+            database.keys.destroy(database.uid, document, database.now_ms(), kids)
+            settled.append(document)
+    return settled
+
+
+def _kids_in(val: bytes) -> Iterator[bytes]:
+    value = decode(val)
+    if isinstance(value, dict) and "$sealed" in value:
+        sealed = to_python(value)
+        assert isinstance(sealed, Sealed)
+        yield sealed.kid
+
+
+def _keys(database: Database) -> DocumentKeys:
+    if database.keys is None:
+        raise ConfigurationError("this replica keeps no keys of sealed values")
+    return database.keys

@@ -1,0 +1,163 @@
+"""Trash, purges, holds and erasure: what is kept, what goes, and who may let it go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from identity.errors import MalformedError, RefusedError
+from ledger.values import to_python
+from sync.changes import Changes, MissingDocument, PurgedDocument
+from sync.retention import (
+    RETENTION_MS,
+    Hold,
+    erase,
+    holds,
+    place_hold,
+    purge,
+    release_hold,
+    settle_erasures,
+    trash,
+)
+from sync.transaction import DocumentId
+
+ACCOUNT = DocumentId("accounts", "1")
+SCHEMA = {"type": "object", "properties": {"phone": {"type": "text", "sealed": True}}}
+
+
+def delete(replica: Any, document: DocumentId = ACCOUNT) -> Any:
+    changes = Changes()
+    changes.delete(*document)
+    return replica.db.commit(changes)
+
+
+def in_trash(replica: Any) -> dict[str, str]:
+    with replica.db.read() as reader:
+        return {str(one.document): one.keeps for one in trash(reader, replica.world.clock_ms)}
+
+
+def with_schema(replica: Any) -> None:
+    changes = Changes()
+    changes.put("$schema", "accounts", {"schema": SCHEMA})
+    replica.db.commit(changes)
+
+
+def test_the_trash_says_how_long_and_why(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    laptop.put("accounts", "1", owner="A")
+    world.exchange()
+    phone.put("accounts", "2", owner="B")
+    world.exchange()
+    delete(laptop)
+    assert in_trash(laptop) == {"accounts/1": "deleted 0 days ago"}
+    with pytest.raises(RefusedError, match="0 days ago"):
+        purge(laptop.db, [ACCOUNT])
+    world.clock_ms += RETENTION_MS
+    assert in_trash(laptop) == {"accounts/1": "not every device has seen the deletion"}
+    world.exchange()
+    phone.put("accounts", "3", owner="C")
+    world.exchange()
+    assert in_trash(laptop) == {"accounts/1": ""}
+
+
+def test_a_purge_is_for_good_everywhere(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    laptop.put("accounts", "1", owner="A")
+    delete(laptop)
+    world.exchange()
+    phone.put("accounts", "2", owner="B")
+    world.exchange()
+    world.clock_ms += RETENTION_MS
+    phone.put("accounts", "1", owner="written apart")
+    purge(laptop.db, [ACCOUNT])
+    world.exchange()
+    states = []
+    for replica in (laptop, phone):
+        with replica.db.read() as reader:
+            states.append(reader.document(ACCOUNT))
+        assert replica.fields("accounts", "1") is None
+        assert in_trash(replica) == {}
+        with pytest.raises(PurgedDocument):
+            replica.put("accounts", "1", owner="again")
+    assert states[0].etag == states[1].etag
+    assert states[0].view.purged
+
+
+def test_what_is_not_deleted_is_not_purged(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="A")
+    with pytest.raises(RefusedError, match="not in the trash"):
+        purge(laptop.db, [ACCOUNT])
+
+
+def test_a_hold_stands_in_the_way(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="A")
+    delete(laptop)
+    world.clock_ms += RETENTION_MS
+    place_hold(laptop.db, Hold("case 7", "accounts", None, "subpoena"))
+    with laptop.db.read() as reader:
+        assert holds(reader) == [Hold("case 7", "accounts", None, "subpoena")]
+    assert in_trash(laptop) == {"accounts/1": "held: case 7"}
+    with pytest.raises(RefusedError, match="held: case 7"):
+        purge(laptop.db, [ACCOUNT])
+    release_hold(laptop.db, "case 7")
+    purge(laptop.db, [ACCOUNT])
+    with pytest.raises(MissingDocument):
+        release_hold(laptop.db, "case 7")
+
+
+def test_an_erased_value_is_found_nowhere(world: Any) -> None:
+    laptop = world.replica("laptop")
+    with_schema(laptop)
+    secret = "+420 555 123 456 789"
+    laptop.put("accounts", "1", owner="A", phone=secret)
+    sealed = laptop.fields("accounts", "1")["phone"]
+    kid = to_python(sealed).kid
+    key = laptop.keys.find(kid)
+    erased = erase(laptop.db, ACCOUNT, "she asked for it")
+    assert erased.kids == (kid,)
+    assert erased.unreachable == ()
+    laptop.close()
+    for file in world.directory.rglob("*"):
+        if file.is_file():
+            content = file.read_bytes()
+            assert key not in content
+            assert secret.encode() not in content
+    laptop.reopen()
+    assert laptop.fields("accounts", "1") == {"owner": "A", "phone": sealed}
+    assert laptop.keys.find(kid) is None
+
+
+def test_an_erasure_reaches_the_other_replicas(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    with_schema(laptop)
+    laptop.put("accounts", "1", phone="123")
+    world.exchange()
+    phone.keys.import_keys(laptop.keys.export_keys(world.uid))
+    (kid,) = phone.keys.of_document(world.uid, ACCOUNT)
+    place_hold(phone.db, Hold("case 7", "accounts", "1", "subpoena"))
+    erase(laptop.db, ACCOUNT, "asked")
+    world.exchange()
+    assert settle_erasures(phone.db) == []
+    assert phone.keys.find(kid) is not None
+    release_hold(phone.db, "case 7")
+    assert phone.keys.find(kid) is None
+    assert settle_erasures(phone.db) == []
+
+
+def test_without_sealed_values_there_is_nothing_to_erase(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="A")
+    with pytest.raises(RefusedError, match="no sealed values"):
+        erase(laptop.db, ACCOUNT, "asked")
+    with pytest.raises(MissingDocument):
+        erase(laptop.db, DocumentId("accounts", "2"), "asked")
+
+
+def test_a_sealed_value_that_breaks_its_schema_is_refused(world: Any) -> None:
+    laptop = world.replica("laptop")
+    with_schema(laptop)
+    with pytest.raises(MalformedError, match="phone"):
+        laptop.put("accounts", "1", phone=7)
