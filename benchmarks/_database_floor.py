@@ -1,0 +1,122 @@
+"""The floor of the database: the same rows in the same layout, by straight-line code.
+
+One SQLite file with the tables and indexes of ``sync.storage.tables`` as far as a merge or a commit writes them. It
+takes on trust what ours judges: who wrote, what was seen, whether an entry is well-formed, which schema was in force.
+It keeps what is live in dictionaries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import libipld
+
+from benchmarks._floor import SqliteFloor
+
+__all__ = ["DatabaseFloor"]
+
+_DDL: Final = """
+CREATE TABLE txn (
+    place INTEGER PRIMARY KEY, branch INT, seq INT, kind INT, ops INT, lamport INT, reading INT, leaf BLOB, past BLOB,
+    masked TEXT, taken_ms INT, UNIQUE (branch, seq)
+);
+CREATE TABLE document (
+    id INTEGER PRIMARY KEY, collection TEXT, key TEXT, place INT, etag TEXT, shown INT, conflicts INT, exact_from INT,
+    sort_keys TEXT, UNIQUE (collection, key)
+);
+CREATE INDEX document_place ON document (place);
+CREATE TABLE op (
+    place INTEGER PRIMARY KEY, branch INT, seq INT, op INT, document INT, path TEXT, verb INT, val BLOB, context BLOB,
+    dead INT
+);
+CREATE INDEX op_live ON op (document) WHERE dead IS NULL AND verb <> 3;
+CREATE INDEX op_history ON op (document, place);
+"""
+_PUT: Final = (
+    "INSERT INTO document VALUES (?, ?, ?, ?, ?, 1, 0, 0, NULL)"
+    " ON CONFLICT (id) DO UPDATE SET place = excluded.place, etag = excluded.etag"
+)
+
+
+class DatabaseFloor(SqliteFloor):
+    """A feed and a database in one file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.db.executescript(_DDL)
+        self._place = count(1)
+        self._documents: dict[tuple[str, str], int] = {}
+        self._live: dict[tuple[int, str], int] = {}
+
+    def merge(self, blocks: Sequence[bytes], branch: int, first: int) -> int:
+        """Write what these blocks of a feed amount to; returns the number of operations."""
+        self.db.execute("BEGIN IMMEDIATE")
+        done = self._take(blocks, branch, first)
+        self.db.execute("COMMIT")
+        return done
+
+    def commit(self, blocks: list[bytes], first: int) -> None:
+        """Append blocks under one signature, with what they amount to."""
+        with self.transaction():
+            self.write(blocks)
+            self._take(blocks, 1, first)
+
+    def _take(self, blocks: Sequence[bytes], branch: int, first: int) -> int:
+        txns, ops, deaths, touched = [], {}, [], {}
+        for seq, block in enumerate(blocks, first):
+            body: Any = libipld.decode_dag_cbor(block)["b"]
+            leaf = blake2b(b"\x00" + len(block).to_bytes(8, "little") + block, digest_size=32).digest()
+            base = next(self._place)
+            documents = [self._document(collection, key) for collection, key in body["docs"]]
+            txns.append((base, branch, seq, 1, len(body["ops"]), body["lam"], body["hlc"], leaf, None, None, 0))
+            for at, (_, document, path, value) in enumerate(body["ops"]):
+                place, number = next(self._place), documents[document]
+                before = self._live.get((number, path))
+                if before in ops:
+                    ops[before][9] = place
+                elif before is not None:
+                    deaths.append((place, before))
+                self._live[number, path] = place
+                ops[place] = [place, branch, seq, at, number, path, 1, libipld.encode_dag_cbor(value), None, None]
+                touched[number] = (number, *body["docs"][document], place, leaf.hex()[:22])
+        self.db.executemany("INSERT INTO txn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", txns)
+        self.db.executemany("INSERT INTO op VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ops.values())
+        self.db.executemany("UPDATE op SET dead = ? WHERE place = ?", deaths)
+        self.db.executemany(_PUT, touched.values())
+        return len(ops)
+
+    def _document(self, collection: str, key: str) -> int:
+        return self._documents.setdefault((collection, key), len(self._documents) + 1)
+
+    def get(self, collection: str, key: str) -> dict[str, Any]:
+        """What a document shows now."""
+        rows = self.db.execute(
+            "SELECT o.path, o.val FROM document d JOIN op o ON o.document = d.id AND o.dead IS NULL AND o.verb <> 3"
+            " WHERE d.collection = ? AND d.key = ?",
+            (collection, key),
+        )
+        return {path: libipld.decode_dag_cbor(val) for path, val in rows}
+
+    def get_at(self, collection: str, key: str, place: int) -> dict[str, Any]:
+        """What it showed at a place."""
+        rows = self.db.execute(
+            "SELECT o.path, o.val FROM document d JOIN op o ON o.document = d.id"
+            " WHERE d.collection = ? AND d.key = ? AND o.place <= ? AND (o.dead IS NULL OR o.dead > ?)",
+            (collection, key, place, place),
+        )
+        return {path: libipld.decode_dag_cbor(val) for path, val in rows}
+
+    def changes(self) -> Iterator[tuple[Any, ...]]:
+        """Every operation with its document, in the order in which they came."""
+        yield from self.db.execute(
+            "SELECT o.place, d.collection, d.key, o.path, o.val FROM op o JOIN document d ON d.id = o.document"
+            " ORDER BY o.place"
+        )
+
+    def close(self) -> None:
+        """Close the file."""
+        self.db.close()
