@@ -3,6 +3,9 @@
 A backup is made of one snapshot while others write, and appears whole or not at all; so does a restored home. What a
 backup does not hold is said by the commands: the keystore's passphrase, the recovery phrase, and the chain. That goes
 for the embedded one too, because a home that is restored together with its chain could be rolled back unnoticed.
+
+The keys of sealed values lie in a file of their own beside a backup, which the home remembers: whatever is erased later
+is erased there too (docs/spec/sealed-values.md, section "Copies").
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from anchoring.archive_file import archived_store, load_archive, write_archive
 from anchoring.chain.closing import load_closing
 from anchoring.contracts import load_contract
 from anchoring.storage import AnchorState
+from api.databases import take_in
 from api.founding import in_place_of, new_store
 from api.home import Home
 from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
@@ -37,8 +41,18 @@ from ledger.storage.sparse import sparse_feeds
 from ledger.storage.sql import SqlReadTransaction, SqlStore, SqlWriteTransaction
 from ledger.storage.start_up import Succession, add_succession, load_store_id
 from ledger.succession import retire_local_feeds
+from sync.document_keys import DocumentKeys
 
-__all__ = ["Backup", "Restored", "create_backup", "export_archive", "open_snapshot", "restore_home", "verify_archive"]
+__all__ = [
+    "Backup",
+    "Restored",
+    "create_backup",
+    "document_keys_beside",
+    "export_archive",
+    "open_snapshot",
+    "restore_home",
+    "verify_archive",
+]
 
 Advance = Callable[[int], None]
 """Called with how many entries were just written or taken in."""
@@ -51,7 +65,8 @@ _SETTINGS, _KEYSTORE, _POLICY, _HEADERS = "holdfast.toml", "keystore.hfk", "poli
 class Backup:
     """A backup that was made. ``files`` are those of the home in it; ``outside`` what its settings name elsewhere.
 
-    ``partial`` counts the feeds that are held in part, which are not in it.
+    ``partial`` counts the feeds that are held in part, which are not in it. ``document_keys`` is the file beside it
+    with the keys of sealed values, if there are any.
     """
 
     totals: ArchiveTotals
@@ -60,6 +75,7 @@ class Backup:
     files: tuple[str, ...]
     outside: tuple[str, ...]
     partial: int
+    document_keys: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +84,33 @@ class Restored:
 
     archive: LoadedArchive
     has_keystore: bool
+    databases: int
+    has_document_keys: bool
 
 
 # --- out ------------------------------------------------------------------------------------------------------------
 
 
+def document_keys_beside(path: Path) -> Path:
+    """Where the keys of sealed values lie that belong to the backup at ``path``."""
+    return path.with_name(f"{path.name}.keys")
+
+
 def create_backup(
-    home: Home, settings: Settings, path: Path, *, with_keystore: bool, made_ms: int, advance: Advance | None = None
+    home: Home,
+    settings: Settings,
+    path: Path,
+    *,
+    with_keystore: bool,
+    made_ms: int,
+    with_document_keys: bool = True,
+    advance: Advance | None = None,
 ) -> Backup:
     """Write a backup of the home to ``path``, where there must be nothing.
 
-    Raises ``RefusedError`` when something is there, or the home has what no backup can hold; ``StorageError`` when
-    reading or writing fails. Then there is no file.
+    With ``with_document_keys`` the keys of sealed values, if the home has any, are copied beside it. Raises
+    ``RefusedError`` when something is there, or the home has what no backup can hold; ``StorageError`` when reading or
+    writing fails. Then there is no file.
     """
     files, outside = _home_files(home, settings, with_keystore=with_keystore)
     with open_snapshot(settings) as store, _new_file(path) as out, store.read() as tx:
@@ -95,7 +126,18 @@ def create_backup(
             files=files,
             advance=advance,
         )
-    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside, partial)
+        # After the snapshot: a key is durable before anything is sealed with it, so none that is needed is missing.
+        keys = _copy_document_keys(home, path) if with_document_keys else None
+    return Backup(totals, sum(feed.length for feed in feeds), len(feeds), tuple(files), outside, partial, keys)
+
+
+def _copy_document_keys(home: Home, path: Path) -> Path | None:
+    if not home.document_keys.exists():
+        return None
+    copy = document_keys_beside(path)
+    with DocumentKeys(home.document_keys) as keys:
+        keys.backup(copy)
+    return copy
 
 
 def _require_closed(tx: SqlReadTransaction) -> None:
@@ -210,6 +252,7 @@ def restore_home(
     *,
     at_ms: int,
     database: str | None = None,
+    document_keys: Path | None = None,
     advance: Advance | None = None,
 ) -> Restored:
     """Make a home of a backup: whole, in a place where there is nothing, or not at all.
@@ -217,6 +260,7 @@ def restore_home(
     Its store is a new one with an id of its own, so no sentinel speaks for it, and all feeds of this node are retired;
     that it was restored, at ``at_ms``, is recorded in it.
     ``database``: a ``postgresql://`` URL for its store, by default a file in the home; a backup of either will do.
+    ``document_keys``: a copy of the keys of sealed values, which becomes the home's; what was erased is erased again.
     Raises ``RefusedError`` when something is there or the archive is none of a home, ``MalformedError`` and
     ``VerificationError`` as ``load_archive``, ``ConfigurationError`` when its settings cannot be those of a home here,
     ``StorageError`` when writing fails.
@@ -236,10 +280,27 @@ def restore_home(
                 )
             _retire(tx, loaded, at_ms)
             own = _own_settings(loaded.files[_SETTINGS], home, environ, database)
-        store.close()
         for path, content in loaded.files.items():
             _write(draft.root, path, own if path == _SETTINGS else content)
-    return Restored(loaded, _KEYSTORE in loaded.files)
+        if document_keys is not None:
+            _write_document_keys(document_keys, draft)
+        with DocumentKeys(draft.document_keys) as keys:
+            keys.copies()  # says so when it is no file of keys
+            databases = len(take_in(store, keys, lambda: at_ms))
+        store.close()
+    return Restored(loaded, _KEYSTORE in loaded.files, databases, document_keys is not None)
+
+
+def _write_document_keys(copy: Path, draft: Home) -> None:
+    """Put a copy in the home's place, with the journal of a change to it that was cut short, if there is one."""
+    for beside in ("", "-journal"):
+        source, target = (place.with_name(place.name + beside) for place in (copy, draft.document_keys))
+        if source.exists():
+            try:
+                content = source.read_bytes()
+            except OSError as exc:
+                raise StorageError(f"cannot read {source}: {exc.strerror}") from exc
+            create_file(target, content, mode=PRIVATE)
 
 
 def _retire(tx: SqlWriteTransaction, loaded: LoadedArchive, at_ms: int) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.textforms import check_name
@@ -24,9 +24,12 @@ from ledger.entry import parse_entry
 from ledger.manifest import describe, device_key, parse_manifest
 from ledger.store import FeedKey, ReadTransaction
 from ledger.succession import newest_continuation
-from sync.database import Database, DatabaseInfo, found, list_databases, register_database
+from sync.bundle import BundleReader
+from sync.database import Database, DatabaseInfo, found, join, list_databases, register_database
 from sync.document_keys import DocumentKeys
+from sync.exchange import ImportReport
 from sync.membership import Found, parse_member
+from sync.retention import settle_erasures
 from sync.storage.projection import feed_name
 from sync.transaction import Founding, database_id
 
@@ -65,7 +68,7 @@ class Databases:
 
     # --- finding ---
 
-    def list(self) -> list[DatabaseInfo]:
+    def known(self) -> list[DatabaseInfo]:
         """Every database of the home, oldest first."""
         store = self._session.vault.store
         return [info for info in list_databases(store) if _has_begun(store, info.uid)]
@@ -75,7 +78,7 @@ class Databases:
 
         Raises ``MissingEvidenceError`` when there is none, or several.
         """
-        known = self.list()
+        known = self.known()
         matches = [info for info in known if info.name == name]
         if not matches and len(name) >= _LEAST_PREFIX:
             matches = [info for info in known if info.uid.hex().startswith(name)]
@@ -101,11 +104,11 @@ class Databases:
 
     def open_known(self, uid: bytes, *, device: str | None = None) -> Database:
         """The same for a database whose id is known."""
-        session = self._session
         if self._ring is None:
-            return Database(session.vault.store, uid, session.now_ms, keys=self.keys)
+            return self._reading(uid)
         database = self._opened(uid, self._feed(self._ring, uid, device), self._ring)
         database.take_new()
+        settle_erasures(database)
         return database
 
     def create(self, name: str, *, device: str | None = None) -> Database:
@@ -118,7 +121,7 @@ class Databases:
         vault = self._session.vault
         if self._ring is None:
             raise RefusedError("founding a database takes the home's keys")
-        if any(info.name == name for info in self.list()):
+        if any(info.name == name for info in self.known()):
             raise RefusedError(f"there is a database {name!r} already", hint="see 'holdfast db list'")
         founding = Founding(name, vault.history().identity, secrets.token_bytes(_SALT_BYTES))
         uid = database_id(founding)
@@ -127,6 +130,33 @@ class Databases:
         database = self._opened(uid, feed, self._ring)
         found(database, founding, vault.signed_events())
         return database
+
+    def receive(
+        self, bundle: BinaryIO, advance: Callable[[int], None] | None = None
+    ) -> tuple[DatabaseInfo, ImportReport, bool]:
+        """Take in a bundle, of a database that is here or of one that is joined by it: whole, or nothing of it.
+
+        ``bundle`` can be read from its beginning again. Returns the database, what was new, and whether it was joined.
+        Erasures are carried out. Raises as ``Database.import_bundle`` and ``sync.database.join``, and what the guard
+        raises when the store must not be written to.
+        """
+        session = self._session
+        session.vault.require_writable()
+        uid = BundleReader(bundle).header.database
+        bundle.seek(0)
+        is_known = any(info.uid == uid for info in self.known())
+        store = session.vault.store
+        if is_known:
+            report = self._reading(uid).import_bundle(bundle, advance)
+        else:
+            report = join(store, bundle, session.now_ms())
+        settle_erasures(self._reading(uid))
+        (info,) = (info for info in self.known() if info.uid == uid)
+        return info, report, not is_known
+
+    def take_in(self) -> list[TakenIn]:
+        """``take_in`` for the databases of this home. The store must be open for writing."""
+        return take_in(self._session.vault.store, self.keys, self._session.now_ms)
 
     def close(self) -> None:
         """Write what is on its way, and release the keys. Idempotent."""
@@ -141,6 +171,9 @@ class Databases:
         self.close()
 
     # --- inside ---
+
+    def _reading(self, uid: bytes) -> Database:
+        return Database(self._session.vault.store, uid, self._session.now_ms, keys=self.keys)
 
     def _opened(self, uid: bytes, feed: FeedKey, ring: KeyRing) -> Database:
         vault = self._session.vault
@@ -204,7 +237,7 @@ def take_in(
 ) -> list[TakenIn]:
     """Let the store have every database of which its feeds hold the founding, with all that they hold of it.
 
-    Keys that entries erase are destroyed in ``keys``. ``advance`` is told how many blocks were looked at.
+    Erasures among it are carried out in ``keys``. ``advance`` is told how many blocks were looked at.
     """
     with store.read() as tx:
         foundings = _foundings(tx)
@@ -214,8 +247,9 @@ def take_in(
             register_database(store, uid, founding.name, now_ms())
     taken = []
     for info in list_databases(store):
-        entries = Database(store, info.uid, now_ms, keys=keys).take_new(advance)
-        taken.append(TakenIn(info, entries))
+        database = Database(store, info.uid, now_ms, keys=keys)
+        taken.append(TakenIn(info, database.take_new(advance)))
+        settle_erasures(database)
     return taken
 
 

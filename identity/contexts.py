@@ -14,7 +14,9 @@ __all__ = [
     "ANCHOR_RECEIPT_DIGEST",
     "ARCHIVE_DIGEST",
     "BRANCH_ID",
+    "BUNDLE_DIGEST",
     "DATABASE_ID",
+    "DOCUMENT_CONTENT",
     "DOCUMENT_VERSION",
     "ENTRY_ID",
     "IDENTITY_EVENT_DIGEST",
@@ -28,6 +30,7 @@ __all__ = [
     "SENTINEL_CHECKSUM",
     "SENTINEL_MACHINE",
     "SIGNING_REQUEST",
+    "STATE_ROOT",
     "TOKEN_CHECK",
 ]
 
@@ -79,8 +82,17 @@ ENTRY_ID: Final = b"holdfast/v1/entry-id\0"
 BRANCH_ID: Final = b"holdfast/v1/branch-id\0"
 """SHA-256 over the feed key, an index as 8 bytes big-endian and the leaf hash there: one side of a forked feed."""
 
+BUNDLE_DIGEST: Final = b"holdfast/v1/bundle-digest\0"
+"""SHA-256 over all of a bundle before its trailer: tells one that was cut or damaged; it proves nothing."""
+
 DOCUMENT_VERSION: Final = b"holdfast/v1/document-version\0"
 """SHA-256 over a document's visible causal state: its ETag is made of the first half."""
+
+DOCUMENT_CONTENT: Final = b"holdfast/v1/document-content\0"
+"""SHA-256 over what a document shows, cell by cell: what a state root commits to beside its version."""
+
+STATE_ROOT: Final = b"holdfast/v1/state-root\0"
+"""SHA-256 over the number of a database's documents and the root of the tree over them."""
 
 SEAL_COMMITMENT: Final = b"holdfast/v1/seal-commitment\0"
 """SHA-256 over a 32-byte salt and the canonical bytes of a value that is sealed: only that value fits it."""
@@ -102,6 +114,9 @@ ALL_CONTEXTS: Final = (
     DATABASE_ID,
     ENTRY_ID,
     BRANCH_ID,
+    BUNDLE_DIGEST,
     DOCUMENT_VERSION,
+    DOCUMENT_CONTENT,
+    STATE_ROOT,
     SEAL_COMMITMENT,
 )

@@ -25,6 +25,7 @@ __all__ = [
     "consistency_proof",
     "hash_children",
     "hash_leaf",
+    "included_in",
     "inclusion_proof",
     "root_at",
     "verify_consistency",
@@ -66,9 +67,18 @@ def verify_inclusion(index: int, size: int, leaf_hash: bytes, proof: Sequence[by
     Raises ``RootMismatch`` when the proof leads to another root, ``MalformedError`` when it cannot be a proof for that
     index and size: positions out of range, too few or too many hashes, hashes that do not have 32 bytes.
     """
+    _check_hashes("inclusion proof", (), root)
+    _check_root(f"inclusion of leaf {index} in {size}", root, included_in(index, size, leaf_hash, proof))
+
+
+def included_in(index: int, size: int, leaf_hash: bytes, proof: Sequence[bytes]) -> bytes:
+    """The root of the only log of ``size`` leaves in which leaf ``index`` has that hash and that proof.
+
+    For a root that is itself a commitment to something larger. Raises ``MalformedError`` as ``verify_inclusion`` does.
+    """
     if not 0 <= index < size <= MAX_LOG_SIZE:
         raise MalformedError(f"inclusion proof: leaf {index} of a log of {size} leaves")
-    _check_hashes("inclusion proof", proof, leaf_hash, root)
+    _check_hashes("inclusion proof", proof, leaf_hash)
     path, last = index, size - 1
     computed = leaf_hash
     for sibling in proof:
@@ -82,7 +92,7 @@ def verify_inclusion(index: int, size: int, leaf_hash: bytes, proof: Sequence[by
         path, last = path >> 1, last >> 1
     if last != 0:
         raise MalformedError(f"inclusion proof: {len(proof)} hashes are too few for leaf {index} of {size}")
-    _check_root(f"inclusion of leaf {index} in {size}", root, computed)
+    return computed
 
 
 def verify_consistency(size1: int, size2: int, proof: Sequence[bytes], root1: bytes, root2: bytes) -> None:

@@ -22,7 +22,7 @@ from typing import Final
 
 from identity.encoding import MAX_DEPTH, MAX_INT, MIN_INT, Value
 from identity.errors import LimitExceeded, MalformedError
-from identity.textforms import to_base64, to_hex, to_zbase32
+from identity.textforms import parse_hex, parse_zbase32, to_base64, to_hex, to_zbase32
 from ledger.merkle import HASH_BYTES, MAX_LENGTH
 
 __all__ = [
@@ -40,6 +40,8 @@ __all__ = [
     "decimal_value",
     "from_python",
     "parse_reference",
+    "parse_reference_text",
+    "reference_text",
     "reference_value",
     "sealed_value",
     "timestamp_value",
@@ -64,6 +66,8 @@ _DEC, _TS, _DATE, _REF, _SEALED = "$dec", "$ts", "$date", "$ref", "$sealed"
 _DECIMAL: Final = re.compile(r"(?!-[0.]*\Z)-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _NEGATIVE_ZERO: Final = re.compile(r"-0(?:\.0+)?")
 _DATE_FORM: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_REFERENCE_FORM: Final = re.compile(r"([a-z0-9]{52})/(0|[1-9][0-9]*)/([0-9a-f]{64})", re.ASCII)
+_MAX_REFERENCE_TEXT: Final = 52 + 1 + 19 + 1 + 64
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
@@ -91,6 +95,20 @@ def parse_reference(value: Value) -> Reference:
         case [bytes(feed), int(index), bytes(leaf_hash)] if not isinstance(index, bool):
             return Reference(feed, index, leaf_hash)
     raise MalformedError("reference: not a list of feed key, index and leaf hash")
+
+
+def reference_text(reference: Reference) -> str:
+    """A reference as people see it: the feed's key in z-base-32, the index, the leaf hash in hex, with slashes."""
+    return f"{to_zbase32(reference.feed)}/{reference.index}/{to_hex(reference.leaf_hash)}"
+
+
+def parse_reference_text(text: str) -> Reference:
+    """Read ``reference_text`` back. Raises ``MalformedError`` for anything that it would not have written."""
+    match _REFERENCE_FORM.fullmatch(text) if len(text) <= _MAX_REFERENCE_TEXT else None:
+        case re.Match() as found:
+            feed, index, leaf_hash = found.groups()
+            return Reference(parse_zbase32(feed), int(index), parse_hex(leaf_hash, HASH_BYTES))
+    raise MalformedError("reference: not a feed key, an index and a leaf hash with slashes between them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,8 +389,8 @@ def _plain_map(value: Mapping[str, Value]) -> object:
             return f"{typed:f}"  # as it is stored; str() would write a small amount with an exponent
         case datetime():
             return typed.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
-        case Reference(feed, index, leaf_hash):
-            return f"{to_zbase32(feed)}/{index}/{to_hex(leaf_hash)}"
+        case Reference():
+            return reference_text(typed)
         case Sealed(kid, commitment, ciphertext):
             return {_SEALED: {"kid": to_hex(kid), "com": to_hex(commitment), "ct": to_base64(ciphertext)}}
     return str(typed)

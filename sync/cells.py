@@ -9,7 +9,7 @@ Dots carry their value as canonical bytes: it is decoded when somebody looks (``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -20,14 +20,17 @@ __all__ = [
     "FLAGS",
     "KIND_OF",
     "WRITES",
+    "CellKey",
     "CellKind",
     "DotKey",
     "Live",
     "LiveDot",
     "StoredOp",
+    "cell_key",
     "deaths",
     "is_beneath",
     "replaced",
+    "upwards",
 ]
 
 
@@ -97,9 +100,28 @@ Live = Mapping[str, Sequence[LiveDot]]
 """The live dots of one document by path, in the form of ``path_text``."""
 
 
+CellKey = tuple[str, Verb, bytes]
+"""A cell of a document: its path, the verb of its dots, and for a set the element, each of which is judged alone."""
+
+
+def cell_key(dot: LiveDot) -> CellKey:
+    """The cell that an operation with this dot is about; that of a removal from a set is the element's."""
+    if dot.verb in (Verb.ADD, Verb.REM):
+        return (dot.path, Verb.ADD, dot.val)
+    return (dot.path, dot.verb, b"")
+
+
 def is_beneath(path: str, above: str) -> bool:
     """Whether ``path`` is ``above`` or lies beneath it."""
     return path == above or (path.startswith(above) and path[len(above)] == "/")
+
+
+def upwards(path: str) -> Iterator[str]:
+    """A path and those above it, up to the document itself: all that it is beneath."""
+    yield path
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
 
 
 def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: Vector | None) -> list[LiveDot]:

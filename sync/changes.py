@@ -16,11 +16,11 @@ from typing import Final, Protocol
 from identity.encoding import Value, decode, encode
 from identity.errors import ConflictError, MalformedError, RefusedError
 from ledger.values import from_python
-from sync.cells import FLAGS, CellKind, LiveDot, is_beneath
+from sync.cells import FLAGS, KIND_OF, CellKind, LiveDot, is_beneath
 from sync.schema import Property, Schema
-from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, path_text
+from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, parse_path, path_text
 from sync.vector import Vector, sees
-from sync.view import CounterPart, View, exact_sum, total_of
+from sync.view import Cell, ConflictKind, CounterPart, View, exact_sum, total_of
 
 __all__ = [
     "ANY_VERSION",
@@ -83,7 +83,27 @@ class _Hide:
     hidden: bool
 
 
-_Wish = _Put | _Do | _Hide
+@dataclass(frozen=True, slots=True)
+class _Choose:
+    """One value in the place of all siblings, or the list of them all."""
+
+    document: DocumentId
+    path: Path
+    value: Value
+    all_of_them: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Accept:
+    """What the document shows is what it is to be."""
+
+    document: DocumentId
+
+
+_UNCHOSEN: Final = frozenset({CellKind.CTR, CellKind.SET})
+"""Kinds of cells in which everything counts, so that there is nothing to choose from."""
+
+_Wish = _Put | _Do | _Hide | _Choose | _Accept
 
 
 @dataclass(slots=True)
@@ -166,6 +186,20 @@ class Changes:
         """Show a deleted document again."""
         self._wishes.append(_Hide(DocumentId(collection, key), hidden=False))
 
+    def choose(self, collection: str, key: str, where: str | Sequence[str], value: object) -> None:
+        """Decide a conflict: let the field have this value, in the place of all that stand there side by side."""
+        path = (where,) if isinstance(where, str) else tuple(where)
+        self._wishes.append(_Choose(DocumentId(collection, key), path, from_python(value), all_of_them=False))
+
+    def keep_all(self, collection: str, key: str, where: str | Sequence[str]) -> None:
+        """Decide a conflict: let the field have the list of all values that stand there, the one that shows first."""
+        path = (where,) if isinstance(where, str) else tuple(where)
+        self._wishes.append(_Choose(DocumentId(collection, key), path, None, all_of_them=True))
+
+    def accept(self, collection: str, key: str) -> None:
+        """Decide all conflicts of the document that no other wish decides: what it shows is what it is to be."""
+        self._wishes.append(_Accept(DocumentId(collection, key)))
+
     def do(self, op: Op) -> None:
         """An operation as it is, for what is made of operations: undo, restore, the resolution of a conflict."""
         self._wishes.append(_Do(op))
@@ -220,6 +254,10 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
                 resolving.hide(wish.document, wish.hidden)
             case _Do():
                 resolving.do(wish.op)
+            case _Choose():
+                resolving.choose(wish)
+            case _Accept():
+                resolving.accept(wish.document)
     guards = []
     if changes.strength is Strength.CARRIED:
         versions = changes._versions.items()
@@ -268,6 +306,57 @@ class _Resolving:
             raise MissingDocument(document)
         if hidden or any(dot.val == encode(True) for dot in flags):
             self.do(Op(Verb.HIDE, document, (), hidden))
+
+    def choose(self, wish: _Choose) -> None:
+        document, path = wish.document, wish.path
+        schema = self._current.schema(document.collection)
+        declared = None if schema is None else schema.property_at(path)
+        kind = CellKind.REG if declared is None or declared.cell is None else declared.cell
+        there = {cell.kind for cell in self._current.view(document).cells if cell.path == path_text(path)}
+        if kind in _UNCHOSEN or (there and there <= _UNCHOSEN) or (declared is not None and declared.is_map):
+            raise MalformedError(f"{document}: {path_text(path)} is no register, and has no values to choose from")
+        value = self._all_siblings(document, path) if wish.all_of_them else wish.value
+        self._set_register(document, path, value, kind, sealed=declared is not None and declared.sealed)
+
+    def _all_siblings(self, document: DocumentId, path: Path) -> list[Value]:
+        pointer = path_text(path)
+        found = [cell for cell in self._current.view(document).cells if cell.path == pointer]
+        values = {encode(value): value for cell in found if cell.kind is CellKind.REG for value in cell.values}
+        if not values:
+            raise MalformedError(f"{document}: {pointer} has no values side by side")
+        if any(isinstance(value, dict) and "$sealed" in value for value in values.values()):
+            raise MalformedError(f"{document}: {pointer} is sealed: choose one of its values")
+        return list(values.values())
+
+    def accept(self, document: DocumentId) -> None:
+        view = self._current.view(document)
+        if not view.cells:
+            raise MissingDocument(document)
+        cleared: list[str] = []
+        for pointer in sorted({one.path for one in view.conflicts if one.kind is ConflictKind.KINDS}):
+            is_clear = any(is_beneath(pointer, one) for one in cleared)
+            if not is_clear and not self._is_touched(document, parse_path(pointer)):
+                cleared.append(pointer)
+                self._keep_shown(document, pointer, view)
+        for conflict in view.conflicts:
+            path = parse_path(conflict.path)
+            if conflict.kind is ConflictKind.SIBLINGS and not self._is_touched(document, path):
+                (cell,) = (one for one in view.cells if (one.path, one.kind) == (conflict.path, CellKind.REG))
+                self.do(Op(Verb.SET, document, path, cell.shown))
+        done = [op.verb for op in self.ops if op.document == document]
+        is_edited = any(one.kind is ConflictKind.DELETED_AND_EDITED for one in view.conflicts)
+        if not done or (is_edited and Verb.HIDE not in done):
+            self.do(Op(Verb.HIDE, document, (), False))  # that somebody saw it settles a condition that did not hold
+
+    def _keep_shown(self, document: DocumentId, pointer: str, view: View) -> None:
+        """Clear a path, and write again what shows there, if anything does."""
+        path = parse_path(pointer)
+        self.do(Op(Verb.DEL, document, path, None))
+        cell = _shown_cell(view, pointer)
+        if cell is not None:
+            verb = next(verb for verb, kind in KIND_OF.items() if kind is cell.kind)
+            for value in cell.values if cell.kind is CellKind.SET else cell.values[:1]:
+                self.do(Op(verb, document, path, value))
 
     def do(self, op: Op) -> None:
         """Add an operation, with the context that its base makes necessary."""
@@ -335,7 +424,9 @@ class _Resolving:
         pointer = path_text(path)
         held = total_of(part for part in self._current.counters(document) if part.path == pointer)
         pending = (op.value for op in self.ops if op.document == document and op.path == path and op.verb is Verb.INC)
-        difference = exact_sum([_number(value), -held, *(-_number(amount) for amount in pending)])
+        difference = exact_sum(
+            [_number(value), held.copy_negate(), *(_number(amount).copy_negate() for amount in pending)]
+        )
         if difference or not any(part.path == pointer for part in self._current.counters(document)):
             self.do(Op(Verb.INC, document, path, _amount_value(difference, value)))
 
@@ -395,6 +486,17 @@ def _names_beneath(current: Current, document: DocumentId, path: Path) -> list[s
     paths += [part.path for part in current.counters(document)]
     rest = (one[len(pointer) + 1 :] for one in paths if is_beneath(one, pointer) and one != pointer)
     return sorted({one.split("/", 1)[0].replace("~1", "/").replace("~0", "~") for one in rest})
+
+
+def _shown_cell(view: View, pointer: str) -> Cell | None:
+    """Of the cells at a path the one that shows; None when one above it is in the way."""
+    shown: Value = dict(view.fields)
+    for name in parse_path(pointer):
+        if not isinstance(shown, dict) or name not in shown:
+            return None
+        shown = shown[name]
+    cells = (cell for cell in view.cells if cell.path == pointer)
+    return next((cell for cell in cells if encode(cell.shown) == encode(shown)), None)
 
 
 def _could_replace(op: Op, pointer: str, dot: LiveDot) -> bool:

@@ -12,30 +12,77 @@ those before it have changed. What other devices wrote is taken in from their fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final
+from threading import Condition
+from time import monotonic
+from typing import Any, BinaryIO, Final
 
-from identity.errors import AuditError, MissingEvidenceError, RefusedError
+from identity.errors import AuditError, MalformedError, MissingEvidenceError, RefusedError
 from identity.history import SignedEvent
 from identity.textforms import check_name
 from ledger.storage.rows import checked
-from ledger.storage.sql import SqlStore
+from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey
 from ledger.turn import Turn
 from ledger.values import Reference
 from ledger.writer import StoreWriter
+from sync.asof import anchored_at, claimed_at, known_at, known_at_place
+from sync.bundle import BundleHeader, BundleReader, Have
+from sync.changefeed import START, ChangePage
 from sync.changes import Changes, resolve
+from sync.conflicts import OpenConflicts, open_conflicts
 from sync.document_keys import DocumentKeys
+from sync.exchange import ImportReport, Sent, take_bundle, write_bundle
+from sync.history import (
+    DocumentDifference,
+    HistoryEntry,
+    RecordedEntry,
+    differences_between,
+    history_of,
+    recorded_entry,
+)
 from sync.membership import Found, MemberEntry
+from sync.query import Query
+from sync.storage.audit import audit_database
+from sync.storage.changefeed import changes_after
+from sync.storage.fieldindex import drop_indexes
 from sync.storage.projection import Content, Projection
-from sync.storage.queries import queries_for
+from sync.storage.queries import Queries, queries_for
+from sync.storage.query import QueryPage, run_query
 from sync.storage.reader import Cut, DocumentState, Reader
+from sync.storage.rebuilding import forget_database
+from sync.storage.restoring import Restoration
+from sync.storage.scan import Page, scan
+from sync.storage.sides import Sides
+from sync.storage.state_leaves import refresh_leaves
+from sync.storage.state_roots import (
+    RivalRoots,
+    StatedRoot,
+    VerifiedState,
+    make_state_root,
+    rival_roots,
+    stated_roots,
+    verify_state_root,
+)
+from sync.storage.undoing import UndoPlan, plan_redo, plan_undo
 from sync.storage.writing import Writing, encode_context
-from sync.transaction import DocumentId, Founding, Transaction
+from sync.transaction import DocumentId, Founding, Path, Transaction
+from sync.undo import Skipped
 
-__all__ = ["Commit", "Database", "DatabaseInfo", "Make", "found", "list_databases", "register_database"]
+__all__ = [
+    "Commit",
+    "Database",
+    "DatabaseInfo",
+    "Make",
+    "Restored",
+    "Undone",
+    "found",
+    "join",
+    "list_databases",
+    "register_database",
+]
 
 _TYPICAL_BYTES: Final = 512
 """What a transaction is taken to be long before it is made, for the writer's queue."""
@@ -63,6 +110,24 @@ class Commit:
     place: int
     """Where it stands among what this replica has taken in: reading up to here reads it."""
     etags: Mapping[DocumentId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Undone:
+    """What was taken back. The commit has no reference when nothing was left to take back."""
+
+    commit: Commit
+    skipped: tuple[Skipped, ...]
+    """What was left as it is, because somebody has written there since, and the like."""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What was restored: by no transaction when all was so already."""
+
+    commits: tuple[Commit, ...]
+    left: tuple[DocumentId, ...]
+    """Documents that were changed while it was under way, and left as they were then."""
 
 
 class Database:
@@ -97,6 +162,9 @@ class Database:
         self._number, self.name, _ = row
         self._projection = Projection(uid, self._number, self._sql)
         self._introduced = False
+        self._written = Condition()
+        self._writes = 0
+        """Grows whenever this object has written, and who waits is told."""
 
     # --- writing ---
 
@@ -134,7 +202,27 @@ class Database:
             writer.submit_composed(feed, composing, size=_TYPICAL_BYTES).result()
         except _NothingToWrite:
             return composing.commit
+        except RefusedError as exc:
+            self._refuse_copied(feed, exc)
+            raise
+        self._tell()
         return composing.commit
+
+    def _refuse_copied(self, feed: FeedKey, cause: RefusedError) -> None:
+        """Say so when the feed is not written to any more because somebody else has signed for it."""
+        with self.store.read() as tx:
+            state, sides = tx.feed(feed), Sides(tx, self._sql, self._number).of_feed(feed)
+        if sides and state is not None and state.retired:
+            raise RefusedError(
+                f"feed {feed.hex()} has forked: a copy of this device has signed for it as well, so it ends here",
+                hint="go on in a new feed that continues it; when the copy is not yours, revoke the device",
+            ) from cause
+
+    def _tell(self) -> None:
+        """Wake up who follows the change feed."""
+        with self._written:
+            self._writes += 1
+            self._written.notify_all()
 
     def _see(self, projection: Projection, feed: FeedKey) -> Writing:
         return Writing(projection, feed, self.now_ms, self.keys)
@@ -159,11 +247,146 @@ class Database:
         ``advance`` is told how many blocks were looked at. Erasures among them are carried out by
         ``sync.retention.settle_erasures``.
         """
-        with self.store.write() as tx:
-            self._projection.begin(tx)
-            taken = self._projection.take_new(self.now_ms(), advance)
-            self._projection.finish()
+        with self._taking_in() as tx:
+            taken = self.take_new_in(tx, advance)
+        self._tell()
         return taken
+
+    def take_new_in(self, tx: SqlWriteTransaction, advance: Callable[[int], None] | None = None) -> int:
+        """The same within a write transaction of the caller, who commits it."""
+        self._projection.begin(tx)
+        taken = self._projection.take_new(self.now_ms(), advance)
+        self._projection.finish()
+        return taken
+
+    @contextmanager
+    def _taking_in(self) -> Iterator[SqlWriteTransaction]:
+        try:
+            with self.store.write() as tx:
+                try:
+                    yield tx
+                except BaseException:
+                    self._projection.forget()  # while nobody else can have begun it
+                    raise
+        except BaseException:
+            self._projection.forget()
+            raise
+
+    # --- bundles ---
+
+    def export_bundle(
+        self, out: BinaryIO, since: Have | None = None, advance: Callable[[int], None] | None = None
+    ) -> Sent:
+        """Write to ``out``, a buffered binary stream, what others may not have: all of it, or what ``since`` has not.
+
+        ``since`` comes from a bundle of theirs (``sync.bundle.read_have``), or from one that they have taken in.
+        ``advance`` is told how many blocks were written. Raises ``RefusedError`` when ``since`` is of another database,
+        ``StorageError`` when writing fails.
+        """
+        with self.store.read() as tx:
+            return write_bundle(tx, self._sql, self._number, self._header(), out, since=since, advance=advance)
+
+    def write_have(self, out: BinaryIO) -> None:
+        """Write a bundle that says only what is here: whoever gets it knows what to leave out of theirs."""
+        with self.store.read() as tx:
+            write_bundle(tx, self._sql, self._number, self._header(), out, only_have=True)
+
+    def _header(self) -> BundleHeader:
+        return BundleHeader(self.uid, self.name, None, self.now_ms())
+
+    def import_bundle(self, source: BinaryIO, advance: Callable[[int], None] | None = None) -> ImportReport:
+        """Take in a bundle of this database: whole, or nothing of it. One that was taken in before changes nothing.
+
+        ``advance`` is told how many blocks were verified. Raises ``RefusedError`` for a bundle of another database,
+        ``MissingEvidenceError`` when there is a gap between what is here and what it has, ``VerificationError`` when a
+        claim in it is false, ``MalformedError`` for what is no bundle. That somebody has told two histories ends
+        nothing: it stands in the report.
+        """
+        reader = BundleReader(source)
+        with self._taking_in() as tx:
+            report = take_bundle(tx, self._sql, self._number, self._projection, reader, self.now_ms(), advance)
+        self._tell()
+        return report
+
+    # --- taking back ---
+
+    def undo(self, *references: Reference, note: str = "") -> Undone:
+        """Take transactions back, all together, as far as nobody has changed since what they wrote.
+
+        Raises ``MissingEvidenceError`` for one that is not here, ``ConflictError`` for one that has no effect or is
+        undone already, ``LimitExceeded`` when one transaction cannot do it, and as ``commit``.
+        """
+        return self._take_back(plan_undo, references, note)
+
+    def redo(self, *references: Reference, note: str = "") -> Undone:
+        """Do transactions again that were undone: the undoing of what undid them.
+
+        Raises as ``undo`` does, ``ConflictError`` for one that is not undone.
+        """
+        return self._take_back(plan_redo, references, note)
+
+    def _take_back(
+        self, plan: Callable[[Writing, Sequence[Reference]], UndoPlan], references: Sequence[Reference], note: str
+    ) -> Undone:
+        if not references:
+            raise MalformedError("there is no transaction named")
+        skipped: list[Skipped] = []
+
+        def make(writing: Writing) -> Transaction | None:
+            planned = plan(writing, references)
+            skipped[:] = planned.skipped
+            if not planned.ops:
+                return None
+            writing.check_required(planned.ops)
+            return Transaction(writing.stamp(), tuple(planned.ops), (), note, planned.targets)
+
+        return Undone(self.write(make), tuple(skipped))
+
+    def restore(
+        self,
+        cut: Cut,
+        collection: str | None = None,
+        key: str | None = None,
+        *,
+        note: str = "",
+        several: bool = False,
+    ) -> Restored:
+        """Let documents show what they showed at a cut: one, those of a collection, or all. It can be undone.
+
+        Schemas and legal holds are restored only when their collection is named. With ``several`` it takes as many
+        transactions as it needs, each of them whole documents; a document that somebody changes in the meantime is left
+        as it is then. Raises ``LimitExceeded`` when it needs more than one and may not, and as ``commit``.
+        """
+        restoration = Restoration(cut, collection, key, note, several)
+        commits = []
+        while not restoration.is_done:
+            commits.append(self.write(restoration.make))
+            restoration.advance()
+        return Restored(tuple(one for one in commits if one.reference is not None), tuple(restoration.left))
+
+    def resolve(
+        self,
+        collection: str,
+        key: str,
+        *,
+        if_match: str,
+        choose: Mapping[str | Path, object] | None = None,
+        keep_all: Iterable[str | Path] = (),
+        note: str = "",
+    ) -> Commit:
+        """Decide all conflicts of a document: these fields get these values, those the list of all that stand there,
+        and the others what shows. ``if_match`` is the ETag that the decision rests on.
+
+        Raises as ``commit``, and ``MalformedError`` for a field that is no register.
+        """
+        changes = Changes(note=note)
+        changes.require(collection, key, if_match)
+        for where, value in (choose or {}).items():
+            changes.choose(collection, key, where, value)
+        for where in keep_all:
+            changes.keep_all(collection, key, where)
+        changes.accept(collection, key)
+        return self.commit(changes)
 
     # --- reading ---
 
@@ -180,10 +403,182 @@ class Database:
             state = reader.document(name) if at is None else reader.document_at(name, at)
         return state if state is not None and state.view.exists else None
 
+    def scan(
+        self,
+        collection: str,
+        *,
+        prefix: str | None = None,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int = 100,
+        after: str | None = None,
+        deleted: bool = False,
+        at: Cut | None = None,
+    ) -> Page:
+        """A page of a collection's documents, by key. See ``sync.storage.scan.scan``."""
+        with self.read() as reader:
+            return scan(
+                reader,
+                collection,
+                prefix=prefix,
+                start=start,
+                end=end,
+                limit=limit,
+                after=after,
+                deleted=deleted,
+                at=at,
+            )
+
+    def query(self, query: Query, *, limit: int = 100, after: str | None = None, at: Cut | None = None) -> QueryPage:
+        """A page of the documents that a query asks for. See ``sync.storage.query.run_query``."""
+        with self.read() as reader:
+            return run_query(reader, query, limit=limit, after=after, at=at)
+
+    def changes(
+        self,
+        cursor: str = START,
+        *,
+        limit: int = 100,
+        collections: Collection[str] | None = None,
+        fields: Sequence[Path] | None = None,
+    ) -> ChangePage:
+        """What was changed behind a cursor. See ``sync.storage.changefeed.changes_after``."""
+        with self.read() as reader:
+            return changes_after(reader, cursor, limit=limit, collections=collections, fields=fields)
+
+    def follow(
+        self,
+        cursor: str = START,
+        *,
+        limit: int = 1000,
+        collections: Collection[str] | None = None,
+        fields: Sequence[Path] | None = None,
+        poll_s: float = 1.0,
+        timeout_s: float | None = None,
+    ) -> Iterator[ChangePage]:
+        """Pages of ``changes`` for ever, or until nothing has come for ``timeout_s``: each one that leads further.
+
+        What this object writes or takes in is there at once, what other processes write within ``poll_s``. A page can
+        be without events, when what came was left out: its cursor is worth keeping all the same.
+        """
+        patience = float("inf") if timeout_s is None else timeout_s
+        deadline = monotonic() + patience
+        while True:
+            writes = self._writes
+            page = self.changes(cursor, limit=limit, collections=collections, fields=fields)
+            if page.cursor != cursor:
+                cursor = page.cursor
+                yield page
+                deadline = monotonic() + patience
+            if not page.more:
+                left = deadline - monotonic()
+                if left <= 0:
+                    return
+                self._wait(writes, min(poll_s, left))
+
+    def _wait(self, writes: int, longest_s: float) -> None:
+        """Wait until this object has written again, when it had written so often."""
+        with self._written:
+            self._written.wait_for(lambda: self._writes != writes, longest_s)
+
     def context(self) -> str:
         """A token for everything that is here now: ``Changes.base`` of writes that are based on it."""
         with self.read() as reader:
             return encode_context(reader.branches.clock(), reader.branches)
+
+    # --- looking back ---
+
+    def as_of(
+        self,
+        *,
+        place: int | None = None,
+        known_ms: int | None = None,
+        claimed_ms: int | None = None,
+        anchored: Mapping[FeedKey, int] | None = None,
+    ) -> Cut:
+        """The cut that one of these means: what this replica had taken in up to a place or a time, what was written by
+        a time as the authors claim, or what an anchored checkpoint shows of each feed. See ``sync.asof``.
+
+        Raises ``MalformedError`` for none or several of them, and for a time that there is not.
+        """
+        asked = [one for one in (place, known_ms, claimed_ms, anchored) if one is not None]
+        if len(asked) != 1:
+            raise MalformedError("as of: name one point in time")
+        with self.read() as reader:
+            if place is not None:
+                return known_at_place(reader, place)
+            if known_ms is not None:
+                return known_at(reader, known_ms)
+            if claimed_ms is not None:
+                return claimed_at(reader, claimed_ms)
+            return anchored_at(reader, anchored or {})
+
+    def entry(self, reference: Reference) -> RecordedEntry:
+        """An entry as it was taken in. Raises ``MissingEvidenceError`` when it was not."""
+        with self.read() as reader:
+            return recorded_entry(reader, reference)
+
+    def history(self, collection: str, key: str, path: Path = ()) -> Iterator[HistoryEntry]:
+        """What was done to a document, or to the cell at a path, oldest first. It is read while it is iterated over."""
+        with self.read() as reader:
+            yield from history_of(reader, DocumentId(collection, key), path)
+
+    def diff(
+        self, before: Cut, after: Cut | None = None, collection: str | None = None, key: str | None = None
+    ) -> Iterator[DocumentDifference]:
+        """The documents that do not show the same at two cuts, the second being now by default."""
+        with self.read() as reader:
+            yield from differences_between(reader, before, after or reader.now(), collection, key)
+
+    def conflicts(self, collection: str | None = None) -> Iterator[OpenConflicts]:
+        """The documents with conflicts that nobody has decided, by collection and key."""
+        with self.read() as reader:
+            yield from open_conflicts(reader, collection)
+
+    # --- what can be shown to others ---
+
+    def checkpoint_state(self) -> Commit:
+        """State the root of everything that is here, in an entry that the checkpoint log will prove the time of.
+
+        Raises ``RefusedError`` when there is nothing yet, and as ``commit``.
+        """
+        refresh_leaves(self.store, self._number, self.uid)
+        return self.write(make_state_root)
+
+    def state_roots(self) -> list[StatedRoot]:
+        """Every root that an entry states, of this device or another, in the order in which they came here."""
+        with self.read() as reader:
+            return stated_roots(reader)
+
+    def verify_state_root(self, reference: Reference) -> VerifiedState:
+        """Rebuild the state that an entry speaks of from the feeds alone. See ``sync.storage.state_roots``."""
+        with self.read() as reader:
+            return verify_state_root(reader, reference)
+
+    def rival_state_roots(self) -> list[RivalRoots]:
+        """Every two entries that contradict each other about one cut: evidence against one of their devices."""
+        return rival_roots(self.state_roots())
+
+    def audit(self) -> list[str]:
+        """Compare all that the tables say with what follows from the feeds; each fault in words, none when all is well.
+
+        That the feeds are whole is for the audit of the store.
+        """
+        with self.store.read() as tx:
+            return audit_database(tx, self.store.dialect, self.uid)
+
+    def rebuild(self) -> int:
+        """Forget all that the tables say, and take every entry in again from the feeds. Returns how many there were.
+
+        What comes out is the same, but for the order in which entries came here: a place that somebody remembers, as
+        the cursor of a change feed, means nothing any more.
+        """
+        with self._taking_in() as tx:
+            forget_database(tx, self.store.dialect, self._number)
+            drop_indexes(tx, self._sql, self.uid)
+            taken = self.take_new_in(tx)
+        self._tell()
+        return taken
 
 
 class _NothingToWrite(AuditError):
@@ -248,11 +643,37 @@ def list_databases(store: SqlStore) -> list[DatabaseInfo]:
 def register_database(store: SqlStore, uid: bytes, name: str, now_ms: int) -> None:
     """Let the store have the database ``uid``, empty so far. One that is there already is left as it is."""
     check_name(name, "database")
-    queries = queries_for(store.dialect)
     with store.write() as tx:
-        if tx.fetch_one(queries.database, (uid,)) is None:
-            (last,) = tx.fetch_one(queries.last_database) or (None,)
-            tx.execute(queries.add_database, ((last or 0) + 1, uid, name, now_ms))
+        _register(tx, queries_for(store.dialect), uid, name, now_ms)
+
+
+def _register(tx: SqlWriteTransaction, queries: Queries, uid: bytes, name: str, now_ms: int) -> int:
+    """The number of the database, which is new or was there."""
+    held = tx.fetch_one(queries.database, (uid,))
+    if held is not None:
+        return int(held[0])
+    (last,) = tx.fetch_one(queries.last_database) or (None,)
+    number = (last or 0) + 1
+    tx.execute(queries.add_database, (number, uid, name, now_ms))
+    return number
+
+
+def join(store: SqlStore, source: BinaryIO, now_ms: int) -> ImportReport:
+    """Let the store have the database that a bundle is of, with all that the bundle holds: whole, or nothing of it.
+
+    Raises as ``Database.import_bundle``, and ``MissingEvidenceError`` for a bundle that does not say how the database
+    was founded.
+    """
+    reader, queries = BundleReader(source), queries_for(store.dialect)
+    header = reader.header
+    if header.founding is None:
+        raise MissingEvidenceError(
+            "this bundle does not say how its database was founded", hint="ask somebody for a bundle who has all of it"
+        )
+    with store.write() as tx:
+        number = _register(tx, queries, header.database, header.founding.name, now_ms)
+        projection = Projection(header.database, number, queries)
+        return take_bundle(tx, queries, number, projection, reader, now_ms)
 
 
 def found(database: Database, founding: Founding, events: Sequence[SignedEvent]) -> Commit:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from identity.encoding import Value
-from sync.sortkey import is_cut, prefix_range, sort_key
+from sync.sortkey import prefix_range, sort_key
 
 __all__ = ["MAX_INDEX_KEY", "UNKEYED", "index_key", "index_line", "index_prefix", "index_text", "read_index_key"]
 
@@ -43,11 +43,11 @@ def index_prefix(prefix: str) -> tuple[str, str]:
     Other texts can lie between them only when ``low`` is cut.
     """
     low, high = prefix_range(prefix)
-    return _shortened(low), high if len(high) <= MAX_INDEX_KEY else low[:_KEPT] + _ABOVE
+    return _shortened(low), high if len(low) <= _KEPT else low[:_KEPT] + _ABOVE
 
 
 def _shortened(key: str) -> str:
-    return key if len(key) <= _KEPT or (is_cut(key) and len(key) <= MAX_INDEX_KEY) else key[:_KEPT] + _CUT
+    return key if len(key) <= _KEPT else key[:_KEPT] + _CUT
 
 
 def index_line(field: str) -> str:

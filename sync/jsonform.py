@@ -153,19 +153,15 @@ def _form_value(members: Mapping[str, object]) -> object:
 
 
 def parse_path(text: str) -> Path:
-    """A field as people name it: by its name, or, within others, by a JSON Pointer such as ``/address/street``.
+    """A field as people name it: ``balance``, ``address/street``, or by a JSON Pointer, for names with a slash.
 
     Raises ``MalformedError`` for what is neither.
     """
-    if not text.startswith("/"):
-        return _checked_path((text,), text)
-    names = tuple(name.replace("~1", "/").replace("~0", "~") for name in text.split("/")[1:])
-    if path_text(names) != text:
-        raise MalformedError(f"{text!r} is not a JSON Pointer")
-    return _checked_path(names, text)
-
-
-def _checked_path(names: Path, text: str) -> Path:
+    names = tuple(text.split("/"))
+    if text.startswith("/"):
+        names = tuple(name.replace("~1", "/").replace("~0", "~") for name in names[1:])
+        if path_text(names) != text:
+            raise MalformedError(f"{text!r} is not a JSON Pointer")
     if not all(names) or any(name.startswith("$") for name in names):
         raise MalformedError(f"{text!r} names no field")
     return names

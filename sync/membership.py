@@ -64,6 +64,7 @@ __all__ = [
     "Author",
     "CarryEvents",
     "Dismiss",
+    "Ending",
     "Found",
     "Member",
     "MemberEntry",
@@ -325,15 +326,15 @@ class _KeyLog:
             return Refusal.REVOKED_DEVICE
         return None if len(found) == len(self.branches) else Refusal.IDENTITY_DISPUTED
 
+    def endings(self, device: bytes, feed: bytes) -> list[Ending]:
+        """Where revocations of the device end the feed."""
+        known = [branch.devices[device] for branch in self.branches if device in branch.devices]
+        revocations = [one.revocation for one in known if one.revocation is not None]
+        return [_ending(revocation.last_good.get(feed)) for revocation in revocations]
+
     def cut(self, device: bytes, feed: bytes) -> int | None:
         """The length at which revocations of the device end the feed; None when there are none."""
-        cuts = []
-        for branch in self.branches:
-            known = branch.devices.get(device)
-            if known is not None and known.revocation is not None:
-                good = known.revocation.last_good.get(feed)
-                cuts.append(0 if good is None else good.length)
-        return min(cuts, default=None)
+        return min((ending.cut for ending in self.endings(device, feed)), default=None)
 
 
 _NO_KEYS: Final = _KeyLog((), None, frozenset())
@@ -454,6 +455,19 @@ class _Authority(NamedTuple):
     rank: int
 
 
+class Ending(NamedTuple):
+    """Where a feed ends: entries from index ``cut`` on do not count. ``tree_hash`` is that of the first ``length``
+    blocks, which somebody vouches for, so of a feed that forked it says which side is meant; empty for length 0."""
+
+    cut: int
+    length: int
+    tree_hash: bytes
+
+
+def _ending(good: LastGood | None) -> Ending:
+    return Ending(0, 0, b"") if good is None else Ending(good.length, good.length, good.tree_hash)
+
+
 class _End(NamedTuple):
     """A dismissal that counts, and whether an admission that counts has seen it."""
 
@@ -461,16 +475,22 @@ class _End(NamedTuple):
     place: Reference
     readmitted: bool
 
-    def cut(self, feed: bytes) -> int | None:
-        """The length at which the feed ends, None when it goes on.
+    def ending(self, feed: bytes) -> Ending | None:
+        """Where the feed ends, None when it goes on.
 
         Who leaves by an act of their own vouches for what comes before it, and can't name the act: it is included.
         """
         good = self.act.last_good.get(feed)
         if good is None and self.readmitted:
             return None
-        length = 0 if good is None else good.length
-        return length + 1 if (feed, length) == (self.place.feed, self.place.index) else length
+        ending = _ending(good)
+        is_own = (feed, ending.length) == (self.place.feed, self.place.index)
+        return ending._replace(cut=ending.cut + 1) if is_own else ending
+
+    def cut(self, feed: bytes) -> int | None:
+        """The length at which the feed ends, None when it goes on."""
+        ending = self.ending(feed)
+        return None if ending is None else ending.cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -505,7 +525,7 @@ class Membership:
     def excluded(self, author: Author, index: int) -> Refusal | None:
         """Why the entry at ``index`` of the feed does not count whatever it had seen; None when nothing is against it.
 
-        A feed that forked is judged by index alone: which side ``last_good`` speaks of is for the caller to find out.
+        A feed that forked is judged by index alone: which side ``last_good`` speaks of follows from ``endings``.
         """
         if author.identity not in self.members:
             return Refusal.NOT_A_MEMBER
@@ -521,6 +541,12 @@ class Membership:
             return 0
         cuts = (self._key_log(author.identity).cut(author.device, author.feed), self._dismissed_at(author))
         return min((cut for cut in cuts if cut is not None), default=None)
+
+    def endings(self, author: Author) -> list[Ending]:
+        """Where the author's feed ends, with what vouches for it up to there: each of them is the case."""
+        dismissed = (end.ending(author.feed) for end in self._ends.get(author.identity, ()))
+        revoked = self._key_log(author.identity).endings(author.device, author.feed)
+        return [*revoked, *(ending for ending in dismissed if ending is not None)]
 
     def disputed(self, identity: bytes) -> bool:
         """Whether two events with one ``prev`` hold. That alone takes nothing away from what it wrote before."""

@@ -255,12 +255,9 @@ def settle_erasures(database: Database) -> list[DocumentId]:
     due: list[tuple[DocumentId, tuple[bytes, ...]]] = []
     with database.read() as reader:
         held = holds(reader)
-        membership = reader.standing.within(None)
-        for number, seq, kind, _, masked in reader.tx.fetch_all(reader.sql.others, (reader.number,)):
-            branch = reader.branches[number]
-            end = membership.cut(branch.author)
-            if kind == KIND_NUMBER[ERASE] and masked is None and (end is None or seq < end):
-                erasure = parse_erasure(parse_entry(reader.tx.block(branch.feed, seq)))
+        for number, seq, kind, leaf, masked in reader.tx.fetch_all(reader.sql.others, (reader.number,)):
+            if kind == KIND_NUMBER[ERASE] and masked is None and not reader.branches.is_excluded(number, seq):
+                erasure = parse_erasure(parse_entry(reader.branches.block(number, seq, leaf)))
                 if not any(hold.covers(erasure.document) for hold in held):
                     due.append((erasure.document, erasure.kids))
     settled = []

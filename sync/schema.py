@@ -571,9 +571,15 @@ def _cell_faults(found: Property, value: object, at: str) -> Iterator[str]:
     if found.is_map and isinstance(value, Mapping) and not _is_form(value):
         yield from _shape_faults(found.shape or Shape(), value, at, in_document=True)
         return
+    if found.cell is CellKind.CTR and _is_whole(value):
+        return  # a sum shows as an integer when it has no fraction, also one of decimals
     fault = _value_fault(found, value, at)
     if fault is not None:
         yield fault
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 # --- judging values -------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ __all__ = [
     "MAX_KEY",
     "MAX_OPS",
     "MAX_PATH",
+    "MAX_REFERENCES",
     "MEMBER",
     "TXN",
     "DocumentId",
@@ -85,7 +86,8 @@ MAX_INCREMENT_SCALE: Final = 10
 DATABASE_LIMITS: Final = 512
 """References in ``deps``, and distinct entries that the contexts of a transaction name, times two: 1,024."""
 
-_MAX_REFERENCES: Final = 2 * DATABASE_LIMITS
+MAX_REFERENCES: Final = 2 * DATABASE_LIMITS
+"""Distinct entries that the contexts of one transaction can name, and that it can undo."""
 _MAX_POINTER: Final = MAX_PATH * (2 * MAX_NAME + 1)
 _SYSTEM_COLLECTIONS: Final = frozenset({"$schema", "$hold"})
 
@@ -370,7 +372,7 @@ def parse_stamp_of(entry: Entry) -> Stamp | None:
 
 def _references(fields: Fields, key: str) -> tuple[Reference, ...]:
     """References in ascending order of feed key, index and leaf hash: a set has one spelling."""
-    found = tuple(parse_reference(value) for value in fields.list(key, max=_MAX_REFERENCES))
+    found = tuple(parse_reference(value) for value in fields.list(key, max=MAX_REFERENCES))
     ordered = [(one.feed, one.index, one.leaf_hash) for one in found]
     if any(ordered[i] >= ordered[i + 1] for i in range(len(ordered) - 1)):
         raise MalformedError(f"{fields.what}: {key!r} is not in ascending order")
@@ -396,6 +398,8 @@ def transaction_entry(transaction: Transaction) -> Entry:
     documents = sorted({op.document for op in transaction.ops} | {guard.document for guard in transaction.guards})
     number = {document: place for place, document in enumerate(documents)}
     references = _in_order(dot.entry for op in transaction.ops for dot in op.context or ())
+    if max(len(references), len(transaction.undoes)) > MAX_REFERENCES:
+        raise LimitExceeded(f"transaction: it names more than {MAX_REFERENCES} entries")
     place_of = {reference: place for place, reference in enumerate(references)}
     ops: list[Value] = [_op_members(op, number[op.document], place_of) for op in transaction.ops]
     body: dict[str, Value] = {

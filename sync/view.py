@@ -36,7 +36,6 @@ __all__ = [
     "etag_of",
     "exact_sum",
     "make_view",
-    "state_of",
     "total_of",
 ]
 
@@ -286,11 +285,3 @@ def _encode(state: Value) -> bytes:
 def etag_of(version: bytes) -> str:
     """The ETag of a document's version."""
     return "1." + to_base64(version[:15]).replace("+", "-").replace("/", "_")
-
-
-def state_of(view: View) -> Value:
-    """All that a view says, as one stored value: what a state root commits to."""
-    return {
-        "deleted": view.deleted,
-        "cells": [[cell.path, cell.kind.value, list(cell.values)] for cell in view.cells],
-    }

@@ -6,7 +6,8 @@ A test whose tool or data is absent skips by name. With REQUIRE_ALL_TESTS=1, as 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator
+import shutil
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,16 @@ def _reused_store(postgres: PostgresServer, _store_template: str) -> tuple[str, 
         query = "SELECT tablename FROM pg_tables WHERE schemaname = 'holdfast'"
         tables = {table for (table,) in connection.execute(query)} - {"alembic_version", "store_lock"}
     emptying = [f"DELETE FROM holdfast.{table}" for table in sorted(tables)]
-    return name, "; ".join(["SET session_replication_role = replica", "SET synchronous_commit = off", *emptying])
+    settings = ["SET session_replication_role = replica", "SET synchronous_commit = off"]
+    return name, "; ".join([*settings, *emptying, _WITHOUT_FIELD_INDEXES])
+
+
+_WITHOUT_FIELD_INDEXES = """
+    DO $$ DECLARE found TEXT; BEGIN
+        FOR found IN SELECT indexname FROM pg_indexes WHERE schemaname = 'holdfast' AND indexname LIKE 'ix_field_%'
+        LOOP EXECUTE 'DROP INDEX holdfast.' || found; END LOOP;
+    END $$
+"""
 
 
 @pytest.fixture
@@ -118,7 +128,6 @@ class Replica:
         from identity.keys import Ed25519Signer
         from ledger.feed import create_feed
         from ledger.identities import add_events
-        from ledger.storage.engine import open_store
         from sync.database import register_database
         from sync.document_keys import DocumentKeys
         from sync.storage.projection import feed_name
@@ -127,7 +136,9 @@ class Replica:
         self.name = name
         self.device = Ed25519Signer(seed)
         self.url = url
-        self.store = open_store(url, create=not url.startswith("postgresql"))
+        self.clock: Callable[[], int] = world.now_ms
+        """Its own, when it is to go wrong."""
+        self.store = world.open_new(url)
         self.keys = DocumentKeys(world.directory / f"{name}.keys")
         register_database(self.store, world.uid, "bank", 0)
         with self.store.write() as tx:
@@ -142,8 +153,12 @@ class Replica:
 
         self.writer = StoreWriter(self.store, [self.device])
         self.db = Database(
-            self.store, self.world.uid, self.world.now_ms, writer=self.writer, feed=self.feed, keys=self.keys
+            self.store, self.world.uid, self.now_ms, writer=self.writer, feed=self.feed, keys=self.keys
         )
+
+    def now_ms(self) -> int:
+        """What its clock says."""
+        return self.clock()
 
     def reopen(self) -> None:
         """Open the store again after ``close``, as another process would."""
@@ -156,17 +171,33 @@ class Replica:
         """Take in everything that the others have, feed by feed; how many entries were new."""
         from io import BytesIO
 
-        from ledger.transfer import export_feed, ingest_feed
+        from ledger.transfer import ingest_feed
 
         for other in others:
-            with other.store.read() as tx:
-                feeds = [state.key for state in tx.feeds() if state.length]
-            for feed in feeds:
+            for feed in other.feeds():
                 if feed != self.feed:
-                    exported = BytesIO()
-                    export_feed(other.store, feed, exported)
-                    ingest_feed(self.store, BytesIO(exported.getvalue()))
+                    ingest_feed(self.store, BytesIO(other.exported(feed)))
         return int(self.db.take_new())
+
+    def feeds(self) -> list[bytes]:
+        """The feeds of the database that are here and not empty."""
+        from ledger.manifest import describe, parse_manifest
+        from sync.storage.projection import feed_name
+
+        with self.store.read() as tx:
+            states = [state for state in tx.feeds() if state.length]
+        described = [(state.key, describe(parse_manifest(state.manifest))) for state in states]
+        return [key for key, found in described if found is not None and found.name == feed_name(self.world.uid)]
+
+    def exported(self, feed: bytes) -> bytes:
+        """A feed as a file, as far as it is here."""
+        from io import BytesIO
+
+        from ledger.transfer import export_feed
+
+        file = BytesIO()
+        export_feed(self.store, feed, file)  # type: ignore[arg-type]
+        return file.getvalue()
 
     def put(self, collection: str, key: str, **fields: object) -> Any:
         """Let a document have just these fields."""
@@ -189,15 +220,19 @@ class Replica:
 
 
 class SyncWorld:
-    """One identity with its devices, one database, a clock that a test may set: what replicas are made of."""
+    """One identity with its devices, one database, a clock that a test may set: what replicas are made of.
 
-    def __init__(self, directory: Path) -> None:
+    ``label`` tells it from another world in the same store. ``empty`` is the file of an empty store, to be copied.
+    """
+
+    def __init__(self, directory: Path, label: str = "bank", empty: Path | None = None) -> None:
         from identity.contexts import IDENTITY_EVENT_SIGNATURE
         from identity.history import SignedEvent, build_add_device, build_inception, fold, key_commitment
         from identity.keys import Ed25519Signer
         from sync.transaction import Founding, database_id
 
         self.directory = directory
+        self._empty = empty
         self.clock_ms = 1_800_000_000_000
         self.root = Ed25519Signer(b"\1" * 32)
         self.replicas: dict[str, Replica] = {}
@@ -207,7 +242,7 @@ class SyncWorld:
             return SignedEvent(event, tuple((place, one.sign(context)) for place, one in enumerate(signers)))
 
         following = key_commitment(Ed25519Signer(b"\2" * 32).public_key)
-        inception = build_inception(label="bank", root_keys=[self.root.public_key], next_digests=[following], time_ms=1)
+        inception = build_inception(label=label, root_keys=[self.root.public_key], next_digests=[following], time_ms=1)
         self.events = [sign(inception, self.root)]
         for number in range(1, 10):
             device = Ed25519Signer(bytes([100 + number]) * 32)
@@ -223,18 +258,31 @@ class SyncWorld:
         """The clock: it stands until a test moves it."""
         return self.clock_ms
 
+    def open_new(self, url: str) -> Any:
+        """A store for a new replica: an empty file, or the one on a server, which may have other worlds in it."""
+        from ledger.storage.engine import open_store
+
+        if self._empty is not None and not url.startswith("postgresql"):
+            shutil.copyfile(self._empty, url)
+            return open_store(url)
+        return open_store(url, create=not url.startswith("postgresql"))
+
     def replica(self, name: str, url: str = "") -> Replica:
         """A new device with a store of its own, on SQLite or at ``url``. The first one founds the database."""
         from sync.database import found
 
-        seed = bytes([101 + len(self.replicas)]) * 32
-        replica = Replica(self, name, seed, url or str(self.directory / f"{name}.db"))
-        self.replicas[name] = replica
+        replica = self.newcomer(name, url)
         if len(self.replicas) == 1:
             found(replica.db, self.founding, self.events)
         else:
             replica.receive(next(iter(self.replicas.values())))
         return replica
+
+    def newcomer(self, name: str, url: str = "") -> Replica:
+        """A new device that knows nothing of the database yet."""
+        seed = bytes([101 + len(self.replicas)]) * 32
+        self.replicas[name] = Replica(self, name, seed, url or str(self.directory / f"{name}.db"))
+        return self.replicas[name]
 
     def exchange(self, *names: str) -> None:
         """Let these replicas, by default all, take in everything that each has."""
@@ -254,3 +302,13 @@ def world(tmp_path: Path) -> Iterator[SyncWorld]:
     made = SyncWorld(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def make_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path, str], SyncWorld]:
+    """Makes a world in a folder; its label tells it from others in one store. For tests that need many of them."""
+    from ledger.storage.engine import open_store
+
+    empty = tmp_path_factory.mktemp("empty") / "store.db"
+    open_store(str(empty), create=True).close()
+    return lambda directory, label: SyncWorld(directory, label, empty)

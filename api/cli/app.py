@@ -17,6 +17,7 @@ __all__ = ["COMMANDS", "build_app"]
 COMMANDS: Final[Mapping[str, Source]] = {
     "init": Source("api.cli.init", "Found a home: identity, keys, store, log and policy."),
     "status": Source("api.cli.status", "Where the store stands, and whether its chain agrees."),
+    "db": Source("api.cli.db", "Databases: documents that devices write apart, and everything that they ever were."),
     "feed": Source("api.cli.feed", "Write, read, check and hand over feeds of entries."),
     "proof": Source("api.cli.proof", "Single entries with their proofs, and proofs of forks."),
     "checkpoint": Source("api.cli.checkpoint", "The log of heads."),

@@ -12,6 +12,7 @@ from api.cli.group import CommandGroup, invocation
 from api.cli.progress import progress
 from api.cli.times import time_text
 from api.settings import find_home, load_settings
+from identity.errors import RefusedError
 
 if TYPE_CHECKING:
     from api.cli.output import Output, Plain
@@ -35,8 +36,14 @@ def create(
     keystore: Annotated[
         bool, typer.Option("--keystore/--no-keystore", help="Put the keystore in, encrypted as it is.")
     ] = True,
+    document_keys: Annotated[
+        bool,
+        typer.Option("--document-keys/--no-document-keys", help="Copy the keys of sealed values to FILE.keys."),
+    ] = True,
 ) -> None:
     """Write a backup of this home: store, settings, policy, pinned headers and keystore, of one moment.
+
+    The keys of sealed values go into a file of their own beside it, FILE.keys, where later erasures find them.
 
     Not in it: the keystore's passphrase, the recovery phrase, and the chain. Entries in it can be read by whoever has
     the file.
@@ -48,7 +55,15 @@ def create(
     home = find_home(run.named_home, run.environ)
     settings = load_settings(home, run.environ)
     with progress(run.out, f"backup {file.name}") as advance:
-        made = create_backup(home, settings, file, with_keystore=keystore, made_ms=now_ms(), advance=advance)
+        made = create_backup(
+            home,
+            settings,
+            file,
+            with_keystore=keystore,
+            made_ms=now_ms(),
+            with_document_keys=document_keys,
+            advance=advance,
+        )
     run.out.record(
         "backup",
         {
@@ -58,6 +73,7 @@ def create(
             "feeds": made.feeds,
             "entries": made.entries,
             "files": list(made.files),
+            "document_keys": None if made.document_keys is None else str(made.document_keys),
         },
     )
     run.out.note("not in it: the keystore's passphrase, the recovery phrase, the chain")
@@ -65,6 +81,10 @@ def create(
         run.out.note("the keystore is in it: whoever has the file can try passphrases on it")
     else:
         run.out.note("the keystore is not in it: without another copy nothing can be written after a restore")
+    if made.document_keys is not None:
+        run.out.note(f"{made.document_keys} holds the keys of sealed values, in the clear; erasures reach it there")
+    elif not document_keys and home.document_keys.exists():
+        run.out.note("the keys of sealed values are not copied: without keys.db these values are lost")
     if made.partial:
         run.out.note(f"not in it: {made.partial} feeds that are held in part; others have them, with their proofs")
     for path in made.outside:
@@ -92,6 +112,33 @@ def verify(
     with open_input(file) as stream, progress(out, f"verify {file.name}") as advance:
         loaded = verify_archive(stream, advance=advance)
     out.record("archive", {"verdict": "PASSED", **archive_facts(out, loaded)})
+
+
+@group.add(
+    "forget",
+    examples=["holdfast backup forget /mnt/safe/ledger-monday.backup", "holdfast backup forget old.backup --json"],
+)
+def forget(
+    ctx: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A backup that does not exist any more.")],
+) -> None:
+    """Look for the keys of sealed values beside this backup no more: you have destroyed it, and FILE.keys with it.
+
+    Until then every erasure tries to reach them, and says that it could not.
+    """
+    from api.backup import document_keys_beside
+    from sync.document_keys import DocumentKeys
+
+    run = invocation(ctx)
+    home = find_home(run.named_home, run.environ)
+    copy = str(document_keys_beside(file).absolute())
+    if Path(copy).exists():
+        raise RefusedError(f"{copy} is there", hint="destroy it first: it holds keys of sealed values")
+    with DocumentKeys(home.document_keys) as keys:
+        if copy not in keys.copies():
+            raise RefusedError(f"no keys were copied to {copy}", hint=f"copies: {', '.join(keys.copies()) or 'none'}")
+        keys.forget_copy(Path(copy))
+        run.out.record("forgotten", {"document_keys": copy, "copies": list(keys.copies())})
 
 
 def archive_facts(out: Output, loaded: LoadedArchive) -> dict[str, Plain]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,18 +17,26 @@ from api.cli.exit_codes import UsageError
 from api.cli.files import read_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.session import as_usage, opened, unlock
+from api.cli.times import parse_time, time_text
 from identity.errors import MissingEvidenceError, RefusedError
 
 if TYPE_CHECKING:
+    from api.asof import AsOf
     from api.bootstrap import Session
+    from api.cli.output import Output, Plain
     from api.databases import Databases
     from identity.keystore import KeyRing
     from ledger.values import Reference
     from sync.changes import Changes
     from sync.database import Commit, Database
-    from sync.transaction import DocumentId, Path as FieldPath
+    from sync.membership import Author
+    from sync.storage.reader import Reader
+    from sync.transaction import DocumentId
+    from sync.transaction import Path as FieldPath
 
 __all__ = [
+    "AsOfTime",
+    "AxisName",
     "Base",
     "DatabaseName",
     "Device",
@@ -39,13 +47,19 @@ __all__ = [
     "Note",
     "Opened",
     "answer_commit",
+    "as_of_facts",
     "commit",
+    "device_name",
     "document",
+    "entry_named",
+    "entry_text",
     "field_path",
     "group",
     "json_text",
     "note_of",
+    "part_of",
     "place_of",
+    "point_in_time",
     "reading",
     "writing",
 ]
@@ -55,7 +69,7 @@ DatabaseName = Annotated[
 ]
 DocumentName = Annotated[str, typer.Argument(metavar="COLLECTION/KEY", help="The document.")]
 FieldName = Annotated[
-    str, typer.Argument(metavar="FIELD", help="The field's name; within others a JSON Pointer: /address/street.")
+    str, typer.Argument(metavar="FIELD", help="The field: balance, or address/street within another.")
 ]
 JsonText = Annotated[
     str, typer.Argument(metavar="JSON", help="Fields and values, as docs/reference/json.md says; - for stdin.")
@@ -74,6 +88,17 @@ Device = Annotated[
     typer.Option("--device", metavar="NAME", help="Who writes; default: the device that did, or the only one."),
 ]
 
+AsOfTime = Annotated[
+    str | None,
+    typer.Option("--as-of", metavar="WHEN", help="As it was at a time, or (--axis known) after a commit's place."),
+]
+AxisName = Annotated[
+    str,
+    typer.Option(
+        "--axis", metavar="AXIS", help="Whose time: claimed by the authors, known here, or anchored on a chain."
+    ),
+]
+
 _MAX_JSON_BYTES = 1_048_576
 
 group = CommandGroup(
@@ -85,18 +110,40 @@ group = CommandGroup(
         "put",
         "patch",
         "get",
+        "query",
         "delete",
         "undelete",
         "increment",
         "add",
         "remove",
+        "history",
+        "diff",
+        "undo",
+        "redo",
+        "restore",
+        "conflicts",
+        "resolve",
+        "watch",
         "schema",
         "import",
         "export",
+        "bundle",
+        "receive",
+        "trash",
+        "purge",
+        "holds",
+        "hold",
+        "release",
+        "erase",
         "members",
         "admit",
         "dismiss",
         "carry",
+        "state-root",
+        "state-roots",
+        "check-root",
+        "audit",
+        "rebuild",
     ),
 )
 
@@ -170,6 +217,16 @@ def field_path(text: str) -> FieldPath:
         return parse_path(text)
 
 
+def part_of(text: str | None) -> tuple[str | None, str | None]:
+    """The collection, and the key in it, that ``[COLLECTION[/KEY]]`` names; None for what is not named."""
+    if text is None:
+        return None, None
+    collection, slash, key = text.partition("/")
+    if not collection or (slash and not key):
+        raise UsageError(f"{text!r} is not COLLECTION or COLLECTION/KEY", hint="such as accounts, or accounts/4711")
+    return collection, key or None
+
+
 def json_text(text: str) -> bytes:
     """What is written on the command line, or comes on stdin for ``-``."""
     return read_input(Path("-"), _MAX_JSON_BYTES) if text == "-" else text.encode("utf-8", "surrogateescape")
@@ -183,6 +240,84 @@ def note_of(text: str) -> str:
 
 
 _MAX_NOTE = 4096
+
+
+# --- points in time, entries, people --------------------------------------------------------------------------------
+
+
+def point_in_time(reader: Reader, when: str | None, axis: str) -> AsOf | None:
+    """The cut that ``--as-of`` and ``--axis`` mean; None without the first. Raises ``UsageError``."""
+    from api.asof import Axis, as_of, as_of_place
+
+    try:
+        chosen = Axis(axis)
+    except ValueError as exc:
+        raise UsageError(f"{axis!r} is no axis", hint=", ".join(Axis)) from exc
+    if when is None:
+        return None
+    with as_usage():
+        if when.isascii() and when.isdigit() and len(when) < 19:
+            if chosen is not Axis.KNOWN:
+                raise UsageError(f"{when} is the place of a commit here", hint="--axis known goes with it")
+            return as_of_place(reader, int(when))
+        return as_of(reader, chosen, parse_time(when))
+
+
+def as_of_facts(out: Output, point: AsOf | None) -> dict[str, Plain] | None:
+    """What an answer says about when it was so; None for now."""
+    if point is None:
+        return None
+    at = None if point.at_ms is None else time_text(out, point.at_ms)
+    return {
+        "axis": point.axis.value,
+        "time": at,
+        "place": point.cut.place,
+        "checkpoint": point.checkpoint,
+        "block": point.block,
+    }
+
+
+def entry_text(reference: Reference) -> str:
+    """An entry, as commands take it."""
+    from ledger.values import reference_text
+
+    return reference_text(reference)
+
+
+def entry_named(reader: Reader, text: str) -> Reference:
+    """The entry that is meant: in full, or FEED/INDEX with the first characters of the feed's key.
+
+    Raises ``UsageError`` when no entry of the database is called so, or several are.
+    """
+    from identity.textforms import to_zbase32
+    from ledger.values import parse_reference_text
+
+    feed, _, rest = text.partition("/")
+    index, _, leaf = rest.partition("/")
+    if leaf:
+        with as_usage():
+            return parse_reference_text(text)
+    if not (feed and index.isascii() and index.isdigit() and len(index) < 17):
+        raise UsageError(f"{text!r} is not FEED/INDEX", hint="'holdfast db history' shows them")
+    lines = [one for one in reader.branches if to_zbase32(one.feed).startswith(feed)]
+    facts = [found for one in lines if (found := reader.branches.facts(one.id, int(index))) is not None]
+    if len(facts) != 1:
+        counted = "no entry" if not facts else f"{len(facts)} entries"
+        raise UsageError(f"{counted} of the database: {text}", hint="'holdfast db history' shows them")
+    return reader.branches.reference(facts[0])
+
+
+def device_name(session: Session, author: Author) -> str:
+    """Who wrote: the device's name, and whose it is when it is not this home's; its key when that is not known."""
+    from identity.textforms import to_did_key
+
+    known = session.vault.identities()
+    if author.identity not in known:
+        return to_did_key(author.device)
+    history = session.vault.history(author.identity)
+    device = history.devices.get(author.device)
+    name = to_did_key(author.device) if device is None else device.name
+    return name if known[0] == author.identity else f"{name} of {history.label}"
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -204,26 +339,42 @@ def commit(
     made: list[Changes] = []
     with writing(ctx, name, passphrase_file, device, before=lambda database: made.append(make(database))) as opening:
         try:
-            return opening.database.commit(made[0])
+            done = opening.database.commit(made[0])
         except StaleVersion as exc:
             exc.hint = f"read it again, and decide with what it shows now: holdfast db get {name} {exc.document}"
             raise
         except MissingDocument as exc:  # nothing that trying again could change
             raise RefusedError(str(exc), hint=f"see 'holdfast db list {name} {exc.document.collection}'") from exc
+        return done if done.reference is not None else replace(done, etags=_etags(opening.database, made[0]))
+
+
+def _etags(database: Database, changes: Changes) -> dict[DocumentId, str]:
+    """The versions of documents that were so already."""
+    with database.read() as reader:
+        states = {name: reader.document(name) for name in changes.documents}
+    return {name: state.etag for name, state in states.items() if state is not None}
 
 
 def answer_commit(ctx: typer.Context, named: DocumentId, made: Commit) -> None:
     """Say what was written, and which version the document has now."""
     out = invocation(ctx).out
-    out.record("commit", {"document": str(named), "etag": made.etags.get(named) or None, **place_of(made.reference)})
+    facts: dict[str, Plain] = {"document": str(named), "etag": made.etags.get(named) or None}
+    out.record("commit", facts | place_of(made))
     if made.reference is None:
         out.note(f"{named} was so already; nothing was written")
 
 
-def place_of(reference: Reference | None) -> dict[str, str | int | bool | None]:
-    """Where an entry was written, for an answer; None: nowhere, because there was nothing to write."""
+def place_of(made: Commit | None) -> dict[str, Plain]:
+    """Where an entry was written, for an answer; None: nowhere, because nothing was to be written."""
     from identity.textforms import to_zbase32
 
-    if reference is None:
-        return {"written": False, "feed": None, "index": None}
-    return {"written": True, "feed": to_zbase32(reference.feed), "index": reference.index}
+    if made is None or made.reference is None:
+        return {"written": False, "entry": None, "feed": None, "index": None, "place": None}
+    reference = made.reference
+    return {
+        "written": True,
+        "entry": entry_text(reference),
+        "feed": to_zbase32(reference.feed),
+        "index": reference.index,
+        "place": made.place,
+    }

@@ -133,5 +133,5 @@ def _role_of(opening: Opened, identity: bytes) -> str:
 
 
 def _answer(ctx: typer.Context, identity: bytes, role: str, made: Commit, *, dismissed: bool) -> None:
-    facts = {"identity": identity.hex(), "role": role, "dismissed": dismissed, **place_of(made.reference)}
+    facts = {"identity": identity.hex(), "role": role, "dismissed": dismissed, **place_of(made)}
     invocation(ctx).out.record("membership", facts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, cast
 
+from sync.cells import CellKind
 from sync.view import ConflictKind
 
 if TYPE_CHECKING:
@@ -29,7 +30,19 @@ def plain(out: Output, value: Value) -> Plain:
     from ledger.values import to_plain
     from sync.jsonform import to_json
 
-    return cast("Plain", to_json(value) if out.json else to_plain(value))
+    return cast("Plain", to_json(value) if out.json else to_plain(_without_ciphertext(value)))
+
+
+def _without_ciphertext(value: Value) -> Value:
+    """For people: what is sealed is said to be, and not shown."""
+    match value:
+        case {"$sealed": _}:
+            return "sealed"
+        case list():
+            return [_without_ciphertext(item) for item in value]
+        case dict():
+            return {name: _without_ciphertext(item) for name, item in value.items()}
+    return value
 
 
 def show_document(
@@ -51,7 +64,7 @@ def show_document(
         }
         out.record("document", facts | (extra or {}))
         return
-    out.record("document", {"document": str(name), "version": etag})
+    out.record("document", {"document": str(name), "etag": etag})
     out.table("value", ("field", "value", "standing"), _value_rows(out, view))
     for conflict in view.conflicts:
         out.note(f"{str(name) + conflict.path} {CONFLICT_MEANING[conflict.kind]}")
@@ -70,19 +83,11 @@ def _value_rows(out: Output, view: View) -> Iterator[tuple[Plain, ...]]:
 
 def _beside(cell: Cell) -> list[Value]:
     """The different values of a register that do not show."""
-    if not _is_sibling_cell(cell):
-        return []
     found: list[Value] = []
-    for value in cell.values[1:]:
+    for value in cell.values[1:] if cell.kind is CellKind.REG else ():
         if value != cell.values[0] and value not in found:
             found.append(value)
     return found
-
-
-def _is_sibling_cell(cell: Cell) -> bool:
-    from sync.cells import CellKind
-
-    return cell.kind is CellKind.REG
 
 
 def _value_at(view: View, path: str) -> object:

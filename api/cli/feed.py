@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -17,7 +16,7 @@ from api.cli.files import open_input, open_output, read_input, source_name, writ
 from api.cli.forks import keeping_fork_proofs
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import Advance, progress
-from api.cli.rows import SkippedRows, read_rows, record_blocks
+from api.cli.rows import read_rows, record_blocks, skip_file, skipping, table_kind
 from api.cli.session import Force, OutputFile, PassphraseFile, check_names, named_feed, opened, unlock
 from api.cli.times import time_text
 from api.tabular import ENCODINGS, read_json_lines
@@ -205,14 +204,12 @@ def import_(
 
     With --on-error skip=FILE such rows go to FILE instead, with the reason, as JSON Lines; all others are imported.
     """
-    kind = format_ or ("jsonl" if file.suffix in (".jsonl", ".ndjson") else "csv")
-    if kind not in ("csv", "jsonl"):
-        raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
+    kind = table_kind(file, format_)
     out = invocation(ctx).out
     name = source_name(file)
     into = ("records" if str(file) == "-" else file.stem) if table is None else table
     check_names(table=into)
-    with opened(ctx, read_only=dry_run) as session, open_input(file) as stream, _skipping(out, on_error) as skipped:
+    with opened(ctx, read_only=dry_run) as session, open_input(file) as stream, skipping(out, on_error) as skipped:
         key = named_feed(session, feed).state.key
         ring = None if dry_run else unlock(ctx, session, passphrase_file, appending=True)
         rows = read_rows(stream, kind, columns, name, delimiter, encoding, skipped)
@@ -222,29 +219,11 @@ def import_(
     unfit = 0 if skipped is None else skipped.count
     if unfit:
         out.note(
-            f"{unfit} rows of {name} do not fit and were skipped; {_skip_file(on_error)} has them, with the reasons"
+            f"{unfit} rows of {name} do not fit and were skipped; {skip_file(on_error)} has them, with the reasons"
         )
     if not facts["rows"]:
         out.note(f"{name} has no rows{' that fit' if unfit else ''}; nothing was written")
     out.record("import", {"feed": feed, "table": into, **facts, "skipped": unfit, "dry_run": dry_run})
-
-
-def _skip_file(on_error: str | None) -> Path | None:
-    """Where rows that do not fit go; None when the first of them is to end the import."""
-    if on_error is None:
-        return None
-    action, _, file = on_error.partition("=")
-    if action != "skip" or file in ("", "-"):
-        raise UsageError(f"--on-error {on_error!r} is not skip=FILE")
-    return Path(file)
-
-
-@contextmanager
-def _skipping(out: Output, on_error: str | None) -> Iterator[SkippedRows | None]:
-    """What takes rows that do not fit; its file appears when the import is done, also when there are none."""
-    path = _skip_file(on_error)
-    with nullcontext() if path is None else open_output(out, path) as stream:
-        yield None if stream is None else SkippedRows(stream)
 
 
 def _count(blocks: Iterator[bytes], advance: Advance) -> dict[str, Plain]:
@@ -376,13 +355,17 @@ def ingest(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="What 'feed export' wrote; - for stdin.")],
 ) -> None:
     """Take in another writer's feed. Everything is verified before anything is kept: whole or nothing."""
+    from api.databases import Databases
     from identity.textforms import to_hex, to_zbase32
     from ledger.transfer import ingest_feed
 
     out = invocation(ctx).out
-    with opened(ctx) as session, open_input(file) as stream, keeping_fork_proofs(out, session):
-        session.vault.require_writable()
-        result = ingest_feed(session.vault.store, stream)
+    with opened(ctx) as session:
+        with open_input(file) as stream, keeping_fork_proofs(out, session):
+            session.vault.require_writable()
+            result = ingest_feed(session.vault.store, stream)
+        with Databases(session) as databases:
+            databases.take_in()
     out.record(
         "ingest",
         {

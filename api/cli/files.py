@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from api.cli.output import Output, OutputClosed, Plain
 from identity.durable import drafted
 from identity.errors import LimitExceeded, RefusedError, StorageError
 
-__all__ = ["open_input", "open_output", "read_input", "source_name", "written"]
+__all__ = ["open_input", "open_output", "read_input", "rewindable", "source_name", "written"]
 
 _STANDARD = Path("-")
 
@@ -34,6 +36,18 @@ def open_input(path: Path) -> Iterator[BinaryIO]:
         raise StorageError(f"cannot read {path}: {exc.strerror}") from exc
     with stream:
         yield stream
+
+
+@contextmanager
+def rewindable(stream: BinaryIO) -> Iterator[BinaryIO]:
+    """The stream, or a copy when it can be read only once, for who reads it twice."""
+    if stream.seekable():
+        yield stream
+        return
+    with TemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy)
+        copy.seek(0)
+        yield copy
 
 
 def read_input(path: Path, most: int) -> bytes:

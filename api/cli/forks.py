@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from api.cli.files import open_output
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from api.bootstrap import Session
     from api.cli.output import Output
 
-__all__ = ["keeping_fork_proofs"]
+__all__ = ["keep_fork_proof", "keeping_fork_proofs"]
 
 
 @contextmanager
@@ -24,10 +25,16 @@ def keeping_fork_proofs(out: Output, session: Session) -> Iterator[None]:
         yield
     except ForkDetected as exc:
         if exc.proof:
-            folder = session.home.forks
-            folder.mkdir(mode=0o700, exist_ok=True)
-            path = folder / f"{sha256(exc.proof).hexdigest()[:16]}.fork"
-            with open_output(out, path, force=True) as stream:
-                stream.write(exc.proof)
+            path = keep_fork_proof(out, session, exc.proof)
             exc.hint = f"the proof is in {path}: 'holdfast proof check-fork' verifies it, anywhere"
         raise
+
+
+def keep_fork_proof(out: Output, session: Session, proof: bytes) -> Path:
+    """Put a proof into the home, under a name that is its own, and say where."""
+    folder = session.home.forks
+    folder.mkdir(mode=0o700, exist_ok=True)
+    path = folder / f"{sha256(proof).hexdigest()[:16]}.fork"
+    with open_output(out, path, force=True) as stream:
+        stream.write(proof)
+    return path

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import BinaryIO
 
 from api.bootstrap import now_ms
+from api.cli.exit_codes import UsageError
+from api.cli.files import open_output
+from api.cli.output import Output
 from api.cli.session import as_usage
 from api.tabular import OnError, Row, RowError, parse_columns, read_csv, read_json_lines
 from identity.errors import MalformedError
 from ledger.entry import encode_record
 
-__all__ = ["SkippedRows", "read_rows", "record_blocks"]
+__all__ = ["SkippedRows", "read_rows", "record_blocks", "skip_file", "skipping", "table_kind"]
 
 _TABS = ("tab", "\\t")
 """What is typed for a tab, which a shell makes hard to type."""
@@ -72,3 +77,29 @@ def read_rows(
             return read_json_lines(stream, columns, name=name, **taking)
         delimiter = "\t" if delimiter in _TABS else delimiter
         return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding, **taking)
+
+
+def table_kind(file: Path, format_: str | None) -> str:
+    """Of which kind a table is, csv or jsonl: as ``--format`` says, or the file's name. Raises ``UsageError``."""
+    kind = format_ or ("jsonl" if file.suffix in (".jsonl", ".ndjson") else "csv")
+    if kind not in ("csv", "jsonl"):
+        raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
+    return kind
+
+
+def skip_file(on_error: str | None) -> Path | None:
+    """Where rows that do not fit go; None when the first of them is to end the import."""
+    if on_error is None:
+        return None
+    action, _, file = on_error.partition("=")
+    if action != "skip" or file in ("", "-"):
+        raise UsageError(f"--on-error {on_error!r} is not skip=FILE")
+    return Path(file)
+
+
+@contextmanager
+def skipping(out: Output, on_error: str | None) -> Iterator[SkippedRows | None]:
+    """What takes rows that do not fit; its file appears when the import is done, also when there are none."""
+    path = skip_file(on_error)
+    with nullcontext() if path is None else open_output(out, path) as stream:
+        yield None if stream is None else SkippedRows(stream)

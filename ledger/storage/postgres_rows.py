@@ -124,8 +124,10 @@ def insert_many(driver: Connection[Any], sql: str, rows: Iterable[Sequence[Any]]
     rows = list(rows)
     if len(rows) < _COPY_INSERTS_FROM:
         driver.cursor().executemany(sql, rows)
-    else:
+    elif all(type(value) is int or type(value) is bytes for row in rows for value in row):
         _copy(driver, sql, rows)
+    else:
+        _copy_text(driver, sql, rows)
 
 
 def _copy(driver: Connection[Any], sql: str, rows: Iterable[Sequence[Any]]) -> None:
@@ -134,13 +136,23 @@ def _copy(driver: Connection[Any], sql: str, rows: Iterable[Sequence[Any]]) -> N
             copy.write(chunk)
 
 
+def _copy_text(driver: Connection[Any], sql: str, rows: Iterable[Sequence[Any]]) -> None:
+    """The same for rows with texts and nulls; the server reads a number as its column has it."""
+    with driver.cursor() as cursor, cursor.copy(_copy_statement(sql).removesuffix(_BINARY)) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+_BINARY: Final = " (FORMAT BINARY)"
+
+
 @lru_cache
 def _copy_statement(sql: str) -> str:
     """The COPY of the same table and columns as an INSERT with one parameter for each."""
     found = re.fullmatch(r"INSERT INTO (\w+ \([\w, ]+\)) VALUES \(%s(::\w+)?(, %s(::\w+)?)*\)", sql)
     if found is None:
         raise TypeError(f"not an INSERT of nothing but parameters: {sql}")
-    return f"COPY {found[1]} FROM STDIN (FORMAT BINARY)"
+    return f"COPY {found[1]} FROM STDIN{_BINARY}"
 
 
 def _copy_chunks(rows: Iterable[Sequence[Any]]) -> Iterator[bytes]:

@@ -18,10 +18,11 @@ from ledger.store import FeedKey
 from ledger.values import Reference
 from sync.membership import Author
 from sync.storage.queries import Queries
+from sync.storage.sides import read_block
 from sync.transaction import entry_id
 from sync.vector import Vector, decode_vector, join
 
-__all__ = ["Branch", "Branches", "EntryFacts"]
+__all__ = ["Branch", "Branches", "EntryFacts", "decode_reference", "encode_reference"]
 
 _REMEMBERED: Final = 65_536
 """Entries and vectors that are kept in memory, as far as they were looked up."""
@@ -93,6 +94,10 @@ class Branches:
     def __getitem__(self, branch: int) -> Branch:
         return self._by_id[branch]
 
+    def feeds(self) -> list[FeedKey]:
+        """The feeds that the branches are of."""
+        return list(self._of_feed)
+
     def of_feed(self, feed: FeedKey) -> list[Branch]:
         """The branches of a feed: one, or more when it has forked."""
         return self._of_feed.get(feed, [])
@@ -146,6 +151,10 @@ class Branches:
             self._remember(known)
         return known
 
+    def block(self, branch: int, seq: int, leaf: bytes) -> bytes:
+        """The block of an entry that was taken in; that of a feed that forked may be beside the ledger."""
+        return read_block(self._tx, self._sql, self._by_id[branch].feed, seq, leaf)
+
     def is_excluded(self, branch: int, seq: int) -> bool:
         """Whether an entry does not count because no revocation or dismissal vouches for it."""
         excluded_from = self._by_id[branch].excluded_from
@@ -192,6 +201,30 @@ class Branches:
             raise DamagedFile(f"the database has lost what entry {seq} of branch {branch} had seen")
         return decode_vector(checked(row, bytes)[0])
 
+    def newest_before(self, at: EntryFacts | None, seq: int) -> EntryFacts | None:
+        """Of an entry and those before it in its feed the newest one before an index; all of them are written."""
+        while at is not None and at.seq >= seq:
+            row = self._tx.fetch_one(self._sql.txn_before, (at.branch, seq - 1))
+            if row is not None:
+                return self.facts(at.branch, row[0])
+            parent = self._by_id[at.branch].parent
+            at = None if parent is None else self._by_id[parent].head
+        return at
+
+    def next_after(self, at: EntryFacts) -> int | None:
+        """The index of the entry behind one in its branch; None when it is the last. All of them are written."""
+        row = self._tx.fetch_one(self._sql.txns_behind, (at.branch, at.seq, 1))
+        return None if row is None else checked(row, int, int, int, bytes)[1]
+
+    def ends_forked(self, branch: Branch) -> bool:
+        """Whether other branches begin where it ends."""
+        return any(one.parent == branch.id for one in self.of_feed(branch.feed))
+
+    def newest_of(self, vector: Vector) -> dict[int, int]:
+        """A vector without the branches that others of it go on from: what is new in it, feed by feed."""
+        parents = {self._by_id[branch].parent for branch in vector}
+        return {branch: seq for branch, seq in vector.items() if branch not in parents}
+
     def with_entry(self, into: dict[int, int], facts: EntryFacts) -> None:
         """Add an entry and its causal past to a vector."""
         join(into, self.past_of(facts.branch, facts.seq))
@@ -200,7 +233,7 @@ class Branches:
     def flush(self) -> None:
         """Write what has changed."""
         for branch in self:
-            waits = None if branch.waits_for is None else _encode_reference(branch.waits_for)
+            waits = None if branch.waits_for is None else encode_reference(branch.waits_for)
             moves = (branch.next_seq, int(branch.disputed), branch.excluded_from, waits)
             if branch.is_new:
                 row = (branch.id, self._database, branch.uid, branch.feed, branch.parent, branch.first_seq, *moves)
@@ -236,7 +269,7 @@ class Branches:
             next_seq,
             bool(disputed),
             excluded_from,
-            None if waits_for is None else _decode_reference(waits_for),
+            None if waits_for is None else decode_reference(waits_for),
         )
         head = self._tx.fetch_one(self._sql.head, (number,))
         if head is not None:
@@ -252,7 +285,9 @@ class Branches:
     def author(self, feed: FeedKey) -> Author:
         """Who writes a feed. Raises ``DamagedFile`` when it is not one of ours."""
         state = self._tx.feed(feed)
-        manifest = None if state is None else parse_manifest(state.manifest)
+        aside = self._tx.fetch_one(self._sql.side_manifest, (feed,)) if state is None else None
+        told = checked(aside, bytes)[0] if aside is not None else None if state is None else state.manifest
+        manifest = None if told is None else parse_manifest(told)
         description = None if manifest is None else describe(manifest)
         if manifest is None or description is None:
             raise DamagedFile(f"the database has lost feed {feed.hex()}")
@@ -261,11 +296,13 @@ class Branches:
         return Author(feed, device_key(manifest), description.identity)
 
 
-def _encode_reference(reference: Reference) -> bytes:
+def encode_reference(reference: Reference) -> bytes:
+    """The form in which a store keeps a reference."""
     return reference.feed + reference.index.to_bytes(8, "big") + reference.leaf_hash
 
 
-def _decode_reference(data: bytes) -> Reference:
+def decode_reference(data: bytes) -> Reference:
+    """Read ``encode_reference`` back. Raises ``DamagedFile``."""
     if len(data) != 72:
         raise DamagedFile("the database waits for something that is no entry")
     return Reference(data[:32], int.from_bytes(data[32:40], "big"), data[40:])

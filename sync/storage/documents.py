@@ -6,18 +6,17 @@ else has written in between. Operations, deaths and documents go to the engine i
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Final
 
-from identity.encoding import Value, decode
+from identity.encoding import decode
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
 from sync.cells import FLAGS, WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, replaced
-from sync.sortkey import sort_key
+from sync.indexkey import index_text
 from sync.storage.branches import Branches
 from sync.storage.queries import Queries
 from sync.transaction import DocumentId, Verb
@@ -30,11 +29,13 @@ __all__ = [
     "Document",
     "Documents",
     "IndexedFields",
+    "columns_of",
     "count_increments",
+    "decode_dots",
+    "encode_dots",
     "read_counter",
     "read_dot",
     "read_stored_op",
-    "sort_keys",
 ]
 
 VERB_NUMBER: Final = {
@@ -118,6 +119,7 @@ class Documents:
                 self._last_id = last or 0
             self._last_id += 1
             held = Document(self._last_id, name, 0, ABSENT_ETAG, 0)
+            self._touch(held)  # its number is taken, also when it is only the subject of a guard
         else:
             number, place, etag, _, _, exact_from = checked(row, int, int, str, int, int, int)
             held = Document(number, name, place, etag, exact_from)
@@ -180,7 +182,7 @@ class Documents:
 
     def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, *, dead: int | None) -> None:
         place, branch, seq, op, verb, path, val = dot
-        packed = None if context is None else _encode_context(context)
+        packed = None if context is None else encode_dots(context)
         self._ops[place] = [place, branch, seq, op, document.id, path, VERB_NUMBER[verb], val, packed, dead]
 
     def _kill(self, victim: int, killer: int) -> None:
@@ -281,8 +283,8 @@ class Documents:
 
     # --- writing ---
 
-    def flush(self, indexed: IndexedFields) -> None:
-        """Write everything that has changed."""
+    def flush(self, indexed: IndexedFields) -> list[DocumentId]:
+        """Write everything that has changed. Returns which documents those are."""
         self.flush_ops()
         changed = list(self._changed.values())
         rows = [self._row(document, indexed(document.name.collection)) for document in changed]
@@ -296,7 +298,9 @@ class Documents:
         self._tx.update_many(self._sql.drop_counter, gone)
         self._tx.update_many(self._sql.put_counter, [(where[0], *_counter_row(part)) for where, part in kept if part])
         self._counters.clear()
+        names = [document.name for document in changed]
         self._forget_some()
+        return names
 
     def flush_ops(self) -> None:
         """Write operations and deaths."""
@@ -308,13 +312,12 @@ class Documents:
 
     def _row(self, document: Document, indexed: tuple[str, ...]) -> tuple[Any, ...]:
         document.etag = self.etag(document)
-        shown, conflicts, keys = _ABSENT, 0, None
-        if document.etag != ABSENT_ETAG:
-            view = None if not indexed and _is_plain(document) else self.view(document)
-            shown = _SHOWN if view is None or view.exists else _HIDDEN if view.deleted else _ABSENT
-            conflicts = 0 if view is None else len(view.conflicts)
-            if view is not None and indexed and shown == _SHOWN:
-                keys = sort_keys(view.fields, indexed)
+        if document.etag == ABSENT_ETAG:
+            shown, conflicts, keys = columns_of(None, indexed)
+        elif not indexed and _is_plain(document):
+            shown, conflicts, keys = _SHOWN, 0, None
+        else:
+            shown, conflicts, keys = columns_of(self.view(document), indexed)
         name, place, exact_from = document.name, document.place, document.exact_from
         return (document.id, self._database, *name, place, document.etag, shown, conflicts, exact_from, keys)
 
@@ -341,10 +344,13 @@ def _is_plain(document: Document) -> bool:
     return True
 
 
-def sort_keys(fields: Mapping[str, Value], indexed: Iterable[str]) -> str:
-    """The sort keys of indexed fields as a JSON object; a field that is absent, or has none, is left out."""
-    found = {name: sort_key(fields[name]) for name in indexed if name in fields}
-    return json.dumps({name: key for name, key in found.items() if key is not None}, sort_keys=True)
+def columns_of(view: View | None, indexed: Iterable[str]) -> tuple[int, int, str | None]:
+    """Of a document's row ``shown``, ``conflicts`` and ``sort_keys``; the view is None when nothing is live."""
+    if view is None:
+        return _ABSENT, 0, None
+    shown = _SHOWN if view.exists else _HIDDEN if view.deleted else _ABSENT
+    keys = index_text(view.fields, indexed) if indexed and shown == _SHOWN else None
+    return shown, len(view.conflicts), keys
 
 
 # --- rows ---
@@ -360,7 +366,7 @@ def read_dot(row: Sequence[Any]) -> LiveDot:
 
 def read_stored_op(row: Sequence[Any]) -> StoredOp:
     """The same with its context, the eighth column."""
-    return StoredOp(read_dot(row), None if row[7] is None else _decode_context(row[7]))
+    return StoredOp(read_dot(row), None if row[7] is None else decode_dots(row[7]))
 
 
 def read_counter(row: Sequence[Any]) -> CounterPart:
@@ -396,14 +402,16 @@ def _amount(val: bytes) -> Decimal:
     return Decimal(value)
 
 
-def _encode_context(context: frozenset[DotKey]) -> bytes:
+def encode_dots(context: frozenset[DotKey]) -> bytes:
+    """The form in which a store keeps a context."""
     return b"".join(
         branch.to_bytes(8, "big") + seq.to_bytes(8, "big") + op.to_bytes(4, "big")
         for branch, seq, op in sorted(context)
     )
 
 
-def _decode_context(data: bytes) -> frozenset[DotKey]:
+def decode_dots(data: bytes) -> frozenset[DotKey]:
+    """Read ``encode_dots`` back. Raises ``DamagedFile``."""
     if len(data) % 20:
         raise DamagedFile("the database holds a context that is none")
     return frozenset(

@@ -23,10 +23,11 @@ from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
 from sync.cells import FLAGS, DotKey, LiveDot, deaths
-from sync.membership import MemberEntry, Refusal, Role, parse_member
+from sync.membership import MemberEntry, Membership, Refusal, Role, parse_member
 from sync.schema import Schema, check_op, parse_schema
 from sync.storage.branches import Branch, Branches, EntryFacts
 from sync.storage.documents import Document, Documents
+from sync.storage.forks import Track, Tracks, branch_id, branch_to_extend, end_of, split_branch
 from sync.storage.queries import Queries
 from sync.storage.standing import Standing
 from sync.transaction import (
@@ -59,6 +60,8 @@ KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
 
 _SCHEMAS: Final = "$schema"
 _BLOCKS_A_TIME: Final = 1024
+_ENTRIES_HELD: Final = 16_384
+"""Entries that are taken in before they are written: what bounds the memory, however many there are."""
 
 
 def feed_name(database: bytes) -> str:
@@ -123,6 +126,9 @@ class Projection:
         self._number = number
         self._sql = queries
         self._left: object = None
+        self._tracks: Tracks | None = None
+        self._has_indexes = False
+        """Whether the indexes over fields are known to be those that the schemas ask for."""
 
     def begin(self, tx: Any) -> None:
         """Go on in ``tx``, a write transaction of the store."""
@@ -134,6 +140,12 @@ class Projection:
             self.branches.use(tx)
             self.documents.use(tx)
         self._left = None
+        self._tracks = None
+
+    def forget(self) -> None:
+        """Read everything again when it is next begun: what was finished may not have been committed."""
+        self._left = None
+        self._has_indexes = False
 
     def _stands(self) -> tuple[Any, ...]:
         newest = self._tx.fetch_one(self._sql.newest)
@@ -150,7 +162,7 @@ class Projection:
         self._without_schema: set[str] = set()
         self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
         self.standing = Standing(self.uid, self.branches)
-        self.standing.load(tx, tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
+        self.standing.load(tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
 
     def finish(self) -> None:
         """Write everything that was taken in."""
@@ -160,7 +172,19 @@ class Projection:
     def flush(self) -> None:
         """Write what was taken in so far, for who reads it in the same transaction; more may follow."""
         self._flush_entries()
-        self.documents.flush(self._indexed)
+        changed = self.documents.flush(self._indexed)
+        self._follow_schemas({name.key for name in changed if name.collection == _SCHEMAS})
+
+    def _follow_schemas(self, collections: set[str]) -> None:
+        """Let collections whose schema has changed have the indexes that it asks for; the first time, all of them."""
+        if not self._has_indexes:
+            collections.update(row[0] for row in self._tx.fetch_all(self._sql.shown, (self._number, _SCHEMAS)))
+        if collections:
+            from sync.storage.fieldindex import follow_schema  # it reads, and what reads builds on this module
+
+            for collection in sorted(collections):
+                follow_schema(self._tx, self._sql, self._number, self.uid, collection, self._indexed(collection))
+        self._has_indexes = True
 
     def written(self) -> tuple[Any, Queries, int]:
         """Write what was taken in so far; what reads it: the transaction, its statements, the database's number."""
@@ -178,6 +202,8 @@ class Projection:
             self._txns = []
             self.branches.entries_written()
         self.documents.flush_ops()
+        if self._tracks is not None:
+            self._tracks.flush()
 
     # --- what an entry of ours says it has seen ---
 
@@ -188,7 +214,9 @@ class Projection:
 
     def _begin_branch(self, feed: FeedKey) -> Branch:
         branch = self.branches.add(feed, feed, self.branches.author(feed))
-        branch.excluded_from = self.standing.within(None).cut(branch.author)
+        membership = self.standing.within(None)
+        branch.excluded_from = membership.cut(branch.author)
+        branch.disputed = membership.disputed(branch.author.identity)
         return branch
 
     def identity_events(self, identity: bytes) -> list[StoredEvent]:
@@ -198,7 +226,7 @@ class Projection:
 
     def documents_shown(self, collection: str) -> list[tuple[Any, ...]]:
         """The keys of a collection's documents that a reader finds, a row each."""
-        self.finish()
+        self.flush()
         rows: list[tuple[Any, ...]] = self._tx.fetch_all(self._sql.shown, (self._number, collection))
         return rows
 
@@ -233,7 +261,13 @@ class Projection:
         ops = content.ops if isinstance(content, Transaction) else ()
         if branch.excluded_from is not None and kind != MEMBER:
             return "it was revoked or dismissed"
+        if isinstance(content, StateRoot) and (reason := self._misstatement(content, past)) is not None:
+            return reason
         return self._refusal(branch, kind, content, past) or self._misfit(ops, past, is_complete=True)
+
+    def context_of(self, op: Op) -> frozenset[DotKey] | None:
+        """The dots of an operation's context by their numbers here. Raises ``MalformedError`` for one it cannot have."""
+        return self._context(op, self.branches.clock())
 
     def take_new(self, now_ms: int, advance: Callable[[int], None] | None = None) -> int:
         """Take in every entry of the database's feeds whose past is here. Returns how many were taken in.
@@ -243,11 +277,15 @@ class Projection:
         self._discover()
         taken, went_on = 0, True
         while went_on:
-            went_on = False
-            for branch in list(self.branches):
-                count = self._advance(branch, now_ms, advance)
-                taken += count
-                went_on = went_on or count > 0
+            before = taken
+            for feed in self.branches.feeds():
+                if feed not in self.tracks:
+                    taken += self._advance(self.branches.of_feed(feed)[0], now_ms, advance)
+            for track in self.tracks:
+                taken += self._advance_track(track, now_ms, advance)
+            went_on = taken > before
+        if any(self.tracks):
+            self._exclude()  # how far a side is vouched for can change with every block of it
         return taken
 
     def _discover(self) -> None:
@@ -258,6 +296,24 @@ class Projection:
                 description = describe(parse_manifest(state.manifest))
                 if description is not None and description.name == name:
                     self._begin_branch(state.key)
+        self.tracks.begin(self.branches, self._begin_branch)
+
+    @property
+    def tracks(self) -> Tracks:
+        """How far the lines of feeds that forked were taken in."""
+        if self._tracks is None:
+            self._flush_entries()
+            self._tracks = Tracks(self._tx, self._sql, self._number, self.branches)
+        return self._tracks
+
+    def waiting(self) -> Iterator[tuple[FeedKey, int, Reference]]:
+        """For each line that cannot go on: its feed, the index of its next entry, and what that waits for."""
+        for branch in self.branches:
+            if branch.waits_for is not None:
+                yield branch.feed, branch.next_seq, branch.waits_for
+        for track in self.tracks:
+            if track.waits_for is not None:
+                yield track.line.feed, track.next_seq, track.waits_for
 
     def advance(self, branch: Branch, now_ms: int) -> bool:
         """Take in what is new in one branch. Returns whether all of it could be."""
@@ -272,16 +328,92 @@ class Projection:
         for seq, block in self._blocks(branch):
             entry = self._entry_of_ours(block)
             if entry is not None:
+                leaf, read = leaf_node(seq, block).hash, _read(entry)
                 try:
-                    self._take(branch, seq, leaf_node(seq, block).hash, _read(entry), now_ms)
+                    if not self._is_stray(branch.feed, branch.head, seq, leaf, read, now_ms):
+                        self._take(branch, seq, leaf, read, now_ms)
+                        taken += 1
                 except _Waits as waits:
                     branch.waits_for, branch.changed = waits.reference, True
                     return taken
-                taken += 1
             branch.next_seq, branch.waits_for, branch.changed = seq + 1, None, True
+            self._relieve()
             if advance is not None:
                 advance(1)
         return taken
+
+    def _relieve(self) -> None:
+        if len(self._txns) >= _ENTRIES_HELD:
+            self.flush()
+
+    def _advance_track(self, track: Track, now_ms: int, advance: Callable[[int], None] | None) -> int:
+        """The same for one line of a feed that has several."""
+        taken = 0
+        if track.waits_for is not None and self.branches.find(track.waits_for) is None:
+            return 0
+        for seq, block in enumerate(track.line.blocks(track.next_seq, track.line.length), track.next_seq):
+            entry = self._entry_of_ours(block)
+            if entry is not None:
+                try:
+                    taken += self._meet(track, seq, leaf_node(seq, block).hash, _read(entry), now_ms)
+                except _Waits as waits:
+                    track.waits_for, track.changed = waits.reference, True
+                    return taken
+            track.next_seq, track.waits_for, track.changed = seq + 1, None, True
+            self._relieve()
+            if advance is not None:
+                advance(1)
+        return taken
+
+    def _meet(self, track: Track, seq: int, leaf: bytes, read: _Read, now_ms: int) -> int:
+        """Take in the next entry of a line, when no other line has brought it. Returns how many were taken in."""
+        feed = track.line.feed
+        if self._is_stray(feed, track.at, seq, leaf, read, now_ms):
+            return 0
+        known = self.branches.find(Reference(feed, seq, leaf))
+        if known is None:
+            assert read.stamp is not None  # else it were a stray
+            self._seen(feed, read.stamp)  # nothing is split for an entry that has to wait
+            branch = self._branch_behind(feed, track.at, seq, leaf)
+            self._take(branch, seq, leaf, read, now_ms)
+            track.at = self.branches[branch.id].head
+            return 1
+        track.at = known
+        return 0
+
+    def _branch_behind(self, feed: FeedKey, before: EntryFacts | None, seq: int, leaf: bytes) -> Branch:
+        """The branch for an entry that stands behind ``before``."""
+        branch, has_to_end = branch_to_extend(self.branches, feed, before)
+        if has_to_end:
+            self._split(branch, before)
+            branch = self.branches[branch.id]
+        if not self.branches.ends_forked(branch):
+            return branch
+        uid = branch_id(feed, seq, leaf)
+        new = self.branches.add(feed, uid, branch.author, parent=branch.id, first_seq=seq)
+        new.excluded_from = self._end_of(new, self.standing.within(None))
+        return new
+
+    def _split(self, branch: Branch, before: EntryFacts | None) -> None:
+        """Let a branch end with ``before``. The documents that were written to behind it are made anew."""
+        self.flush()
+        new, touched = split_branch(self._tx, self._sql, self.branches, branch, before)
+        self._load(self._tx)
+        self.tracks.moved(self.branches, branch.id, self.branches[new.id])
+        self._rebuild(touched)
+
+    def _is_stray(
+        self, feed: FeedKey, before: EntryFacts | None, seq: int, leaf: bytes, read: _Read, now_ms: int
+    ) -> bool:
+        """Whether an entry has no place, because it does not name the one before it: then that is all that is kept."""
+        reason = "back is not the entry before it"
+        if read.stamp is None:
+            reason = read.reason or "malformed: no stamp"
+        elif read.stamp.back == (None if before is None else self.branches.reference(before)):
+            return False
+        row = (self._number, feed, seq, leaf, KIND_NUMBER[read.kind], reason, now_ms)
+        self._tx.execute(self._sql.add_stray, row)
+        return True
 
     def _blocks(self, branch: Branch) -> Iterator[tuple[int, bytes]]:
         """The blocks of a branch that were not looked at, in pieces: entries are written in between."""
@@ -303,6 +435,7 @@ class Projection:
         return entry if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.uid else None
 
     def _take(self, branch: Branch, seq: int, leaf: bytes, read: _Read, now_ms: int) -> Taken:
+        assert read.stamp is not None  # else it were a stray
         placed = self._place(branch, read.stamp)
         reason = read.reason or placed.reason
         content = read.content if reason is None else None
@@ -313,6 +446,8 @@ class Projection:
             contexts = [self._context(op, placed.past) for op in ops]
         except MalformedError as exc:
             reason, ops = str(exc), ()
+        if reason is None and isinstance(content, StateRoot):
+            reason = self._misstatement(content, placed.past)
         if reason is None:
             reason = self._refusal(branch, read.kind, content, placed.past) or self._misfit(
                 ops, placed.past, is_complete=is_complete
@@ -336,31 +471,23 @@ class Projection:
         match content:
             case Transaction():
                 self._watch(content, place, past)
+                self._note_undone(content, place, past)
             case MemberEntry():
                 self.standing.add(branch, seq, leaf, content)
                 self._exclude()
 
     # --- causality ---
 
-    def _place(self, branch: Branch, stamp: Stamp | None) -> _Placed:
+    def _place(self, branch: Branch, stamp: Stamp) -> _Placed:
         """Where an entry stands. Raises ``_Waits`` when something that it had seen is not here."""
         before = branch.head or self._before_fork(branch)
         past = {} if before is None else dict(self.branches.past_of(before.branch, before.seq))
         if before is not None:
             past[before.branch] = before.seq
         lamport, reading = (0, 0) if before is None else (before.lamport + 1, before.reading)
-        if stamp is None:
-            return _Placed(past, lamport, reading, "malformed: no stamp")
-        if stamp.back != (None if before is None else self.branches.reference(before)):
-            return _Placed(past, lamport, reading, "back is not the entry before it")
-        seen = []
-        for reference in stamp.deps:
-            if reference.feed == branch.feed:
-                return _Placed(past, lamport, reading, "deps name an entry of its own feed")
-            facts = self.branches.find(reference)
-            if facts is None:
-                raise _Waits(reference)
-            seen.append(facts)
+        seen = self._seen(branch.feed, stamp)
+        if seen is None:
+            return _Placed(past, lamport, reading, "deps name an entry of its own feed")
         joined = dict(past)
         for facts in seen:
             self.branches.with_entry(joined, facts)
@@ -371,12 +498,23 @@ class Projection:
             return _Placed(past, lamport, reading, "its clock does not go on")
         return _Placed(joined, expected, stamp.reading, None)
 
+    def _seen(self, feed: FeedKey, stamp: Stamp) -> list[EntryFacts] | None:
+        """What ``deps`` name; None when that is of its own feed. Raises ``_Waits`` when something is not here."""
+        seen = []
+        for reference in stamp.deps:
+            if reference.feed == feed:
+                return None
+            facts = self.branches.find(reference)
+            if facts is None:
+                raise _Waits(reference)
+            seen.append(facts)
+        return seen
+
     def _before_fork(self, branch: Branch) -> EntryFacts | None:
         """The entry before the first one of one side of a fork."""
         if branch.parent is None:
             return None
-        row = self._tx.fetch_one(self._sql.txn_before, (branch.parent, branch.first_seq - 1))
-        return None if row is None else self.branches.facts(branch.parent, row[0])
+        return self.branches[branch.parent].head
 
     def _context(self, op: Op, past: Vector) -> frozenset[DotKey] | None:
         """The dots of a context by their numbers here. Raises ``MalformedError`` for one it cannot have."""
@@ -400,6 +538,17 @@ class Projection:
                 return (row[0], row[3], row[4])
         return None
 
+    def heads(self) -> tuple[Reference, ...]:
+        """The newest entry of each branch: the cut that everything here is."""
+        newest = self.branches.newest_of(self.branches.clock())
+        found = (self.branches[branch].head for branch in newest)
+        return tuple(self.branches.reference(head) for head in found if head is not None)
+
+    def _misstatement(self, statement: StateRoot, past: Vector) -> str | None:
+        facts = (self.branches.facts(branch, seq) for branch, seq in self.branches.newest_of(past).items())
+        seen = {self.branches.reference(one) for one in facts if one is not None}
+        return None if seen == set(statement.cut) else "its cut is not what it had seen"
+
     # --- standing ---
 
     def _refusal(self, branch: Branch, kind: str, content: Content | None, past: Vector) -> str | None:
@@ -416,7 +565,7 @@ class Projection:
         membership = self.standing.within(None)
         touched: set[int] = set()
         for branch in self.branches:
-            excluded_from = membership.cut(branch.author)
+            excluded_from = self._end_of(branch, membership)
             disputed = branch.disputed or membership.disputed(branch.author.identity)
             if excluded_from == branch.excluded_from and disputed == branch.disputed:
                 continue
@@ -426,6 +575,15 @@ class Projection:
             self._flush_entries()
             touched.update(row[0] for row in self._tx.fetch_all(self._sql.touched_from, (branch.id, since)))
         self._rebuild(touched)
+
+    def _end_of(self, branch: Branch, membership: Membership) -> int | None:
+        """The index from which on entries of a branch do not count."""
+        return end_of(self.branches, self._written_tracks, branch, membership)
+
+    def _written_tracks(self) -> Tracks:
+        tracks = self.tracks
+        self._flush_entries()
+        return tracks
 
     def _rebuild(self, documents: set[int]) -> None:
         if not documents:
@@ -443,15 +601,22 @@ class Projection:
 
     def _misfit(self, ops: Sequence[Op], past: Vector, *, is_complete: bool) -> str | None:
         """Why operations do not fit the schemas that were in force where they were written."""
+        as_it_stands = is_complete and not self._vouches_for_sides()
         for op in ops:
             if op.document.collection == _SCHEMAS:
                 reason = _schema_misfit(op)
             else:
-                schema = self.schema_of(op.document.collection, None if is_complete else past)
+                schema = self.schema_of(op.document.collection, None if as_it_stands else past)
                 reason = None if schema is None else check_op(schema, op)
             if reason is not None:
                 return f"schema: {op.document}: {reason}"
         return None
+
+    def _vouches_for_sides(self) -> bool:
+        """Whether it takes more than indexes to say what is excluded. That can come later; what was judged stays so."""
+        membership = self.standing.within(None)
+        ends = ((branch.excluded_from, branch.author) for branch in self.branches)
+        return any(end is not None and end != membership.cut(author) for end, author in ends)
 
     def schema_of(self, collection: str, past: Vector | None = None) -> Schema | None:
         """The schema of a collection that was in force in ``past``; None: now."""
@@ -539,6 +704,16 @@ class Projection:
                 if guarded != place and not sees(past, branch, seq):
                     contests.append((document, guarded, place, place))
         self._tx.update_many(self._sql.add_contest, sorted(set(contests)))
+
+    def _note_undone(self, transaction: Transaction, place: int, past: Vector | None) -> None:
+        """Record which entries the transaction takes back: of those that it names, what it had seen."""
+        if not transaction.undoes:
+            return
+        self._flush_entries()
+        found = map(self.branches.find, transaction.undoes)
+        seen = [facts for facts in found if facts and (past is None or sees(past, facts.branch, facts.seq))]
+        places = [self._tx.fetch_one(self._sql.txn, (facts.branch, facts.seq))[0] for facts in seen]
+        self._tx.insert_many(self._sql.add_undo, [(place, undone) for undone in places])
 
     def _unseen_writers(self, document: int, past: Vector) -> Iterator[int]:
         for branch in self.branches:

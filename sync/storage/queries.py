@@ -8,13 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
+from typing import Final
 
-__all__ = ["Queries", "queries_for"]
+__all__ = ["MANY", "Queries", "queries_for"]
+
+MANY: Final = 64
+"""Documents that a statement for many of them takes; it is given one of them again where there are fewer."""
+
+_OF_MANY: Final = f"({', '.join('?' * MANY)})"
+"""What ``:many`` stands for in a statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class Queries:
     """SQL text by use; each comment names parameters and columns."""
+
+    mark: str = "?"
+    """What stands for a parameter."""
 
     # takes uid: id, name
     database: str = "SELECT id, name, created_ms FROM database WHERE uid = ?"
@@ -184,12 +194,14 @@ class Queries:
     # takes document
     contests: str = "SELECT guarded, other, found_at FROM database_contest WHERE document = ? ORDER BY guarded, other"
 
-    # undo: takes branch, seq of what is undone, place of what undoes it
-    add_undo: str = "INSERT INTO database_undo (branch, seq, place) VALUES (?, ?, ?)"
-    # takes branch, seq: the entries that undo it
-    undoers: str = (
-        "SELECT t.place, t.branch, t.seq FROM database_undo u JOIN database_txn t ON t.place = u.place"
-        " WHERE u.branch = ? AND u.seq = ? AND t.masked IS NULL ORDER BY t.place"
+    # undo: takes the place of what undoes, and of what is undone
+    add_undo: str = "INSERT INTO database_undo (place, undone) VALUES (?, ?)"
+    # takes database, place: what was undone behind a place, and by which entry
+    undone_after: str = (
+        "SELECT e.branch, e.seq, e.place, t.branch, t.seq, t.place FROM database_undo u"
+        " JOIN database_txn e ON e.place = u.undone JOIN database_txn t ON t.place = u.place"
+        " JOIN database_branch b ON b.id = t.branch"
+        " WHERE b.database = ? AND u.place > ? AND e.masked IS NULL AND t.masked IS NULL ORDER BY u.place"
     )
     # takes document, place, place, place: what was replaced first by operations between the last two, and is older
     lost_between: str = (
@@ -235,12 +247,172 @@ class Queries:
         " WHERE o.document = ? AND o.place > ? AND t.masked IS NULL"
     )
 
+    # many documents at once: take the documents
+    live_of_many: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.document FROM database_op o"
+        " WHERE o.document IN :many AND o.dead IS NULL AND o.verb <> 3 ORDER BY o.place"
+    )
+    counters_of_many: str = (
+        "SELECT path, branch, first_seq, last_seq, last_op, increments, total, document FROM database_counter"
+        " WHERE document IN :many"
+    )
+    # and place, place: what was live after the operation at a place
+    live_of_many_at: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.document FROM database_op o"
+        " WHERE o.document IN :many AND o.place <= ? AND (o.dead IS NULL OR o.dead > ?) ORDER BY o.place"
+    )
+    # and place, place: what was live at some time between the first, which is the later, and the second
+    lives_of_many: str = (
+        "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.document, o.dead FROM database_op o"
+        " WHERE o.document IN :many AND o.place <= ? AND (o.dead IS NULL OR o.dead > ?) ORDER BY o.place"
+    )
+    rows_of_many: str = "SELECT id, collection, key, exact_from FROM database_document WHERE id IN :many"
+
+    # indexes over fields
+    put_sort_keys: str = "UPDATE database_document SET sort_keys = ? WHERE id = ?"
+
+    # the change feed
+    # takes database, place: the newest entry at or before a place
+    entry_before: str = (
+        "SELECT t.place, t.branch, t.seq, t.kind, t.ops, t.reading, t.masked, t.leaf FROM database_txn t"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? AND t.place <= ?"
+        " ORDER BY t.place DESC LIMIT 1"
+    )
+    # takes database, place, limit: the entries behind a place
+    entries_behind: str = (
+        "SELECT t.place, t.branch, t.seq, t.kind, t.ops, t.reading, t.masked, t.leaf FROM database_txn t"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? AND t.place > ? ORDER BY t.place LIMIT ?"
+    )
+    # takes place, place: the documents that operations behind the first place and up to the second are about
+    touched_at: str = "SELECT place, document FROM database_op WHERE place > ? AND place <= ? ORDER BY place"
+    # takes database, place, place, place, document, limit: documents made anew up to the first place, behind the rest
+    rebuilt_after: str = (
+        "SELECT r.place, r.document FROM database_rebuild r JOIN database_document d ON d.id = r.document"
+        " WHERE d.database = ? AND r.place <= ? AND (r.place > ? OR (r.place = ? AND r.document > ?))"
+        " ORDER BY r.place, r.document LIMIT ?"
+    )
+    # takes place, place: contests that entries behind the first place and up to the second brought to light
+    contests_found: str = (
+        "SELECT found_at, document, guarded, other FROM database_contest WHERE found_at > ? AND found_at <= ?"
+        " ORDER BY document, guarded, other"
+    )
+
+    # state roots
+    # takes database, collection, key, limit: documents behind one in their order, and their leaves as far as kept
+    leaves_behind: str = (
+        "SELECT d.id, d.collection, d.key, d.place, d.etag, d.exact_from, l.place, l.version, l.content"
+        " FROM database_document d LEFT JOIN database_leaf l ON l.document = d.id"
+        " WHERE d.database = ? AND (d.collection, d.key) > (?, ?) ORDER BY d.collection, d.key LIMIT ?"
+    )
+    put_leaf: str = (
+        "INSERT INTO database_leaf (document, place, version, content) VALUES (?, ?, ?, ?) ON CONFLICT (document)"
+        " DO UPDATE SET place = excluded.place, version = excluded.version, content = excluded.content"
+    )
+
     add_rebuild: str = "INSERT INTO database_rebuild (place, document) VALUES (?, ?)"
+
+    # sides of feeds that forked
+    # takes database
+    sided_feeds: str = "SELECT DISTINCT feed FROM database_side WHERE database = ? AND refused = 0 ORDER BY feed"
+    # takes feed: the branch that its first entry is in, or was before it forked
+    root_branch: str = "SELECT id FROM database_branch WHERE feed = ? AND parent IS NULL"
+    # takes database, feed
+    sides: str = (
+        "SELECT id, feed, first_seq, length, reason, proof, refused FROM database_side"
+        " WHERE database = ? AND feed = ? ORDER BY id"
+    )
+    side_manifest: str = "SELECT manifest FROM database_side WHERE feed = ? LIMIT 1"
+    last_side: str = "SELECT max(id) FROM database_side"
+    add_side: str = (
+        "INSERT INTO database_side (id, database, feed, manifest, first_seq, length, reason, proof, refused)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    )
+    move_side: str = "UPDATE database_side SET length = ? WHERE id = ?"
+    # takes side, seq, seq
+    side_blocks: str = "SELECT data FROM database_side_block WHERE side = ? AND seq >= ? AND seq < ? ORDER BY seq"
+    # takes side, seq
+    side_nodes: str = "SELECT nodes FROM database_side_block WHERE side = ? AND seq = ?"
+    # takes feed, seq
+    side_block: str = (
+        "SELECT b.data FROM database_side_block b JOIN database_side s ON s.id = b.side WHERE s.feed = ? AND b.seq = ?"
+        " ORDER BY s.id"
+    )
+    add_side_block: str = "INSERT INTO database_side_block (side, seq, nodes, data) VALUES (?, ?, ?, ?)"
+    # takes side, length, limit
+    side_heads: str = (
+        "SELECT length, tree_hash, signature FROM database_side_head WHERE side = ? AND length > ?"
+        " ORDER BY length LIMIT ?"
+    )
+    add_side_head: str = "INSERT INTO database_side_head (side, length, tree_hash, signature) VALUES (?, ?, ?, ?)"
+    # takes the new side, the one that it leaves, and where
+    copy_side_blocks: str = (
+        "INSERT INTO database_side_block (side, seq, nodes, data)"
+        " SELECT ?, seq, nodes, data FROM database_side_block WHERE side = ? AND seq < ?"
+    )
+    copy_side_heads: str = (
+        "INSERT INTO database_side_head (side, length, tree_hash, signature)"
+        " SELECT ?, length, tree_hash, signature FROM database_side_head WHERE side = ? AND length <= ?"
+    )
+
+    # how far the lines of such feeds were taken in
+    # takes database
+    tracks: str = (
+        "SELECT t.feed, t.side, t.branch, t.seq, t.next_seq, t.waits_for FROM database_track t"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? ORDER BY t.feed, t.side"
+    )
+    put_track: str = (
+        "INSERT INTO database_track (feed, side, branch, seq, next_seq, waits_for) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (feed, side) DO UPDATE SET branch = excluded.branch, seq = excluded.seq,"
+        " next_seq = excluded.next_seq, waits_for = excluded.waits_for"
+    )
+    # entries that have no place
+    add_stray: str = (
+        "INSERT INTO database_stray (database, feed, seq, leaf, kind, reason, taken_ms) VALUES (?, ?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT DO NOTHING"
+    )
+    # takes database
+    strays: str = (
+        "SELECT feed, seq, leaf, kind, reason FROM database_stray WHERE database = ? ORDER BY feed, seq, leaf"
+    )
+
+    # splitting a branch
+    # takes branch, seq: its entries behind an index
+    txns_behind: str = (
+        "SELECT place, seq, ops, leaf FROM database_txn WHERE branch = ? AND seq > ? ORDER BY seq LIMIT ?"
+    )
+    # takes the new branch, the old one, and an index
+    move_txns: str = "UPDATE database_txn SET branch = ? WHERE branch = ? AND seq > ?"
+    move_parents: str = "UPDATE database_branch SET parent = ? WHERE parent = ? AND id <> ?"
+    # takes the new branch, and the places of the first and last operation of an entry
+    move_ops: str = "UPDATE database_op SET branch = ? WHERE place >= ? AND place <= ?"
+    # takes place, limit: vectors that were recorded behind a place
+    pasts_behind: str = (
+        "SELECT place, past FROM database_txn WHERE place > ? AND past IS NOT NULL ORDER BY place LIMIT ?"
+    )
+    move_past: str = "UPDATE database_txn SET past = ? WHERE place = ?"
+    # takes document: contexts that are spelt out
+    contexts: str = "SELECT place, context FROM database_op WHERE document = ? AND context IS NOT NULL ORDER BY place"
+    move_context: str = "UPDATE database_op SET context = ? WHERE place = ?"
+
+    # what an import brought
+    # takes database, place: documents that changed behind a place and show conflicts
+    conflicting_behind: str = (
+        "SELECT id, collection, key, conflicts FROM database_document"
+        " WHERE database = ? AND place > ? AND conflicts > 0 ORDER BY collection, key"
+    )
+    # takes database: how many conflicts documents show
+    conflict_counts: str = "SELECT id, conflicts FROM database_document WHERE database = ? AND conflicts > 0"
+    # takes database, place: conditions that were found broken behind a place
+    contested_behind: str = (
+        "SELECT DISTINCT d.collection, d.key FROM database_contest c JOIN database_document d ON d.id = c.document"
+        " WHERE d.database = ? AND c.found_at > ? ORDER BY d.collection, d.key"
+    )
 
 
 @cache
 def queries_for(dialect: str) -> Queries:
     """The statements for an engine, by the name that SQLAlchemy has for it."""
-    if dialect == "sqlite":
-        return Queries()
-    return Queries(**{one.name: str(one.default).replace("?", "%s") for one in fields(Queries)})
+    mark = "?" if dialect == "sqlite" else "%s"
+    return Queries(
+        **{one.name: str(one.default).replace(":many", _OF_MANY).replace("?", mark) for one in fields(Queries)}
+    )

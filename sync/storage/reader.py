@@ -8,17 +8,18 @@ could write from the member entries within the cut: exactly what a fresh replica
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
 from sync.cells import LiveDot, StoredOp, deaths
 from sync.schema import Schema
-from sync.storage.branches import Branches
+from sync.storage.branches import Branch, Branches
 from sync.storage.documents import count_increments, read_counter, read_dot, read_stored_op
+from sync.storage.forks import Tracks, end_of
 from sync.storage.projection import KIND_NUMBER, schema_in_force
 from sync.storage.queries import Queries
 from sync.storage.standing import Standing
@@ -48,6 +49,15 @@ class DocumentState:
     counters: tuple[CounterPart, ...]
 
 
+class _Entry(NamedTuple):
+    """Where an entry stands: in its branch, among all that was taken in, and by its clock."""
+
+    branch: int
+    seq: int
+    place: int
+    reading: int
+
+
 class Reader:
     """One database in one snapshot of the store."""
 
@@ -66,8 +76,13 @@ class Reader:
     def standing(self) -> Standing:
         """Who may write."""
         standing = Standing(self.uid, self.branches)
-        standing.load(self.tx, self.tx.fetch_all(self.sql.others, (self.number,)), KIND_NUMBER[MEMBER])
+        standing.load(self.tx.fetch_all(self.sql.others, (self.number,)), KIND_NUMBER[MEMBER])
         return standing
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """How far the lines of feeds that forked were taken in."""
+        return Tracks(self.tx, self.sql, self.number, self.branches)
 
     # --- documents as they are ---
 
@@ -109,42 +124,69 @@ class Reader:
         return max(0 if row is None else row[0] + row[1], rebuilt or 0)
 
     def known(self, place: int) -> Cut:
-        """What this replica had taken in up to a place: the axis ``known``."""
-        vector = {}
-        for branch in self.branches:
-            row = self.tx.fetch_one(self.sql.seq_at_place, (branch.id, place))
-            if row is not None:
-                vector[branch.id] = row[0]
-        return Cut(place, vector)
+        """What this replica had taken in up to a place, whole entries only: the axis ``known``."""
+        row = self.tx.fetch_one(self.sql.txn_at, (place,))
+        if row is not None and place < row[0] + row[4]:
+            place = row[0] - 1  # an entry is there as a whole or not at all
+        found = {branch.id: self._newest(branch, lambda one: one.place <= place) for branch in self.branches}
+        return Cut(place, {branch: entry.seq for branch, entry in found.items() if entry is not None})
 
     def of_vector(self, vector: Vector) -> Cut:
         """The cut of a vector that is closed: with each entry it has what that had seen."""
         return self._placed({branch: seq for branch, seq in vector.items() if seq >= 0})
 
     def closed(self, limits: Mapping[int, int]) -> Cut:
-        """The largest cut with at most these entries of each branch, and of each entry all that it had seen."""
-        kept = {branch.id: self._at_or_before(branch.id, limits.get(branch.id, -1)) for branch in self.branches}
-        shrunk = True
-        while shrunk:
-            shrunk = False
-            for branch, seq in list(kept.items()):
-                if seq >= 0 and not self._has_seen_only(branch, seq, kept):
-                    kept[branch] = self._at_or_before(branch, seq - 1)
-                    shrunk = True
+        """The largest cut with at most these entries of each branch, and of each entry all that it had seen.
+
+        ``limits`` are indexes; of a branch that is not named there is nothing. What an entry had seen includes what
+        those had seen, and grows along a branch: so each branch has one last entry whose past is within the limits.
+        """
+        kept = {}
+        for branch in self.branches:
+            newest = self._newest(branch, lambda one: self._is_within(one, limits))
+            if newest is not None:
+                kept[branch.id] = newest.seq
         return self.of_vector(kept)
 
-    def _at_or_before(self, branch: int, seq: int) -> int:
-        """The index of the newest entry of a branch up to an index; -1 when there is none."""
-        row = self.tx.fetch_one(self.sql.txn_before, (branch, seq)) if seq >= 0 else None
-        return -1 if row is None else int(row[0])
+    def before_reading(self, reading: int) -> Cut:
+        """The largest cut without an entry whose clock reading is later."""
+        limits = {}
+        for branch in self.branches:
+            newest = self._newest(branch, lambda one: one.reading <= reading)
+            if newest is not None:
+                limits[branch.id] = newest.seq
+        return self.closed(limits)
 
-    def _has_seen_only(self, branch: int, seq: int, kept: Vector) -> bool:
-        """Whether everything that an entry had seen of other branches is kept."""
-        for other, at in self._past_of(branch, seq).items():
-            # A vector may name an index without an entry of ours.
-            if other != branch and kept.get(other, -1) < at and kept.get(other, -1) < self._at_or_before(other, at):
-                return False
-        return True
+    def _newest(self, branch: Branch, fits: Callable[[_Entry], bool]) -> _Entry | None:
+        """The newest entry of a branch that fits; of those that do, every earlier one does too."""
+        if branch.head is None:
+            return None
+        found = self._at_or_before(branch.id, branch.head.seq)
+        if found is not None and fits(found):
+            return found  # a branch that has rested since, often
+        found, low, high = None, branch.first_seq, branch.head.seq - 1
+        while low <= high:
+            middle = (low + high + 1) // 2
+            entry = self._at_or_before(branch.id, middle)
+            if entry is None or entry.seq < low:
+                low = middle + 1
+            elif fits(entry):
+                found, low = entry, middle + 1
+            else:
+                high = entry.seq - 1
+        return found
+
+    def _at_or_before(self, branch: int, seq: int) -> _Entry | None:
+        """The newest entry of a branch up to an index."""
+        row = self.tx.fetch_one(self.sql.txn_before, (branch, seq))
+        return None if row is None else _Entry(branch, *checked((row[0], row[1], row[4]), int, int, int))
+
+    def _is_within(self, entry: _Entry, limits: Mapping[int, int]) -> bool:
+        """Whether an entry and all that it had seen are within the limits."""
+        if limits.get(entry.branch, -1) < entry.seq:
+            return False
+        past = self._past_of(entry.branch, entry.seq)
+        return all(limits.get(other, -1) >= seq for other, seq in past.items() if other != entry.branch)
 
     def _placed(self, vector: Mapping[int, int]) -> Cut:
         """The cut, with its place when it is just what had been taken in up to one."""
@@ -154,11 +196,8 @@ class Reader:
             if row is None:
                 raise DamagedFile(f"the database has lost entry {seq} of branch {branch}")
             place = max(place, row[0] + row[2])
-        for one in self.branches:
-            row = self.tx.fetch_one(self.sql.seq_at_place, (one.id, place))
-            if (None if row is None else row[0]) != vector.get(one.id):
-                return Cut(None, vector)
-        return Cut(place, vector)
+        known = self.known(place)
+        return known if known.vector == vector else Cut(None, vector)
 
     # --- documents as they were ---
 
@@ -176,12 +215,30 @@ class Reader:
             live = list(map(read_dot, self.tx.fetch_all(self.sql.live_at, (number, cut.place, cut.place))))
         else:
             live = self._live_within(number, cut)
+        return self.state_of(name, live, cut)
+
+    def state_of(self, name: DocumentId, live: Collection[LiveDot], cut: Cut) -> DocumentState | None:
+        """The document in which these dots, increments among them, are live at a cut; None when there are none."""
         if not live:
             return None
         dots = tuple(dot for dot in live if dot.verb is not Verb.INC)
         counters = tuple(count_increments(dot for dot in live if dot.verb is Verb.INC))
         version = document_version(self.uid, name, dots, counters, lambda one: self.branches[one].uid)
-        return DocumentState(name, etag_of(version), self.view(dots, counters, name), dots, counters)
+        view = make_view(dots, counters, lambda dot: self._rank_at(dot, cut), self._past_of)
+        return DocumentState(name, etag_of(version), view, dots, counters)
+
+    def _rank_at(self, dot: LiveDot, cut: Cut) -> Rank:
+        """The order of concurrent values for who knew only what is in the cut: who is disputed may be known later."""
+        return (not self.is_disputed(self.branches[dot.branch], cut.vector), *self.rank(dot)[1:])
+
+    def is_disputed(self, branch: Branch, within: Vector) -> bool:
+        """Whether a branch's feed has two sides within a vector, or its identity contradicts itself there."""
+        side = branch
+        while side.parent is not None:
+            if sum(one.parent == side.parent and one.id in within for one in self.branches.of_feed(side.feed)) > 1:
+                return True
+            side = self.branches[side.parent]
+        return self.standing.within(within).disputed(branch.author.identity)
 
     def _live_within(self, number: int, cut: Cut) -> list[LiveDot]:
         ops = [one for one, counts in self.history(number, cut) if counts]
@@ -191,7 +248,7 @@ class Reader:
     def history(self, number: int, cut: Cut | None = None) -> Iterator[tuple[StoredOp, bool]]:
         """Every operation of a document within a cut, in the order in which they came, and whether it counts there."""
         membership = self.standing.within(None if cut is None else cut.vector)
-        ends = {branch.id: membership.cut(branch.author) for branch in self.branches}
+        ends = {one.id: end_of(self.branches, lambda: self.tracks, one, membership) for one in self.branches}
         for row in self.tx.fetch_all(self.sql.history, (number,)):
             one = read_stored_op(row)
             if cut is None or sees(cut.vector, one.dot.branch, one.dot.seq):

@@ -23,12 +23,12 @@ class Standing:
         self._acts: list[tuple[int, int, PlacedAct]] = []
         self._folds: dict[frozenset[bytes], Membership] = {}
 
-    def load(self, tx: Any, rows: list[tuple[Any, ...]], kind: int) -> None:
+    def load(self, rows: list[tuple[Any, ...]], kind: int) -> None:
         """Read the entries of that kind among ``rows`` (branch, seq, kind, leaf, masked) from their feeds."""
         for number, seq, found, leaf, masked in rows:
             if found == kind and masked is None:
                 branch = self._branches[number]
-                entry = parse_entry(tx.block(branch.feed, seq))
+                entry = parse_entry(self._branches.block(number, seq, leaf))
                 assert entry.kind == MEMBER
                 self.add(branch, seq, leaf, parse_member(entry))
 

@@ -162,9 +162,73 @@ _rebuild: Final = Table(
 _undo: Final = Table(
     "database_undo",
     metadata,
-    Column("branch", BigInteger, primary_key=True, autoincrement=False),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("undone", BigInteger, primary_key=True, autoincrement=False),
+)
+
+_leaf: Final = Table(
+    "database_leaf",
+    metadata,
+    Column("document", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", BigInteger, nullable=False),
+    Column("version", LargeBinary, nullable=False),
+    Column("content", LargeBinary, nullable=False),
+)
+
+_side: Final = Table(
+    "database_side",
+    metadata,
+    Column("id", _Row, primary_key=True, autoincrement=False),
+    Column("database", BigInteger, ForeignKey("database.id"), nullable=False),
+    Column("feed", LargeBinary, nullable=False),
+    Column("manifest", LargeBinary, nullable=False),
+    Column("first_seq", BigInteger, nullable=False),
+    Column("length", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("proof", LargeBinary, nullable=False),
+    Column("refused", Integer, nullable=False),
+    Index("ix_database_side_feed", "feed"),
+)
+
+_side_block: Final = Table(
+    "database_side_block",
+    metadata,
+    Column("side", BigInteger, ForeignKey("database_side.id"), primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("nodes", LargeBinary, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+)
+
+_side_head: Final = Table(
+    "database_side_head",
+    metadata,
+    Column("side", BigInteger, ForeignKey("database_side.id"), primary_key=True, autoincrement=False),
+    Column("length", BigInteger, primary_key=True, autoincrement=False),
+    Column("tree_hash", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+)
+
+_track: Final = Table(
+    "database_track",
+    metadata,
+    Column("feed", LargeBinary, primary_key=True),
+    Column("side", BigInteger, primary_key=True, autoincrement=False),
+    Column("branch", BigInteger, ForeignKey("database_branch.id"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("next_seq", BigInteger, nullable=False),
+    Column("waits_for", LargeBinary),
+)
+
+_stray: Final = Table(
+    "database_stray",
+    metadata,
+    Column("database", BigInteger, ForeignKey("database.id"), primary_key=True, autoincrement=False),
+    Column("feed", LargeBinary, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("leaf", LargeBinary, primary_key=True),
+    Column("kind", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("taken_ms", BigInteger, nullable=False),
 )
 
 DATABASE_TABLES: Final = (
@@ -178,4 +242,10 @@ DATABASE_TABLES: Final = (
     _contest,
     _rebuild,
     _undo,
+    _leaf,
+    _side,
+    _side_block,
+    _side_head,
+    _track,
+    _stray,
 )

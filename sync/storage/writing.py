@@ -27,6 +27,7 @@ from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
 from sync.storage.branches import Branches
 from sync.storage.documents import count_increments
 from sync.storage.projection import Content, Projection
+from sync.storage.reader import Reader
 from sync.transaction import (
     CKPT,
     ERASE,
@@ -53,6 +54,9 @@ __all__ = ["Writing", "decode_context", "encode_context"]
 
 _BRANCH_NAME: Final = 16
 """Bytes of a branch's id in a context token."""
+
+_IN_THE_MAKING: Final = 1 << 62
+"""In the place of an index: the entry that is being made."""
 
 
 class Writing:
@@ -111,6 +115,14 @@ class Writing:
         place = SealedPlace(self.projection.uid, document.collection, document.key, path)
         return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
 
+    def reader(self) -> Reader:
+        """What reads the database as it stands in the transaction that is being made."""
+        tx, sql, number = self.projection.written()
+        reader = Reader(tx, sql, number, self.projection.uid)
+        # These have seen what is not committed yet, and entries whose blocks are not in the store yet.
+        reader.branches, reader.standing = self.projection.branches, self.projection.standing
+        return reader
+
     # --- making an entry ---
 
     def catch_up(self, length: int) -> None:
@@ -156,10 +168,11 @@ class Writing:
         parts = list(self.counters(document))
         increments = []
         for at, op in enumerate(ops):
-            dot = LiveDot(-1, self._branch.id, 1 << 62, at, op.verb, path_text(op.path), encode(op.value))
-            for victim in replaced(dot, None, live, None):
+            dot = LiveDot(-1, self._branch.id, _IN_THE_MAKING, at, op.verb, path_text(op.path), encode(op.value))
+            context = self.projection.context_of(op)
+            for victim in replaced(dot, context, live, None):
                 live[victim.path].remove(victim)
-            if op.verb is Verb.DEL:
+            if op.verb is Verb.DEL and context is None:
                 parts = [part for part in parts if not f"{part.path}/".startswith(f"{dot.path}/")]
             if op.verb is Verb.INC:
                 increments.append(dot)
@@ -167,7 +180,12 @@ class Writing:
                 live.setdefault(dot.path, []).append(dot)
         dots = [dot for found in live.values() for dot in found]
         counters = [*parts, *count_increments(increments)]
-        return make_view(dots, counters, lambda dot: (True, dot.seq, b""), lambda _branch, _seq: {})
+        return make_view(dots, counters, lambda dot: (True, dot.seq, b""), self._past_of)
+
+    def _past_of(self, branch: int, seq: int) -> Vector:
+        """What an entry has seen: the one that is being made, everything."""
+        branches = self.projection.branches
+        return branches.clock() if (branch, seq) == (self._branch.id, _IN_THE_MAKING) else branches.past_of(branch, seq)
 
     def introduction(self) -> MemberEntry | None:
         """An entry with events of this device's owner that the database does not have; None when it has all."""

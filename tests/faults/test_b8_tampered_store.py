@@ -350,6 +350,7 @@ def test_every_row_deleted(tampering: Any, audit: Any) -> None:
 def test_no_table_is_forgotten(tampering: Any) -> None:
     tables = tampering.tables()
     empty = {name for name, (_, *rows) in tables.items() if not rows}
+    empty -= {name for name in tables if name.partition("_")[0] == "database"}  # test_database_tampered changes those
     if isinstance(tampering, SqliteStore):
         empty -= {"lease"}  # on one machine the write lock is all that writers need
     assert empty == set(), "nothing is changed in these tables: fill them in the fixture"

@@ -109,3 +109,14 @@ def test_a_stale_base_leaves_what_it_had_not_seen(world: Any) -> None:
     laptop.db.commit(stale)
     owner = laptop.db.get("accounts", "1").view.cells[0]
     assert sorted(owner.values) == ["B", "C"]
+
+
+def test_a_document_of_another_device_that_breaks_a_later_schema_can_be_deleted(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    laptop.put("accounts", "1", owner=5)
+    laptop.put("$schema", "accounts", schema={"type": "object", "properties": {"owner": {"type": "text"}}})
+    world.exchange()
+    gone = Changes()
+    gone.delete("accounts", "1")
+    phone.db.commit(gone)
+    assert phone.fields("accounts", "1") is None

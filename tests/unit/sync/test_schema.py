@@ -657,3 +657,12 @@ def test_operations_of_the_specification(verb: str, pointer: str, value: str, re
 
 def test_the_specification_has_operations() -> None:
     assert len(SPEC_OPERATIONS) == 12
+
+
+def test_the_sum_of_decimals_may_be_whole() -> None:
+    """A counter shows an integer when its sum has no fraction, whatever was added."""
+    schema = parse_schema({"type": "object", "properties": {"turnover": {"type": "decimal", "cell": "ctr"}}})
+    assert check_document(schema, {"turnover": 5}) == []
+    assert check_document(schema, {"turnover": {"$dec": "0.5"}}) == []
+    assert check_document(schema, {"turnover": True}) == ["/turnover: boolean where decimal is asked for"]
+    assert check_document(schema, {"turnover": "5"}) == ["/turnover: text where decimal is asked for"]

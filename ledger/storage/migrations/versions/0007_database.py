@@ -126,10 +126,72 @@ DDL = (
     """,
     """
     CREATE TABLE database_undo (
-        branch BIGINT NOT NULL,
-        seq BIGINT NOT NULL,
         place BIGINT NOT NULL,
-        PRIMARY KEY (branch, seq, place)
+        undone BIGINT NOT NULL,
+        PRIMARY KEY (place, undone)
+    )
+    """,
+    """
+    CREATE TABLE database_leaf (
+        document BIGINT NOT NULL PRIMARY KEY,
+        place BIGINT NOT NULL,
+        version {bytes} NOT NULL CHECK (length(version) = 32),
+        content {bytes} NOT NULL CHECK (length(content) = 32)
+    )
+    """,
+    """
+    CREATE TABLE database_side (
+        id {id},
+        database BIGINT NOT NULL REFERENCES database (id),
+        feed {bytes} NOT NULL CHECK (length(feed) = 32),
+        manifest {bytes} NOT NULL,
+        first_seq BIGINT NOT NULL CHECK (first_seq >= 0),
+        length BIGINT NOT NULL CHECK (length >= first_seq),
+        reason TEXT NOT NULL,
+        proof {bytes} NOT NULL,
+        refused INTEGER NOT NULL CHECK (refused IN (0, 1))
+    )
+    """,
+    "CREATE INDEX ix_database_side_feed ON database_side (feed)",
+    """
+    CREATE TABLE database_side_block (
+        side BIGINT NOT NULL REFERENCES database_side (id),
+        seq BIGINT NOT NULL CHECK (seq >= 0),
+        nodes {bytes} NOT NULL,
+        data {bytes} NOT NULL,
+        PRIMARY KEY (side, seq)
+    )
+    """,
+    """
+    CREATE TABLE database_side_head (
+        side BIGINT NOT NULL REFERENCES database_side (id),
+        length BIGINT NOT NULL CHECK (length > 0),
+        tree_hash {bytes} NOT NULL CHECK (length(tree_hash) = 32),
+        signature {bytes} NOT NULL,
+        PRIMARY KEY (side, length)
+    )
+    """,
+    """
+    CREATE TABLE database_track (
+        feed {bytes} NOT NULL CHECK (length(feed) = 32),
+        side BIGINT NOT NULL,
+        branch BIGINT NOT NULL REFERENCES database_branch (id),
+        seq BIGINT NOT NULL,
+        next_seq BIGINT NOT NULL CHECK (next_seq >= 0),
+        waits_for {bytes},
+        PRIMARY KEY (feed, side)
+    )
+    """,
+    """
+    CREATE TABLE database_stray (
+        database BIGINT NOT NULL REFERENCES database (id),
+        feed {bytes} NOT NULL CHECK (length(feed) = 32),
+        seq BIGINT NOT NULL CHECK (seq >= 0),
+        leaf {bytes} NOT NULL CHECK (length(leaf) = 32),
+        kind INTEGER NOT NULL CHECK (kind BETWEEN 1 AND 4),
+        reason TEXT NOT NULL,
+        taken_ms BIGINT NOT NULL,
+        PRIMARY KEY (database, feed, seq, leaf)
     )
     """,
 )

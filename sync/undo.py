@@ -1,0 +1,359 @@
+"""Undo: the operations that take back what a transaction did to a document, and nothing that anybody else did.
+
+Implements docs/spec/database-history.md, section "Undo". A log does not go back: what is taken back is written again.
+Each dot of the transaction that is still live is replaced by what it had replaced itself, a removal is made good by
+putting back what it removed, increments are balanced. Where somebody has written since, the cell is left as it is, and
+that is said. The operations name the dots that they replace one by one, so they can hit no other, and also those that
+they put back: a dot counts as put back once, however often somebody tries.
+
+To do it again is to undo the undoing.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from identity.encoding import Value, decode
+from ledger.values import Reference
+from sync.cells import FLAGS, WRITES, CellKey, LiveDot, StoredOp, cell_key, is_beneath, replaced, upwards
+from sync.transaction import MAX_CONTEXT, MAX_INCREMENT_DIGITS, DocumentId, Dot, Op, Verb, parse_path
+from sync.vector import Vector, sees
+from sync.view import CounterPart, Rank, RankOf, exact_sum
+
+__all__ = ["Footprint", "Knowledge", "Skipped", "invert"]
+
+_PATH: Final = 0
+_VERB: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """What transactions that are to be taken back did to one document, and what has become of it.
+
+    Everything is in the order in which this replica took it in, and counts.
+    """
+
+    document: DocumentId
+    own: Sequence[StoredOp]
+    """Their operations."""
+    cancelled: Sequence[StoredOp]
+    """Operations that came later, of transactions that were taken back already and of those that took them back:
+    together they changed nothing, so they stand in nobody's way."""
+    lost: Sequence[LiveDot]
+    """Dots of others that ``own`` were the first to replace."""
+    since: Sequence[StoredOp]
+    """Operations of others that came after the first of ``own``."""
+    live: Sequence[LiveDot]
+    """What is live in the document now, without increments."""
+    counters: Sequence[CounterPart]
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What a replica knows that decides how operations are taken back."""
+
+    past_of: Callable[[int, int], Vector]
+    """The causal past of an entry."""
+    rank: RankOf
+    """The order of concurrent values: the largest shows."""
+    name_of: Callable[[LiveDot], Dot]
+    """What names a dot on every replica."""
+    misfit: Callable[[Op], str | None]
+    """Why an operation breaks the schema; None when it fits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A cell that was left as it is. ``by`` is the entry that wrote there since, when that is why."""
+
+    document: DocumentId
+    path: str
+    """As a JSON Pointer; empty for the delete flag."""
+    reason: str
+    by: Reference | None = None
+
+
+def invert(footprint: Footprint, known: Knowledge) -> tuple[list[Op], list[Skipped]]:
+    """The operations that take the transactions back in one document, and the cells in which that cannot be.
+
+    They have to be written by an entry that has seen all of the footprint. Total.
+    """
+    return _Inverting(footprint, known).run()
+
+
+@dataclass(slots=True)
+class _Cell:
+    """What is known of one cell that the transactions touched."""
+
+    key: CellKey
+    held: list[LiveDot] = field(default_factory=list)
+    """Their dots that count: that are live, or for which others stand that were put back."""
+    lost: list[LiveDot] = field(default_factory=list)
+    """Dots of others that nobody but they replaced."""
+    overwritten: LiveDot | None = None
+    """What somebody else wrote over one of their dots."""
+    gone: LiveDot | None = None
+    """What somebody else wrote over a dot that they had replaced."""
+
+
+class _Inverting:
+    """One document on its way to the inverse operations."""
+
+    def __init__(self, footprint: Footprint, known: Knowledge) -> None:
+        self._document = footprint.document
+        self._footprint = footprint
+        self._known = known
+        ours = sorted((*footprint.own, *footprint.cancelled), key=lambda one: one.dot.place)
+        self._ours = ours
+        self._own = _Replacers(footprint.own, known.past_of)
+        self._replacing = _Replacers(ours, known.past_of)
+        self._since = _Replacers(footprint.since, known.past_of)
+        self._entries = {one.dot.key[:2] for one in footprint.own}
+        self._cancelled = {one.dot.key[:2] for one in footprint.cancelled}
+        self._dots = {one.dot.key for one in footprint.own}
+        self._cells: dict[CellKey, _Cell] = {}
+
+    def run(self) -> tuple[list[Op], list[Skipped]]:
+        self._sort_out()
+        # A reset hits all that was written before it, so it comes before what is put back.
+        first: list[Op] = []
+        then: list[Op] = []
+        skipped: list[Skipped] = []
+        for cell in self._cells.values():
+            fault = self._fault(cell)
+            ops = [] if fault is not None else self._inverse(cell)
+            misfit = next((reason for op in ops if (reason := self._known.misfit(op)) is not None), None)
+            if misfit is not None:
+                fault = Skipped(self._document, cell.key[_PATH], f"it does not fit the schema any more: {misfit}")
+            if fault is not None:
+                skipped.append(fault)
+            elif len(ops) == 1 and ops[0].verb is Verb.DEL and ops[0].context is None:
+                first += ops
+            else:
+                then += ops
+        return first + then, skipped
+
+    def _sort_out(self) -> None:
+        for one in self._ours:
+            dot = one.dot
+            if dot.key in self._dots:
+                if dot.verb not in WRITES or dot.verb is Verb.PURGE:
+                    continue
+            elif not self._stands_for_ours(one):
+                continue
+            self._dots.add(dot.key)
+            over = self._since.first(dot)
+            replacing = self._own if dot.verb is Verb.INC else self._replacing
+            if over is not None:
+                self._cell(dot).overwritten = over.dot
+            elif replacing.first(dot) is None:
+                self._cell(dot).held.append(dot)
+        for dot in self._footprint.lost:
+            over = self._since.first(dot)
+            if over is None:
+                self._cell(dot).lost.append(dot)
+            else:
+                self._cell(dot).gone = over.dot
+
+    def _stands_for_ours(self, one: StoredOp) -> bool:
+        """Whether an operation put back dots of theirs, and nobody else's. Increments are put back as sums: what is
+        theirs in those counts as if it had never been lost."""
+        named = (key for key in one.context or () if key in self._dots or key[:2] not in self._cancelled)
+        is_ours = [key in self._dots for key in named]
+        return one.dot.verb in WRITES and bool(is_ours) and all(is_ours)
+
+    def _cell(self, dot: LiveDot) -> _Cell:
+        key = cell_key(dot)
+        return self._cells.setdefault(key, _Cell(key))
+
+    def _fault(self, cell: _Cell) -> Skipped | None:
+        """Why a cell stays as it is; None: it can be taken back, or there is nothing to do in it."""
+        if cell.held and cell.lost and cell.key[_VERB] is Verb.HIDE and not self._show_or_hide(cell):
+            return Skipped(self._document, cell.key[_PATH], "the document was written to since")
+        if cell.held:
+            other = self._winner_over(cell, cell.held)
+            return None if other is None else self._skipped(cell, "another value shows there", other)
+        if cell.overwritten is not None:
+            return self._skipped(cell, "it was written since", cell.overwritten)
+        if cell.lost:
+            clash = self._written_there(cell)
+            return None if clash is None else self._skipped(cell, "something was written there since", clash)
+        return None if cell.gone is None else self._skipped(cell, "it was written since", cell.gone)
+
+    def _skipped(self, cell: _Cell, reason: str, by: LiveDot) -> Skipped:
+        return Skipped(self._document, cell.key[_PATH], reason, self._known.name_of(by).entry)
+
+    def _written_there(self, cell: _Cell) -> LiveDot | None:
+        """What was written where the cell was emptied, by somebody who knew that, and would clash with it now."""
+        for dot in self._footprint.live:
+            clashes = dot.verb not in FLAGS and self._clashes(cell.key, cell_key(dot))
+            if clashes and dot.key not in self._dots and self._saw(dot.branch, dot.seq):
+                return dot
+        for part in self._footprint.counters:
+            key = (part.path, Verb.INC, b"")
+            if key != cell.key and self._clashes(cell.key, key) and self._saw(part.branch, part.last):
+                return LiveDot(0, part.branch, part.last, part.last_op, Verb.INC, part.path, b"")
+        return None
+
+    def _clashes(self, key: CellKey, other: CellKey) -> bool:
+        if key[_PATH] == other[_PATH]:
+            return key == other or key[_VERB] is not other[_VERB]
+        return is_beneath(key[_PATH], other[_PATH]) or is_beneath(other[_PATH], key[_PATH])
+
+    def _saw(self, branch: int, seq: int) -> bool:
+        """Whether an entry of somebody else had seen one of those that are taken back."""
+        if (branch, seq) in self._entries:
+            return False
+        past = self._known.past_of(branch, seq)
+        return any(sees(past, *entry) for entry in self._entries)
+
+    # --- the inverse of one cell ---
+
+    def _inverse(self, cell: _Cell) -> list[Op]:
+        if cell.key[_VERB] is Verb.INC:
+            return self._balance(cell)
+        if cell.key[_VERB] is Verb.HIDE:
+            return self._show_or_hide(cell)
+        held = [self._known.name_of(dot) for dot in cell.held]
+        lost = sorted(cell.lost, key=self._order)
+        if cell.key[_VERB] in (Verb.ADD, Verb.LWW):
+            # An element is there or not, and one value wins, however many there were: the one that won is enough.
+            lost = [] if self._winner_over(cell, lost) is not None else lost
+            held += [self._known.name_of(dot) for dot in lost[:-1]]
+            lost = lost[-1:]
+        ops = []
+        room = MAX_CONTEXT - 1 if lost else MAX_CONTEXT
+        while held and (len(held) > room or not lost):
+            ops.append(self._without(cell.key, held[:MAX_CONTEXT]))
+            held = held[MAX_CONTEXT:]
+        for dot in lost:  # the last one shows, as the largest did
+            context = (*held, self._known.name_of(dot))
+            ops.append(Op(dot.verb, self._document, parse_path(dot.path), decode(dot.val), context))
+            held = []
+        return ops
+
+    def _winner_over(self, cell: _Cell, dots: Sequence[LiveDot]) -> LiveDot | None:
+        """In a cell of which only the winner shows: what others wrote there and wins over these."""
+        if cell.key[_VERB] is not Verb.LWW or not dots:
+            return None
+        best = max(map(self._order, dots))
+        others = (dot for dot in self._footprint.live if cell_key(dot) == cell.key and dot not in cell.held)
+        return next((dot for dot in others if self._order(dot) > best), None)
+
+    def _order(self, dot: LiveDot) -> tuple[Rank, int]:
+        return (self._known.rank(dot), dot.op)
+
+    def _without(self, key: CellKey, context: Sequence[Dot]) -> Op:
+        """What replaces dots of a cell by nothing."""
+        path, verb, val = key
+        if verb is Verb.ADD:
+            return Op(Verb.REM, self._document, parse_path(path), decode(val), tuple(context))
+        return Op(Verb.DEL, self._document, parse_path(path), None, tuple(context))
+
+    def _show_or_hide(self, cell: _Cell) -> list[Op]:
+        """The flag as it would be without the transactions. It names as many dots as an operation can."""
+        hidden = self._would_be_hidden(cell)
+        if not hidden and not any(map(_is_hiding, cell.held)):
+            return []
+        context = tuple(map(self._known.name_of, (*cell.held, *cell.lost)))
+        return [Op(Verb.HIDE, self._document, (), hidden, context[:MAX_CONTEXT])]
+
+    def _would_be_hidden(self, cell: _Cell) -> bool:
+        """Whether the deletions that are left had seen all that is: what somebody wrote since is not hidden by them."""
+        others = [dot for dot in self._footprint.live if dot.verb is Verb.HIDE and dot not in cell.held]
+        flags = [*others, *cell.lost]
+        if not flags or not all(map(_is_hiding, flags)):
+            return False
+        found = [*self._footprint.live, *self._footprint.lost]
+        content = [dot.key[:2] for dot in found if dot.verb not in FLAGS and dot.key not in self._dots]
+        content += [(part.branch, part.last) for part in self._footprint.counters if not self._is_ours(part)]
+        pasts = ({**self._known.past_of(flag.branch, flag.seq), flag.branch: flag.seq} for flag in flags)
+        return any(all(sees(past, *entry) for entry in content) for past in pasts)
+
+    def _is_ours(self, part: CounterPart) -> bool:
+        """Whether nobody else contributed to a part of a counter."""
+        cell = self._cells.get((part.path, Verb.INC, b""), _Cell(("", Verb.INC, b"")))
+        return part.count == sum(dot.branch == part.branch for dot in cell.held)
+
+    def _balance(self, cell: _Cell) -> list[Op]:
+        path = cell.key[_PATH]
+        if cell.held and not cell.lost and self._stands_alone(cell):
+            return [Op(Verb.DEL, self._document, parse_path(path), None)]
+        amounts = [_amount(dot.val).copy_negate() for dot in cell.held] + [_amount(dot.val) for dot in cell.lost]
+        is_decimal = any(isinstance(decode(dot.val), dict) for dot in (*cell.held, *cell.lost))
+        return [
+            Op(Verb.INC, self._document, parse_path(path), _as_value(amount, is_decimal=is_decimal))
+            for amount in _grouped(amounts)
+        ]
+
+    def _stands_alone(self, cell: _Cell) -> bool:
+        """Whether nothing but their increments is live at the path and beneath it: then a reset hits nothing else."""
+        path = cell.key[_PATH]
+        if any(is_beneath(dot.path, path) and dot.verb not in FLAGS for dot in self._footprint.live):
+            return False
+        here = [part for part in self._footprint.counters if is_beneath(part.path, path)]
+        ours = Counter(one.dot.branch for one in self._ours if self._is_live_increment(one.dot, path))
+        if any(part.path != path or part.count != ours[part.branch] for part in here):
+            return False
+        return exact_sum(part.total for part in here) == exact_sum(_amount(dot.val) for dot in cell.held)
+
+    def _is_live_increment(self, dot: LiveDot, path: str) -> bool:
+        is_one = dot.verb is Verb.INC and dot.path == path
+        return is_one and self._since.first(dot) is None and self._replacing.first(dot) is None
+
+
+class _Replacers:
+    """Operations by the cells whose dots they could replace."""
+
+    def __init__(self, ops: Iterable[StoredOp], past_of: Callable[[int, int], Vector]) -> None:
+        self._past_of = past_of
+        self._by_cell: dict[CellKey, list[StoredOp]] = {}
+        for one in ops:
+            self._by_cell.setdefault(cell_key(one.dot), []).append(one)
+
+    def first(self, dot: LiveDot) -> StoredOp | None:
+        """The first one that replaces a dot."""
+        for key in (cell_key(dot), *((path, Verb.DEL, b"") for path in upwards(dot.path))):
+            found = self._by_cell.get(key, [])
+            for at in range(bisect_right(found, dot.place, key=lambda one: one.dot.place), len(found)):
+                one = found[at]
+                if replaced(one.dot, one.context, {dot.path: [dot]}, self._past_of(one.dot.branch, one.dot.seq)):
+                    return one
+        return None
+
+
+def _is_hiding(flag: LiveDot) -> bool:
+    return decode(flag.val) is True
+
+
+def _amount(val: bytes) -> Decimal:
+    match decode(val):
+        case {"$dec": str(text)}:
+            return Decimal(text)
+        case amount:
+            assert isinstance(amount, int)
+            return Decimal(amount)
+
+
+def _grouped(amounts: Iterable[Decimal]) -> Iterator[Decimal]:
+    """As few sums as one increment can hold each; none that is nothing."""
+    total = Decimal(0)
+    for amount in amounts:
+        further = exact_sum((total, amount))
+        if abs(further) >= 10**MAX_INCREMENT_DIGITS:
+            yield total
+            further = amount
+        total = further
+    if total:
+        yield total
+
+
+def _as_value(amount: Decimal, *, is_decimal: bool) -> Value:
+    if not is_decimal and -(1 << 63) <= amount < 1 << 63:
+        return int(amount)
+    return {"$dec": f"{amount:f}"}
