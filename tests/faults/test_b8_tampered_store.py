@@ -317,7 +317,7 @@ def is_named(said: str) -> bool:
     return "FAILED: " in said or "holdfast: error: " in said
 
 
-def test_every_column_of_every_row(tampering: Any, audit: Any, request: pytest.FixtureRequest) -> None:
+def test_B8_every_column_of_every_row(tampering: Any, audit: Any, request: pytest.FixtureRequest) -> None:
     engine = "sqlite" if isinstance(tampering, SqliteStore) else "postgresql"
     code, said = audit()
     assert code == 0, said
@@ -333,7 +333,7 @@ def test_every_column_of_every_row(tampering: Any, audit: Any, request: pytest.F
     assert audit()[0] == 0
 
 
-def test_every_row_deleted(tampering: Any, audit: Any) -> None:
+def test_B8_every_row_deleted(tampering: Any, audit: Any) -> None:
     engine = "sqlite" if isinstance(tampering, SqliteStore) else "postgresql"
     unnoticed = []
     for table, (columns, *rows) in tampering.tables().items():
@@ -347,7 +347,7 @@ def test_every_row_deleted(tampering: Any, audit: Any) -> None:
     assert unnoticed == []
 
 
-def test_no_table_is_forgotten(tampering: Any) -> None:
+def test_B8_no_table_is_forgotten(tampering: Any) -> None:
     tables = tampering.tables()
     empty = {name for name, (_, *rows) in tables.items() if not rows}
     if isinstance(tampering, SqliteStore):
