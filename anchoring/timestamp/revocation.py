@@ -14,6 +14,8 @@ from datetime import datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import ocsp
 
 from anchoring.timestamp.certificates import (
@@ -49,12 +51,16 @@ RevocationData = x509.CertificateRevocationList | ocsp.OCSPResponse
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """What one item says about one certificate. ``revoked`` is when it says the certificate ceased to be good."""
+    """What one item says about one certificate. ``revoked`` is when it says the certificate ceased to be good.
+
+    ``vouches_before`` is whether it says besides that it was good until then.
+    """
 
     this_update: datetime
     next_update: datetime | None
     revoked: datetime | None
     known: bool
+    vouches_before: bool
 
 
 def load_crl(der: bytes) -> x509.CertificateRevocationList:
@@ -107,7 +113,7 @@ def check_revocation(
             raise TokenUndecided("REVOCATION_MISSING", f"no CRL or OCSP response for {name_text(certificate.subject)}")
         if len(fitting) > 1:
             raise TokenRejected("UNUSED_MATERIAL", f"{len(fitting)} items of revocation data where one suffices")
-        _check_crl_signature(fitting[0], issuer)
+        _check_signature(fitting[0], issuer)
         revoked = _judge(_statement(fitting[0], certificate), certificate, moment)
         if revoked is not None:
             later.append(revoked)
@@ -122,16 +128,37 @@ def speaks_about(item: RevocationData, certificate: x509.Certificate) -> bool:
     return item.serial_number == certificate.serial_number and item.issuer_name_hash == name_hash
 
 
-def _check_crl_signature(item: RevocationData, issuer: x509.Certificate) -> None:
-    """Raise unless the CRL is by that key. pyHanko checks it too; here it keeps an altered one from being believed."""
-    if not isinstance(item, x509.CertificateRevocationList):
-        return
+def _check_signature(item: RevocationData, issuer: x509.Certificate) -> None:
+    """Raise unless a CRL is by that key, or an OCSP response by the key in it, or by that one if there is none.
+
+    pyHanko checks it too, and whether a key in a response may speak; here it keeps an altered item from being believed.
+    """
+    what, signer = "a CRL", issuer
     try:
-        good = item.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+        if isinstance(item, x509.CertificateRevocationList):
+            good = item.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]
+        else:
+            what, signer = "an OCSP response", next(iter(item.certificates), issuer)
+            good = _is_signed_by(item, signer.public_key())
     except READ_ERRORS as exc:
-        raise TokenRejected("REVOCATION_SIGNATURE", f"a CRL cannot be checked: {exc}") from exc
+        raise TokenRejected("REVOCATION_SIGNATURE", f"{what} cannot be checked: {exc}") from exc
     if not good:
-        raise TokenRejected("REVOCATION_SIGNATURE", f"a CRL is not signed by {name_text(issuer.subject)}")
+        raise TokenRejected("REVOCATION_SIGNATURE", f"{what} is not signed by {name_text(signer.subject)}")
+
+
+def _is_signed_by(response: ocsp.OCSPResponse, key: object) -> bool:
+    digest = response.signature_hash_algorithm
+    try:
+        match key:
+            case rsa.RSAPublicKey() if digest is not None:
+                key.verify(response.signature, response.tbs_response_bytes, padding.PKCS1v15(), digest)
+            case ec.EllipticCurvePublicKey() if digest is not None:
+                key.verify(response.signature, response.tbs_response_bytes, ec.ECDSA(digest))
+            case _:
+                return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _judge(statement: _Statement, certificate: x509.Certificate, moment: datetime) -> datetime | None:
@@ -144,6 +171,8 @@ def _judge(statement: _Statement, certificate: x509.Certificate, moment: datetim
         raise TokenUndecided("REVOCATION_TOO_NEW", f"the revocation data for {name} was issued after the token")
     if statement.next_update is not None and statement.next_update < moment:
         raise TokenUndecided("REVOCATION_STALE", f"the revocation data for {name} had run out when the token was made")
+    if statement.revoked is not None and not statement.vouches_before:
+        raise TokenRejected("REVOKED", f"an OCSP response calls {name} revoked, and never says that it was good")
     return statement.revoked
 
 
@@ -155,12 +184,14 @@ def _statement(item: RevocationData, certificate: x509.Certificate) -> _Statemen
             next_update=item.next_update_utc,
             revoked=item.revocation_time_utc if status is ocsp.OCSPCertStatus.REVOKED else None,
             known=status is not ocsp.OCSPCertStatus.UNKNOWN,
+            vouches_before=False,
         )
     return _Statement(
         this_update=item.last_update_utc,
         next_update=item.next_update_utc,
         revoked=_revoked_on(item, certificate),
         known=True,
+        vouches_before=True,
     )
 
 

@@ -39,7 +39,14 @@ from ledger.storage.postgres_rows import append_rows, insert_many, prepare_for_r
 from ledger.storage.sql import SqlStore
 from ledger.storage.statements import compile_statements
 
-__all__ = ["BUSY_TIMEOUT_MS", "COMMIT_TIMEOUT_S", "STATEMENT_TIMEOUT_MS", "drop_postgres", "open_postgres"]
+__all__ = [
+    "BUSY_TIMEOUT_MS",
+    "COMMIT_TIMEOUT_S",
+    "STATEMENT_TIMEOUT_MS",
+    "drop_postgres",
+    "open_postgres",
+    "schema_exists",
+]
 
 BUSY_TIMEOUT_MS: Final = 5_000
 STATEMENT_TIMEOUT_MS: Final = 60_000

@@ -6,7 +6,7 @@ Founded once for all tests and copied for each. Its clock stands still until a t
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +107,17 @@ class World:
         """Put the copy in the place of the home, all of it."""
         shutil.rmtree(self.home.root)
         shutil.copytree(copy.home.root, self.home.root)
+
+    def sentinels(self) -> dict[Path, bytes]:
+        """The sentinels of the stores of this world, as they are now."""
+        return {file: file.read_bytes() for file in self.dev.parent.glob("sentinels/*")}
+
+    def put_sentinels(self, kept: Mapping[Path, bytes]) -> None:
+        """Make them what they were; one that was begun meanwhile is gone."""
+        for file in self.sentinels().keys() - kept.keys():
+            file.unlink()
+        for file, data in kept.items():
+            file.write_bytes(data)
 
     def key(self, feed: str) -> FeedKey:
         with self.session(read_only=True) as session:

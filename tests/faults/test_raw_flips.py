@@ -32,6 +32,8 @@ ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
 STORE_FLIPS = 4 * ROUNDS
 LOG_FLIPS = ROUNDS
 CHAIN_FLIPS = 4 * ROUNDS
+FLIPS_A_COMMAND = 50
+"""Once in so many flips of the chain a command asks it: it says what is wrong, or answers."""
 LONGEST_S = 60
 NAMED = {1, 2, 74, 75, 77, 78}
 """The exit codes that come with a sentence about what is wrong."""
@@ -91,7 +93,7 @@ class FlippedStore:
     def __init__(self, world: Any, cli: Callable[..., int], capsys: Any, folder: Path) -> None:
         self._world, self._cli, self._capsys, self._folder = world, cli, capsys, folder
         self.database: Path = world.home.database
-        self._kept = {path: path.read_bytes() for path in world.dev.rglob("*.sentinel")}
+        self._sentinels = world.sentinels()
         (folder / "row.jsonl").write_text('{"text": "one more"}\n')
 
     def put(self, files: Mapping[str, bytes]) -> None:
@@ -101,8 +103,7 @@ class FlippedStore:
             path.unlink(missing_ok=True)
             if suffix in files:
                 path.write_bytes(files[suffix])
-        for path, data in self._kept.items():
-            path.write_bytes(data)
+        self._world.put_sentinels(self._sentinels)
 
     def run(self, *command: str | Path) -> tuple[int, str]:
         with no_longer_than(LONGEST_S):
@@ -186,7 +187,9 @@ def chain_answers(path: Path, contract: bytes, owner: bytes, log_id: bytes) -> A
     return (headers, proofs, rest, blocks)
 
 
-def test_a_flipped_bit_in_the_chain_is_noticed_or_without_effect(written: Any, clone: Any, tmp_path: Path) -> None:
+def test_a_flipped_bit_in_the_chain_is_noticed_or_without_effect(
+    written: Any, clone: Any, tmp_path: Path, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
     world = clone(written, tmp_path / "chain")
     path = world.dev / "chain.db"
     fold_log(path)
@@ -199,14 +202,17 @@ def test_a_flipped_bit_in_the_chain_is_noticed_or_without_effect(written: Any, c
     def answers() -> Answers:
         return chain_answers(path, binding.contract, binding.owner, log_id)
 
+    store = FlippedStore(world, cli, capsys, tmp_path)
     before = answers()
     chance = random.Random("chain")
     noticed: list[str] = []
-    for _ in range(CHAIN_FLIPS):
+    for number in range(CHAIN_FLIPS):
         data, at, bit = flip(pristine, chance)
         for beside in path.parent.glob("chain.db*"):
             beside.unlink()
         path.write_bytes(data)
+        if number % FLIPS_A_COMMAND == 0:
+            store.run("status")
         with no_longer_than(LONGEST_S):
             try:
                 assert answers() == before, f"byte {at} bit {bit}: passed in silence"

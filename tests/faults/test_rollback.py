@@ -83,7 +83,7 @@ def contents(world: World) -> dict[str, list[tuple[Any, ...]]]:
 # --- B1, B2: an old copy --------------------------------------------------------------------------------------------
 
 
-def test_a_restored_copy_is_behind_its_anchor(restored: World) -> None:
+def test_B1_B2_a_restored_copy_is_behind_its_anchor(restored: World) -> None:
     check = restored.check()
     assert check.state is RollbackState.BEHIND_ANCHOR
     assert check.local_size < check.anchored_size
@@ -236,7 +236,7 @@ def continue_past_the_guard(world: World, size: int) -> None:
 
 
 @pytest.mark.parametrize("beyond", [0, 5])
-def test_a_copy_that_was_continued_has_diverged(
+def test_B3_a_copy_that_was_continued_has_diverged(
     world: World, yesterday: World, cli: Callable[..., int], capsys: pytest.CaptureFixture[str], beyond: int
 ) -> None:
     world.restore(yesterday)
@@ -282,7 +282,7 @@ def test_an_outsider_is_told_the_same(
 # --- B4: the blind window -------------------------------------------------------------------------------------------
 
 
-def test_within_the_blind_window_a_rollback_is_not_noticed_and_its_width_is_reported(
+def test_B4_within_the_blind_window_a_rollback_is_not_noticed_and_its_width_is_reported(
     world: World, cli: Callable[..., int], capsys: pytest.CaptureFixture[str], root: Path
 ) -> None:
     def status() -> tuple[str, int, int | None]:
@@ -326,7 +326,7 @@ def cut_newest_entries(world: World, feed: str) -> FeedKey:
     return key
 
 
-def test_entries_deleted_from_a_feed_are_missed_by_the_log(
+def test_B9_entries_deleted_from_a_feed_are_missed_by_the_log(
     world: World, cli: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     key = cut_newest_entries(world, "ledger")
@@ -351,7 +351,7 @@ def map_heads(tx: Any) -> Iterator[FeedHead]:
             yield statement
 
 
-def test_a_feed_that_is_gone_altogether_is_missed_by_the_log(world: World, cli: Callable[..., int]) -> None:
+def test_B9_a_feed_that_is_gone_altogether_is_missed_by_the_log(world: World, cli: Callable[..., int]) -> None:
     key = world.key("approvals")
     with closing(unlocked(world.home.database)) as database:
         cut_feed(database, key, 0, [])
@@ -360,7 +360,7 @@ def test_a_feed_that_is_gone_altogether_is_missed_by_the_log(world: World, cli: 
     assert cli(world, "audit") == 1
 
 
-def test_statements_deleted_from_the_log_as_well_are_missed_by_the_chain(
+def test_B9_statements_deleted_from_the_log_as_well_are_missed_by_the_chain(
     world: World, yesterday: World, cli: Callable[..., int]
 ) -> None:
     """Whoever deletes them everywhere has yesterday's store, except for rows that nobody would look at."""

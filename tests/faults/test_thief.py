@@ -1,9 +1,10 @@
 """Items 1 to 8 of docs/threat-model.md: evidence that a thief makes, as well as it can be made, and what is found.
 
-A phone of the bank is stolen, reported and revoked. What the bank publishes (its log, tokens, receipts and events) the
-thief has, as everybody does; authorities stamp whatever they are given, and anybody may use the contract under an
-address of their own. Each test says which keys the thief holds besides. All evidence is judged under the bank's own
-policy, which demands every claim, with every block of the chain pinned.
+Row B10 of the fault catalogue says it in short: a key that was stolen, revoked or rotated out. A phone of the bank is
+stolen, reported and revoked. What the bank publishes (its log, tokens, receipts and events) the thief has, as everybody
+does; authorities stamp whatever they are given, and anybody may use the contract under an address of their own. Each
+test says which keys the thief holds besides. All evidence is judged under the bank's own policy, which demands every
+claim, with every block of the chain pinned.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from anchoring.tsa.source import EmbeddedSource
 from anchoring.witness import open_archive, pending_witnesses
 from api.demo.forgery import ForgedLog, copy_feed, send_anchor
 from api.vault import device_signer, log_signer
-from identity.event import RevocationReason
+from identity.event import DeviceClass, RevocationReason
 from identity.history import (
     SignedEvent,
     build_add_device,
@@ -803,3 +804,40 @@ def test_8_in_the_banks_log(bank: World, honest: World) -> None:
         assert judge(bank, own_evidence(log, shadow, 0)) == {("anchor", "INDETERMINATE", "NOT_ANCHORED")}
         forged = own_evidence(log, shadow, 0, {checkpoint.size: squatted})
     assert judge(bank, forged) == {("anchor", "FAILED", "PROOF_HASH")}
+
+
+# --- B10: a key that was stolen, revoked or rotated out -------------------------------------------------------------
+
+
+def test_B10_of_a_stolen_key_only_what_was_stamped_before_its_revocation_counts(bank: World) -> None:
+    """The thief's entry claims to be a week old, older than the revocation: what it claims counts for nothing."""
+    key = bank.key("approvals")
+    genuine = bank.verify(encode_evidence(export(bank, key, HONEST - 1)))
+    assert (genuine.exit_code, open_findings(genuine)) == (0, set())
+    with bank.unguarded() as store:
+        length = append(store, key, phone_of(bank), forged_block(bank))
+    log_by_operator(bank, key, length)
+    assert judge(bank, export(bank, key, HONEST)) == {BEYOND_LAST_GOOD}
+    again = bank.verify(encode_evidence(export(bank, key, HONEST - 1)))
+    assert (again.exit_code, again.facts["existed_by"]) == (0, genuine.facts["existed_by"])
+
+
+def test_B10_a_device_key_that_was_rotated_out_signs_nothing_more(unsuspecting: World) -> None:
+    """Another device took over and the phone was retired; months later somebody finds its key, and back-dates."""
+    world = unsuspecting
+    key, phone = world.key("approvals"), phone_of(world)
+    with world.session() as session:
+        vault, now = session.vault, world.clock()
+        vault.add_device(world.ring, "new phone", sha256(b"new").digest(), device_class=DeviceClass.DEVICE, time_ms=now)
+        vault.revoke_device(world.ring, phone.public_key, RevocationReason.RETIRED, time_ms=now)
+    world.seal_and_show()
+    world.clock.tick(90 * DAY_MS)
+    with world.unguarded() as store:
+        length = append(store, key, phone, encode_entry(world.entry("as it always was", world.clock() - 100 * DAY_MS)))
+    log_by_operator(world, key, length)
+    assert judge(world, export(world, key, HONEST)) == {BEYOND_LAST_GOOD}
+    for index in range(HONEST):
+        report = world.verify(encode_evidence(export(world, key, index)))
+        assert (report.exit_code, open_findings(report)) == (0, set()), (
+            "what it wrote while it was in use holds for ever"
+        )

@@ -1,8 +1,8 @@
-"""One process of the chaos: threads that append through a shared writer, and (device 0) checkpoints, until it dies.
+"""One process of the chaos: threads that append through a shared writer, and (process 0) checkpoints, until it dies.
 
 Says each answer on stdout in one line, only after it has it: ``head LENGTH SIGNATURE``, ``note SIZE ROOT``; of what was
 refused for good ``never BLOCK``, of what is written although it was not acknowledged ``kept BLOCK``. At the named write
-point, when it is reached for the ``nth`` time, it kills itself.
+point, when it is reached for the ``nth`` time, it says ``point NAME`` and kills itself.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class Fuse:
         with self._lock:
             self._left -= 1
             if self._left == 0:
+                say(f"point {point}")
                 os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -154,10 +155,10 @@ def run(orders: dict[str, Any]) -> None:
     keeper = None if store.dialect == "sqlite" else LeaseKeeper(duration_ms=LEASE_MS)
     fused = FusedStore(store, fuse, committed="committed")
     writer = StoreWriter(fused, [signer], keeper=keeper, after_commit=told)
-    if orders["device"] == 0:
+    if orders["process"] == 0:
         threading.Thread(target=checkpoint_for_ever, args=(store, fuse), daemon=True).start()
     for number in range(THREADS):
-        seed = 1000 * orders["seed"] + 10 * orders["device"] + number  # so that no two blocks begin alike
+        seed = 1000 * orders["seed"] + 10 * orders["process"] + number  # so that no two blocks begin alike
         threading.Thread(target=append_for_ever, args=(writer, key, seed, fuse), daemon=True).start()
     while True:
         signal.pause()

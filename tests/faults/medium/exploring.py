@@ -26,7 +26,7 @@ from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey
 
 DEVICE = device(0)
-MOST = 12
+MOST = max(12, int(os.environ.get("CHAOS_ROUNDS", "0")))
 """Calls of one action that are tried, spread over all it makes."""
 
 

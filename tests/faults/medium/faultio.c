@@ -2,8 +2,8 @@
  *
  * FAULTIO_ROOT names a directory: only files below it are touched. FAULTIO_CONTROL names a file that is mapped into
  * every process; the test writes its orders there while they run. FAULTIO_SHADOW, when set, names a directory that
- * receives what a power cut would leave: the bytes of each file at its last fsync, by inode, and the names in each
- * directory at its last fsync. conftest.py beside this file is the other side.
+ * receives what a power cut would leave: the bytes of each file when its last fsync began, by inode, and the names in
+ * each directory when its last fsync began. conftest.py beside this file is the other side.
  *
  * Calls are counted in classes: writing bytes, flushing, and changing names (creating, renaming, removing). From the
  * call number `first` on, `times` calls of the classes in `mask` fail with `error`; error 0 kills the process instead,
@@ -98,11 +98,10 @@ static int fails(uint32_t kind) {
 
 /* --- what a power cut would leave --- */
 
-static void copy(int from, const char *to) {
-    char draft[PATH_MAX], buffer[1 << 16];
-    if (snprintf(draft, sizeof draft, "%s.%d", to, (int)getpid()) >= (int)sizeof draft) return;
-    int out = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (out < 0) return;
+static int copy(int from, const char *to) {
+    char buffer[1 << 16];
+    int out = open(to, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (out < 0) return 0;
     REAL(write);
     off_t at = 0;
     ssize_t got;
@@ -111,10 +110,10 @@ static void copy(int from, const char *to) {
         at += got;
     }
     close(out);
-    rename(draft, to);
+    return got == 0;
 }
 
-/* One copy at a time: a copy that was begun earlier must not take the place of a newer one. */
+/* One at a time, from the snapshot to its publication: an earlier one must not take the place of a newer one. */
 static int one_at_a_time(void) {
     char path[PATH_MAX];
     snprintf(path, sizeof path, "%s/lock", shadow);
@@ -123,47 +122,63 @@ static int one_at_a_time(void) {
     return fd;
 }
 
-static void keep(int fd, const struct stat *file, const char *path) {
-    struct stat found = *file;
-    char to[PATH_MAX];
-    if (S_ISREG(found.st_mode)) {
-        char link[64];
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        int reading = open(link, O_RDONLY | O_CLOEXEC);  /* fd itself may be for writing only */
-        snprintf(to, sizeof to, "%s/%llu", shadow, (unsigned long long)found.st_ino);
-        if (reading >= 0) {
-            copy(reading, to);
-            close(reading);
-        }
-        /* Flushing a new file makes its name durable too, on the file systems that are used. */
-        snprintf(to, sizeof to, "%s/names", shadow);
-        FILE *names = fopen(to, "ae");
-        if (names) {
-            fprintf(names, "+ %llu %s\n", (unsigned long long)found.st_ino, path);
-            fclose(names);
-        }
-    } else if (S_ISDIR(found.st_mode)) {
-        snprintf(to, sizeof to, "%s/names", shadow);
-        FILE *names = fopen(to, "ae");
-        DIR *directory = opendir(path);
-        if (names && directory) {
-            fprintf(names, "= 0 %s\n", path);
-            for (struct dirent *entry; (entry = readdir(directory));)
-                if (entry->d_type == DT_REG)
-                    fprintf(names, "+ %llu %s/%s\n", (unsigned long long)entry->d_ino, path, entry->d_name);
-        }
-        if (directory) closedir(directory);
-        if (names) fclose(names);
-    }
+struct snapshot {
+    char draft[PATH_MAX + 16], place[PATH_MAX]; /* the bytes of a file, and where they go */
+    char *names;                                /* lines for the journal of names */
+};
+
+static void take_file(int fd, unsigned long long inode, const char *path, struct snapshot *taken) {
+    char link[64];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    int reading = open(link, O_RDONLY | O_CLOEXEC); /* fd itself may be for writing only */
+    if (reading < 0) return;
+    snprintf(taken->place, sizeof taken->place, "%s/%llu", shadow, inode);
+    snprintf(taken->draft, sizeof taken->draft, "%s.%d", taken->place, (int)getpid());
+    int complete = copy(reading, taken->draft);
+    close(reading);
+    /* Flushing a new file makes its name durable too, on the file systems that are used. */
+    if (complete && asprintf(&taken->names, "+ %llu %s\n", inode, path) < 0) taken->names = NULL;
 }
 
-static void flushed(int fd) {
+static void take_directory(const char *path, struct snapshot *taken) {
+    size_t size;
+    FILE *names = open_memstream(&taken->names, &size);
+    DIR *directory = opendir(path);
+    if (names && directory) {
+        fprintf(names, "= 0 %s\n", path);
+        for (struct dirent *entry; (entry = readdir(directory));)
+            if (entry->d_type == DT_REG)
+                fprintf(names, "+ %llu %s/%s\n", (unsigned long long)entry->d_ino, path, entry->d_name);
+    }
+    if (directory) closedir(directory);
+    if (names) fclose(names);
+}
+
+static void publish(const struct snapshot *taken) {
+    char path[PATH_MAX];
+    if (!taken->names || (taken->place[0] && rename(taken->draft, taken->place))) return;
+    snprintf(path, sizeof path, "%s/names", shadow);
+    FILE *names = fopen(path, "ae");
+    if (!names) return;
+    fputs(taken->names, names);
+    fclose(names);
+}
+
+/* Flush, and keep what is durable then: what was there when the flush began. What others write until it returns may be
+ * durable or not, and does not count as it. */
+static int flush(int fd, int (*real)(int)) {
     struct stat found;
     char path[PATH_MAX];
-    if (!shadow || fstat(fd, &found) || !path_of(fd, path) || !below(path)) return;
+    if (!control || !shadow || fstat(fd, &found) || !path_of(fd, path) || !below(path)) return real(fd);
+    struct snapshot taken = {"", "", NULL};
     int lock = one_at_a_time();
-    keep(fd, &found, path);
+    if (S_ISREG(found.st_mode)) take_file(fd, (unsigned long long)found.st_ino, path, &taken);
+    if (S_ISDIR(found.st_mode)) take_directory(path, &taken);
+    int done = real(fd);
+    if (!done) publish(&taken);
+    free(taken.names);
     if (lock >= 0) close(lock);
+    return done;
 }
 
 /* --- the calls --- */
@@ -232,18 +247,12 @@ int posix_fallocate64(int fd, off64_t at, off64_t size) {
 
 int fsync(int fd) {
     REAL(fsync);
-    if (watched(fd) && fails(FLUSH)) return -1;
-    int done = real(fd);
-    if (!done && control) flushed(fd);
-    return done;
+    return watched(fd) && fails(FLUSH) ? -1 : flush(fd, real);
 }
 
 int fdatasync(int fd) {
     REAL(fdatasync);
-    if (watched(fd) && fails(FLUSH)) return -1;
-    int done = real(fd);
-    if (!done && control) flushed(fd);
-    return done;
+    return watched(fd) && fails(FLUSH) ? -1 : flush(fd, real);
 }
 
 static int creates(const char *path, int flags) {

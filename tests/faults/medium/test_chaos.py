@@ -1,14 +1,18 @@
 """Processes that are killed, again and again, at random and at every named write point, and power that is cut.
 
-Rows A1, A2, A8 and A10 of the fault catalogue, on SQLite, and on PostgreSQL, where the server is killed as well and
-loses its power. After each round: nothing acknowledged is missing, nothing that was refused is there, no index was
-signed twice, the sentinel never says more than the store, the store opens and everything audits clean.
+Rows A1, A2, A8 and A10 of the fault catalogue, on SQLite, and on PostgreSQL, where the server is killed as well, loses
+its power, and (rows A5 and A6) finds its disk full or failing. After each round: nothing acknowledged is missing,
+nothing that was refused is there, no index was signed twice, the sentinel never says more than the store, the store
+opens and everything audits clean.
 
-CHAOS_ROUNDS sets the number of rounds; ``make chaos`` runs 500.
+CHAOS_ROUNDS sets the number of rounds; ``make chaos`` runs 500. Every second round kills at a named point, each in its
+turn. What is left to chance depends on the way and the number of the round alone; CHAOS_ROUND=NUMBER runs that round
+alone, on a store of its own.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -19,8 +23,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,10 +34,16 @@ import pytest
 
 pytestmark = pytest.mark.fault
 
-ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "20"))
+ROUNDS = range(int(os.environ.get("CHAOS_ROUNDS", "20")))
+if alone := os.environ.get("CHAOS_ROUND"):
+    ROUNDS = range(int(alone), int(alone) + 1)
 ROUNDS_A_STORE = 5
 """Then a fresh one: an audit of everything after each round grows with what was written."""
-PROCESSES = (1, 3)
+WRITERS = ((0,), (0, 1, 2), (0, 0, 1))
+"""The device of each process, store after store: one, several with a feed each, several of which two share a feed."""
+WRITE, FLUSH = 1, 2
+FAILING = {"disk full": (WRITE, errno.ENOSPC, 10**9), "flush fails": (FLUSH, errno.EIO, 1)}
+"""What the server's medium does: calls of which class fail, with which error, how many of them."""
 POINTS = (
     "locked",
     "signed",
@@ -47,6 +58,7 @@ POINTS = (
 )
 HERE = Path(__file__).parent
 LONGEST_S = 0.25
+PATIENCE_S = 120
 
 
 class Process:
@@ -64,6 +76,11 @@ class Process:
             self.said += part
             self.at_work.set()
         self.at_work.set()  # or dead
+
+    @property
+    def is_at_point(self) -> bool:
+        """Whether it has come to the write point that it was given."""
+        return any(line.startswith(b"point ") for line in bytes(self.said).split(b"\n"))
 
     def end(self) -> bytes:
         """Everything it said until it ended."""
@@ -131,19 +148,23 @@ class Forks:
 class Chaos:
     """One store, the processes on it, and everything that any of them has ever acknowledged."""
 
-    def __init__(self, forks: Forks, location: str, sentinel: Path, devices: int) -> None:
+    def __init__(self, forks: Forks, location: str, sentinel: Path, writers: Sequence[int]) -> None:
         self.forks, self.location, self.sentinel = forks, location, str(sentinel)
         sentinel.parent.mkdir(exist_ok=True)
-        self.feeds = forks.call("found", location, devices).split()
+        self.writers = writers
+        self.feeds = forks.call("found", location, len(set(writers))).split()
         self.heads: dict[str, dict[int, str]] = {feed: {} for feed in self.feeds}
         self.notes: dict[int, str] = {}
         self.blocks: dict[str, set[str]] = {"kept": set(), "never": set()}
+        self.points: set[str] = set()
+        """Those at which a process has killed itself."""
 
-    def start(self, number: int, seed: int, point: str | None, nth: int) -> Process:
-        orders = {"location": self.location, "sentinel": self.sentinel, "feed": self.feeds[number]}
-        return self.forks.start("child", {**orders, "device": number, "seed": seed, "point": point, "nth": nth})
+    def start(self, process: int, seed: int, point: str | None, nth: int) -> Process:
+        device = self.writers[process]
+        orders = {"location": self.location, "sentinel": self.sentinel, "feed": self.feeds[device], "device": device}
+        return self.forks.start("child", {**orders, "process": process, "seed": seed, "point": point, "nth": nth})
 
-    def hear(self, number: int, said: bytes) -> int:
+    def hear(self, process: int, said: bytes) -> int:
         """Take down what a process acknowledged; returns how many lines it said."""
         lines = said.split(b"\n")[:-1]  # the last one may be cut
         for line in lines:
@@ -151,7 +172,10 @@ class Chaos:
             if kind in self.blocks:
                 self.blocks[kind].add(rest[0])
                 continue
-            known = self.heads[self.feeds[number]] if kind == "head" else self.notes
+            if kind == "point":
+                self.points.add(" ".join(rest))
+                continue
+            known = self.heads[self.feeds[self.writers[process]]] if kind == "head" else self.notes
             assert known.setdefault(int(rest[0]), rest[1]) == rest[1], f"{line!r}: signed twice"
         return len(lines)
 
@@ -172,57 +196,81 @@ class Chaos:
         assert not self.blocks["never"] & set(found["blocks"]), "what was said not to be written is there"
 
 
-def run_round(
-    chaos: Chaos, chance: random.Random, seed: int, processes: int, point: str | None, disturb: Callable[[], None]
-) -> int:
-    """Start processes, disturb them, kill them, hear what they said. Returns how much they acknowledged."""
-    children = [chaos.start(number, seed, point, chance.randrange(1, 12)) for number in range(processes)]
+def point_of(number: int) -> str | None:
+    """The write point at which the processes of that round kill themselves."""
+    return POINTS[number // 2 % len(POINTS)] if number % 2 else None
+
+
+@contextmanager
+def chance_of(way: str, number: int) -> Iterator[random.Random]:
+    """What is left to chance in one round. When the round fails, the error says how to run it again."""
+    seed = f"{way} {number}"
+    try:
+        yield random.Random(seed)
+    except BaseException as exc:
+        exc.add_note(f"round {number}, seed {seed!r}; that round alone: CHAOS_ROUND={number}, and this test")
+        raise
+
+
+def run_round(chaos: Chaos, chance: random.Random, number: int, point: str | None, disturb: Callable[[], None]) -> int:
+    """Start processes, disturb them, kill them, hear what they said. Returns how much they acknowledged.
+
+    In a round with a write point they are killed when one of them has met it.
+    """
+    children = [chaos.start(process, number, point, chance.randrange(1, 12)) for process in range(len(chaos.writers))]
     for child in children:
-        assert child.at_work.wait(120), "a process neither acknowledged anything nor died"
+        assert child.at_work.wait(PATIENCE_S), "a process neither acknowledged anything nor died"
     disturb()
+    if point is not None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not any(child.is_at_point for child in children):
+            assert time.monotonic() < deadline, f"no process came to the point {point!r}"
+            time.sleep(0.005)
     time.sleep(chance.random() * LONGEST_S)
     for child in children:
         os.kill(child.pid, signal.SIGKILL)
     said = [child.end() for child in children]
     for child in children:
         assert chaos.forks.wait(child) == -signal.SIGKILL, "a process ended by itself: " + chaos.forks.errors()
-    return sum(chaos.hear(number, words) for number, words in enumerate(said))
+    return sum(chaos.hear(process, words) for process, words in enumerate(said))
 
 
-def nothing() -> None:
-    """For rounds in which only the processes are killed."""
+def check_points(points: set[str]) -> None:
+    """No write point was left out, when there were rounds for all of them."""
+    if len(ROUNDS) >= 2 * len(POINTS):
+        assert points == set(POINTS)
 
 
-@pytest.mark.parametrize("power_cut", [False, True], ids=["killed", "power cut"])
+@pytest.mark.parametrize("way", ["killed", "power cut"])
 def test_nothing_acknowledged_is_lost_and_no_index_is_signed_twice(
-    medium: Any, root: Path, tmp_path: Path, power_cut: bool
+    medium: Any, root: Path, tmp_path: Path, way: str
 ) -> None:
-    """SQLite: one process and several, in turns, each with a feed and a shared writer of its own."""
-    chance = random.Random(power_cut)
-    acknowledged = 0
-    forks = Forks(root, tmp_path, medium.forgetful if power_cut else medium.environment)
-    for number in range(ROUNDS):
-        processes = PROCESSES[number // ROUNDS_A_STORE % 2]
-        medium.heal()
-        if number % ROUNDS_A_STORE == 0:
-            place = medium.root / str(number)
-            place.mkdir()
-            chaos = Chaos(forks, str(place / "store.db"), place / "sentinels" / "one", processes)
-        medium.flush()
-        way = chance.choice(("moment", "call", "point"))
+    """SQLite: one process and several, in turns, each with a shared writer of its own, on feeds of their own or not."""
+    acknowledged, points = 0, set[str]()
+    forks = Forks(root, tmp_path, medium.forgetful if way == "power cut" else medium.environment)
+    for number in ROUNDS:
+        with chance_of(way, number) as chance:
+            medium.heal()
+            if number % ROUNDS_A_STORE == 0 or number == ROUNDS[0]:
+                place = medium.root / str(number)
+                place.mkdir()
+                writers = WRITERS[number // ROUNDS_A_STORE % len(WRITERS)]
+                chaos = Chaos(forks, str(place / "store.db"), place / "sentinels" / "one", writers)
+            medium.flush()
 
-        def disturb(way: str = way) -> None:
-            if way == "call":
-                medium.arm(7, first=chance.randrange(1, 60), times=1)  # the call kills whoever makes it
+            def disturb(number: int = number, chance: random.Random = chance) -> None:
+                if number % 4 == 2:
+                    medium.arm(7, first=chance.randrange(1, 60), times=1)  # the call kills whoever makes it
 
-        point = chance.choice(POINTS) if way == "point" else None
-        acknowledged += run_round(chaos, chance, number, processes, point, disturb)
-        medium.heal()
-        if power_cut:
-            medium.cut_power(chance)
-        chaos.check()
+            acknowledged += run_round(chaos, chance, number, point_of(number), disturb)
+            medium.heal()
+            if way == "power cut":
+                medium.cut_power(chance)
+            chaos.check()
+            points |= chaos.points
     forks.close()
-    assert acknowledged > ROUNDS, "hardly anything was written"
+    assert acknowledged > len(ROUNDS), "hardly anything was written"
+    check_points(points)
 
 
 @pytest.fixture
@@ -252,34 +300,45 @@ def server(postgres: Any, medium_type: Any, faultio: Path, open_folder: Path) ->
         own.kill()
 
 
-@pytest.mark.parametrize("way", ["clients killed", "server killed", "power cut"])
+@pytest.mark.parametrize("way", ["clients killed", "server killed", "power cut", *FAILING])
 def test_nothing_acknowledged_by_postgresql_is_lost(
     server: tuple[Any, Any], root: Path, tmp_path: Path, way: str
 ) -> None:
-    """PostgreSQL: clients, all processes of the server, or the power of its machine; commits that go unanswered."""
+    """PostgreSQL: clients, all processes of the server, its machine's power, its disk; commits that go unanswered."""
     own, medium = server
-    chance = random.Random(way)
-    acknowledged = 0
+    acknowledged, failed, points = 0, 0, set[str]()
     forks = Forks(root, tmp_path, os.environ)
 
-    def disturb() -> None:
+    def disturb_with(chance: random.Random) -> None:
+        nonlocal failed
         if way == "clients killed":
             return
+        if way in FAILING:
+            mask, error, times = FAILING[way]
+            medium.arm(mask, first=chance.randrange(1, 60), times=times, error=error)
         time.sleep(chance.random() * LONGEST_S)
-        own.kill()
-        if way == "server killed":
+        with suppress(FileNotFoundError, ProcessLookupError):  # a server may give up a medium that fails
+            own.kill()
+        failed += medium.failed
+        medium.heal()
+        if way != "power cut":
             own.start()  # the clients go on, and find out what became of their commits
 
-    for number in range(ROUNDS):
-        processes = PROCESSES[number // ROUNDS_A_STORE % 2]
-        if number % ROUNDS_A_STORE == 0:
-            location = own.url(own.new_database())
-            chaos = Chaos(forks, location, tmp_path / f"sentinel {number}" / "one", processes)
-        point = chance.choice(POINTS) if way == "clients killed" and chance.random() < 0.6 else None
-        acknowledged += run_round(chaos, chance, number, processes, point, disturb)
-        if way == "power cut":
-            medium.cut_power(chance)
-            own.start()
-        chaos.check()
+    for number in ROUNDS:
+        with chance_of(way, number) as chance:
+            if number % ROUNDS_A_STORE == 0 or number == ROUNDS[0]:
+                location = own.url(own.new_database())
+                writers = WRITERS[number // ROUNDS_A_STORE % len(WRITERS)]
+                chaos = Chaos(forks, location, tmp_path / f"sentinel {number}" / "one", writers)
+            point = point_of(number) if way == "clients killed" else None
+            acknowledged += run_round(chaos, chance, number, point, partial(disturb_with, chance))
+            if way == "power cut":
+                medium.cut_power(chance)
+                own.start()
+            chaos.check()
+            points |= chaos.points
     forks.close()
-    assert acknowledged > ROUNDS, "hardly anything was written"
+    assert acknowledged > len(ROUNDS), "hardly anything was written"
+    if way == "clients killed":
+        check_points(points)
+    assert failed or way not in FAILING, "no call failed: the fault was not injected"

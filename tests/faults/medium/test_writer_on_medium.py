@@ -1,7 +1,8 @@
 """What a shared writer answers when the medium fails, held against what the next process finds.
 
-Rows A2, A6 and A7 of the fault catalogue. A failed flush may leave a whole transaction in the write-ahead log, which
-the next process would take for committed: then "not written" was not true. The writer's second write overwrites it.
+Rows A2, A5, A6 and A7 of the fault catalogue. A failed flush may leave a whole transaction in the write-ahead log,
+which the next process would take for committed: then "not written" was not true. The writer's second write overwrites
+it.
 """
 
 from __future__ import annotations
@@ -18,13 +19,17 @@ import pytest
 pytestmark = pytest.mark.fault
 
 FOR_EVER = 10**9
-WRITES, FLUSHES = 1, 2
+WRITES, FLUSHES, NAMES = 1, 2, 4
 
 FAULTS = {
-    "A6 one write fails": (WRITES, errno.EIO, 1),
-    "A6 one flush fails": (FLUSHES, errno.EIO, 1),
-    "A7 two calls in a row fail": (WRITES | FLUSHES, errno.EIO, 2),
-    "everything fails": (WRITES | FLUSHES, errno.EIO, FOR_EVER),
+    "A5 disk full": (WRITES, errno.ENOSPC, FOR_EVER, 0),
+    "A5 disk full halfway through a write": (WRITES, errno.ENOSPC, FOR_EVER, 1),
+    "A5 disk full for one write": (WRITES, errno.ENOSPC, 1, 0),
+    "A6 one write fails": (WRITES, errno.EIO, 1, 0),
+    "A6 one flush fails": (FLUSHES, errno.EIO, 1, 0),
+    "A7 two calls in a row fail": (WRITES | FLUSHES, errno.EIO, 2, 0),
+    "everything fails": (WRITES | FLUSHES, errno.EIO, FOR_EVER, 0),
+    "read-only": (WRITES | NAMES, errno.EROFS, FOR_EVER, 0),
 }
 
 

@@ -1,6 +1,6 @@
 """Run under the preloaded library: a shared writer whose turn fails at one call on the medium, and which then dies.
 
-    python writer_on_medium.py ROOT MASK ERROR TIMES
+    python writer_on_medium.py ROOT MASK ERROR TIMES HALFWAY
 
 For each call that a turn makes a forked process appends once while all is well, once while that call fails, says what
 it was answered, and is gone without closing anything. Prints a JSON object for each: what was answered, and what a
@@ -70,7 +70,7 @@ def stored(path: Path, key: FeedKey) -> list[str]:
 
 def main() -> None:
     root, *orders = sys.argv[1:]
-    faults = Faults(*map(int, orders), 0)
+    faults = Faults(*map(int, orders))
     faults.heal()
     template = Path(root) / "template.db"
     (key,) = found(str(template), 1)

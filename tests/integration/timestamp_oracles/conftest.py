@@ -6,7 +6,7 @@ import importlib.util
 import itertools
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -100,26 +100,57 @@ def ask_us(case: Case) -> str:
 
 
 def ask_openssl(case: Case, folder: Path) -> bool:
+    """``openssl ts`` about the token and CRLs, and, about each OCSP response, ``openssl ocsp``."""
     query = encode_request(case.message, policy_oid=case.authority.policy_oid, nonce=case.nonce)
     (folder / "query").write_bytes(query)
     (folder / "reply").write_bytes(case.evidence.response)
-    trusted = x509.load_der_x509_certificate(case.authority.root).public_bytes(Encoding.PEM)
+    root = pem([case.authority.root])
+    (folder / "root.pem").write_bytes(root)
     extra = []
-    if case.crl_check:
+    if case.crl_check and (case.evidence.crls or not case.evidence.ocsps):
         extra = ["-crl_check_all"]
-        trusted += b"".join(x509.load_der_x509_crl(crl).public_bytes(Encoding.PEM) for crl in case.evidence.crls)
+        root += b"".join(x509.load_der_x509_crl(crl).public_bytes(Encoding.PEM) for crl in case.evidence.crls)
+    (folder / "trusted.pem").write_bytes(root)
     if case.evidence.certificates:
-        chain = b"".join(
-            x509.load_der_x509_certificate(item).public_bytes(Encoding.PEM) for item in case.evidence.certificates
-        )
-        (folder / "chain.pem").write_bytes(chain)
+        (folder / "chain.pem").write_bytes(pem(case.evidence.certificates))
         extra += ["-untrusted", "chain.pem"]
-    (folder / "trusted.pem").write_bytes(trusted)
     command = ["openssl", "ts", "-verify", "-queryfile", "query", "-in", "reply", "-CAfile", "trusted.pem", *extra]
     done = subprocess.run(
         [*command, "-attime", str(case.at_ms // 1000)], cwd=folder, capture_output=True, check=False, timeout=30
     )
-    return done.returncode == 0
+    return done.returncode == 0 and all(ask_openssl_ocsp(case, folder, item) for item in case.evidence.ocsps)
+
+
+FOR_EVER_S = 10**10
+
+
+def ask_openssl_ocsp(case: Case, folder: Path, response: bytes) -> bool:
+    """Whether it is signed by whom the root lets speak, and calls the token's signer, which the root issued, good.
+
+    When it is from, and until when it counts, is not asked: OpenSSL takes the time of this machine for that.
+    """
+    (folder / "ocsp").write_bytes(response)
+    (folder / "signer.pem").write_bytes(pem(certificates_in(case.evidence.response)[:1]))
+    names = ["-respin", "ocsp", "-issuer", "root.pem", "-cert", "signer.pem", "-CAfile", "root.pem"]
+    times = ["-attime", str(case.at_ms // 1000), "-validity_period", str(FOR_EVER_S)]
+    done = subprocess.run(
+        ["openssl", "ocsp", "-no_nonce", "-sha256", *names, *times],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    return "Response verify OK" in done.stderr and "signer.pem: good" in done.stdout
+
+
+def pem(certificates: Iterable[bytes]) -> bytes:
+    return b"".join(x509.load_der_x509_certificate(item).public_bytes(Encoding.PEM) for item in certificates)
+
+
+def certificates_in(response: bytes) -> list[bytes]:
+    token = tsp.TimeStampResp.load(response, strict=True)["time_stamp_token"]
+    return [item.dump() for item in token["content"]["certificates"]]
 
 
 def ask_rfc3161_client(case: Case) -> bool:
@@ -142,7 +173,7 @@ def ask_pyhanko(case: Case) -> bool:
         response = tsp.TimeStampResp.load(case.evidence.response, strict=True)
         token = response["time_stamp_token"]
         moment = token["content"]["encap_content_info"]["content"].parsed["gen_time"].native
-        inside = [item.dump() for item in token["content"]["certificates"]]
+        inside = certificates_in(case.evidence.response)
     except (ValueError, TypeError):
         return False
     others = [item for item in (*inside, *case.evidence.certificates) if item != case.authority.root]
