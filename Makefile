@@ -14,13 +14,14 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
 
 PACKAGES := identity ledger anchoring sync api
 
-.PHONY: help setup demo test check chaos bench docs lock clean
+.PHONY: help setup demo test check chaos fuzz bench docs lock clean
 
 help:
 	@echo "make demo    a story, half a minute after setup: real transactions, evidence, and five attacks that are caught"
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
 	@echo "make chaos   the faults for hours: kills, power cuts, flipped bits, changed columns; ROUNDS=500"
+	@echo "make fuzz    random histories of databases and everything else that has a property; FUZZ_MINUTES=20"
 	@echo "make bench   ours, the floor, and their ratio"
 	@echo "make docs    write docs/reference/cli.md anew"
 	@echo "make setup   only make .venv"
@@ -60,6 +61,16 @@ ROUNDS ?= 500
 
 chaos: $(STAMP)
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium tests/faults/test_raw_flips.py tests/faults/test_b8_tampered_store.py $(ARGS)
+
+# Round after round, each with a seed of its own, which is printed: with SEED=... the first round is that one again.
+FUZZ_MINUTES ?= 20
+SEED ?=
+
+fuzz: $(STAMP)
+	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); seed=$(SEED); while [ $$(date +%s) -lt $$end ]; do \
+		seed=$${seed:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed"; \
+		FUZZ_EXAMPLES=100 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed tests/properties $(ARGS) || exit 1; \
+		seed=; done
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)

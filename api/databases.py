@@ -1,21 +1,23 @@
 """The databases of a home, as a user's program sees them.
 
-    with open_session(home, settings) as session, Databases(session, ring) as databases:
+    with open_databases("bank.home", passphrase) as databases:
         bank = databases.create("bank")
-        changes = Changes(note="the first account")
-        changes.put("accounts", "4711", {"owner": "Novak", "balance": Decimal("12.30")})
-        bank.commit(changes)
+        bank.put("accounts", "4711", {"owner": "Novak", "balance": Decimal("12.30")}, note="the first account")
 
-Without keys the databases are read; with the home's keys they are written to, in a feed of this device that is begun
-when there is none yet. What feeds hold of a database can always be taken in again: after a restore, or when a feed came
-from somebody else, ``take_in`` makes the tables of every database that the store's feeds tell of.
+A program that has a session already makes ``Databases(session, ring)`` of it. Without keys the databases are read; with
+the home's keys they are written to, in a feed of this device that is begun when there is none yet. What feeds hold of a
+database can always be taken in again: after a restore, or when a feed came from somebody else, ``take_in`` makes the
+tables of every database that the store's feeds tell of.
 """
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from ledger.storage.sql import SqlStore
     from ledger.writer import StoreWriter
 
-__all__ = ["Databases", "TakenIn", "take_in"]
+__all__ = ["Databases", "TakenIn", "open_databases", "take_in"]
 
 _SALT_BYTES: Final = 16
 _LEAST_PREFIX: Final = 6
@@ -54,16 +56,38 @@ class TakenIn:
     entries: int
 
 
+def open_databases(home: str | Path, passphrase: str | None = None) -> Databases:
+    """The databases of the home in a directory: for writing with its passphrase, without one for reading only.
+
+    Use it as a context manager, or ``close`` it: that closes the home. The settings are those of the home and of
+    HOLDFAST_* in the environment. Raises ``ConfigurationError`` when there is no home, ``WrongPassphrase``, and what
+    ``open_session`` raises.
+    """
+    from api.bootstrap import open_session
+    from api.home import Home
+    from api.settings import load_settings
+    from identity.keystore import open_keystore
+
+    place = Home(Path(home).absolute())
+    settings = load_settings(place, os.environ)
+    with ExitStack() as opened:
+        session = opened.enter_context(open_session(place, settings, read_only=passphrase is None))
+        ring = None if passphrase is None else open_keystore(settings.keystore, passphrase)
+        return Databases(session, ring, opened.pop_all())
+
+
 class Databases:
     """The databases of one open home. Use as a context manager, or ``close`` it before the session.
 
-    With ``ring`` those that are opened can be written to, by any number of threads: they share one writer.
+    With ``ring`` those that are opened can be written to, by any number of threads: they share one writer. ``opened``
+    is closed with them.
     """
 
-    def __init__(self, session: Session, ring: KeyRing | None = None) -> None:
+    def __init__(self, session: Session, ring: KeyRing | None = None, opened: ExitStack | None = None) -> None:
         self.keys = DocumentKeys(session.home.document_keys)
         self._session = session
         self._ring = ring
+        self._closing = opened or ExitStack()
         self._writer: StoreWriter | None = None
 
     # --- finding ---
@@ -160,9 +184,10 @@ class Databases:
 
     def close(self) -> None:
         """Write what is on its way, and release the keys. Idempotent."""
-        if self._writer is not None:
-            self._writer.close()
-        self.keys.close()
+        with self._closing:
+            if self._writer is not None:
+                self._writer.close()
+            self.keys.close()
 
     def __enter__(self) -> Self:
         return self

@@ -30,6 +30,7 @@ from anchoring.contracts import load_contract
 from anchoring.policy_file import load_policy
 from anchoring.receipt import AnchorRecord
 from anchoring.storage import AnchorState
+from api.databases import take_in
 from api.founding import generate_anchor_key
 from api.settings import Settings, load_settings
 from api.vault import log_descriptor_in, own_history, root_signers
@@ -53,6 +54,7 @@ from ledger.storage.engine import open_store, store_exists
 from ledger.storage.location import PostgresLocation, StoreLocation
 from ledger.storage.start_up import Succession, add_succession
 from ledger.succession import copy_feed_to
+from sync.document_keys import DocumentKeys
 
 if TYPE_CHECKING:
     from anchoring.chain.client import Chain, ChainReader
@@ -140,6 +142,7 @@ def _require_root(session: Session, ring: KeyRing) -> None:
 def begin_successor(session: Session, ring: KeyRing, plan: Plan, binding: ChainBinding | None, *, now_ms: int) -> bytes:
     """Make the successor's store, whole, unless it is there already; returns the successor's log id.
 
+    The tables of its databases are made anew from the feeds.
     ``ring`` holds the log key that the successor is to have, ``binding`` is where it is going to be anchored. Raises
     ``RefusedError`` when the file is there and is something else, or the keystore lacks the root key.
     """
@@ -147,11 +150,14 @@ def begin_successor(session: Session, ring: KeyRing, plan: Plan, binding: ChainB
         open_store(plan.database, create=True).close()
     with closed_after(open_store(plan.database)) as store:
         with store.read() as tx:
-            if tx.log() is not None:
-                return _found(tx, plan)
-        with session.vault.store.read() as source, store.write() as write:
-            roots = partial(root_signers, ring, open_token=session.tokens.signer)
-            return _fill(source, write, ring, roots, plan, binding, now_ms)
+            log_id = None if tx.log() is None else _found(tx, plan)
+        if log_id is None:
+            with session.vault.store.read() as source, store.write() as write:
+                roots = partial(root_signers, ring, open_token=session.tokens.signer)
+                log_id = _fill(source, write, ring, roots, plan, binding, now_ms)
+        with DocumentKeys(session.home.document_keys) as keys:
+            take_in(store, keys, lambda: now_ms)
+        return log_id
 
 
 def _found(tx: SqlReadTransaction, plan: Plan) -> bytes:

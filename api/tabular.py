@@ -21,7 +21,7 @@ from typing import Final, NamedTuple, NoReturn, Protocol
 
 from identity.encoding import MAX_DEPTH, MAX_INT, MIN_INT, Value
 from identity.errors import MalformedError
-from identity.textforms import check_name
+from identity.textforms import check_name, parse_hex
 from ledger.values import check_value, date_value, decimal_value, timestamp_value
 
 __all__ = [
@@ -401,10 +401,22 @@ def _untyped(value: object, key: str, name: str, line: int) -> Value:
             return _from_text(Column(key, type_), str(value), name, line)
         case list():
             return [_untyped(item, key, name, line) for item in value]
+        case {"$hex": str(text), **rest} if not rest and not isinstance(text, _Number):
+            return _hex(text, key, name, line)
+        case {"$ref": [str(feed), _Number() as index, str(leaf)], **rest} if not rest:
+            return {"$ref": [_hex(feed, key, name, line), int(index), _hex(leaf, key, name, line)]}
         case dict():
             return {inner: _untyped(item, key, name, line) for inner, item in value.items()}
     assert value is None or isinstance(value, bool | str)
     return value
+
+
+def _hex(text: str, key: str, name: str, line: int) -> bytes:
+    """Bytes, which JSON writes in hex."""
+    try:
+        return parse_hex(text)
+    except MalformedError as exc:
+        raise RowError(name, line, key, str(exc)) from exc
 
 
 # --- values ---------------------------------------------------------------------------------------------------------

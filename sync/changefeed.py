@@ -11,13 +11,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from identity.encoding import MAX_INT, Value
 from identity.errors import MalformedError
 from identity.textforms import to_did_key, to_hex, to_zbase32
-from ledger.values import Reference, timestamp_value, to_plain
+from ledger.values import Reference
 from sync.jsonform import to_json
 from sync.transaction import DocumentId
 from sync.view import Conflict, View
@@ -165,7 +166,7 @@ def event_json(event: ChangeEvent) -> dict[str, Any]:
         "note": event.note,
         "device": to_did_key(event.device),
         "identity": to_hex(event.identity),
-        "claimed": to_plain(timestamp_value(event.claimed_ms * 1000)),
+        "claimed": _time(event.claimed_ms),
         "made_anew": event.made_anew,
     }
 
@@ -173,6 +174,11 @@ def event_json(event: ChangeEvent) -> dict[str, Any]:
 def event_line(event: ChangeEvent) -> str:
     """The event as a line of JSON Lines, without its end."""
     return json.dumps(event_json(event))
+
+
+def _time(ms: int) -> str:
+    moment = datetime(1970, 1, 1) + timedelta(milliseconds=ms)  # noqa: DTZ001  (UTC, which Z says)
+    return moment.isoformat(timespec="milliseconds") + "Z"
 
 
 def _image_json(image: Mapping[str, Value] | None) -> Any:

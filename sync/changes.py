@@ -16,6 +16,7 @@ from typing import Final, Protocol
 from identity.encoding import Value, decode, encode
 from identity.errors import ConflictError, MalformedError, RefusedError
 from ledger.values import from_python
+from sync.ahead import Ahead, number_of
 from sync.cells import FLAGS, KIND_OF, CellKind, LiveDot, is_beneath
 from sync.schema import Property, Schema
 from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, parse_path, path_text
@@ -278,22 +279,21 @@ def _check_version(document: DocumentId, wanted: str | None, current: Current) -
 
 
 class _Resolving:
-    """Wishes on their way to operations. ``ops`` has those that were made so far; they are not in ``current`` yet."""
+    """Wishes on their way to operations: ``ops`` has those that were made so far, and ``_ahead`` has them made."""
 
     def __init__(self, current: Current, base: Vector | None) -> None:
         self._current = current
         self._base = base
+        self._ahead = Ahead(current)
         self.ops: list[Op] = []
-        self._touched: set[DocumentId] = set()
 
     def put(self, wish: _Put) -> None:
         document = wish.document
         schema = self._current.schema(document.collection)
-        view = self._current.view(document)
-        if view.deleted:
+        if self._ahead.is_deleted(document):
             self.hide(document, hidden=False)
         if wish.whole:
-            for name in _top_names(self._current, document):
+            for name in _names_beneath(self._ahead, document, ()):
                 if name not in wish.fields:
                     self.do(Op(Verb.DEL, document, (name,), None))
         for name, value in wish.fields.items():
@@ -301,8 +301,8 @@ class _Resolving:
             self._set(document, (name,), value, declared, whole=wish.whole)
 
     def hide(self, document: DocumentId, hidden: bool) -> None:
-        flags = [dot for dot in self._current.dots(document) if dot.verb is Verb.HIDE]
-        if hidden and not self._current.view(document).exists:
+        flags = [dot for dot in self._ahead.dots(document) if dot.verb is Verb.HIDE]
+        if hidden and not self._ahead.exists(document):
             raise MissingDocument(document)
         if hidden or any(dot.val == encode(True) for dot in flags):
             self.do(Op(Verb.HIDE, document, (), hidden))
@@ -363,6 +363,7 @@ class _Resolving:
         if op.context is None and op.verb is not Verb.INC and self._base is not None:
             op = op._replace(context=self._context(op, self._base))
         self.ops.append(op)
+        self._ahead.take(op)
 
     def _set(self, document: DocumentId, path: Path, value: Value, declared: Property | None, *, whole: bool) -> None:
         """Let the cell at a path hold a value, by what its kind takes."""
@@ -381,18 +382,14 @@ class _Resolving:
         """The declared kind; without a schema that of the cell that is there."""
         if declared is not None and declared.cell is not None:
             return declared.cell
-        pointer = path_text(path)
-        for cell in self._current.view(document).cells:
-            if cell.path == pointer:
-                return cell.kind
-        return CellKind.REG
+        return self._ahead.kind(document, path) or CellKind.REG
 
     def _set_map(
         self, document: DocumentId, path: Path, value: Mapping[str, Value], declared: Property, *, whole: bool
     ) -> None:
         shape = declared.shape
         if whole:
-            for name in _names_beneath(self._current, document, path):
+            for name in _names_beneath(self._ahead, document, path):
                 if name not in value:
                     self.do(Op(Verb.DEL, document, (*path, name), None))
         for name, item in value.items():
@@ -401,12 +398,12 @@ class _Resolving:
     def _set_register(self, document: DocumentId, path: Path, value: Value, kind: CellKind, *, sealed: bool) -> None:
         pointer = path_text(path)
         verb = Verb.LWW if kind is CellKind.LWW else Verb.SET
-        held = [dot for dot in self._current.dots(document) if is_beneath(dot.path, pointer) and dot.verb not in FLAGS]
-        clashing = [dot for dot in held if dot.path != pointer or dot.verb is not verb]
-        same = len(held) == 1 and not clashing and held[0].val == encode(value)
-        if same and not self._is_touched(document, path):
+        held = [dot for dot in self._ahead.dots(document) if is_beneath(dot.path, pointer) and dot.verb not in FLAGS]
+        counters = [part for part in self._ahead.counters(document) if is_beneath(part.path, pointer)]
+        is_clear = not counters and all(dot.path == pointer and dot.verb is verb for dot in held)
+        if is_clear and len(held) == 1 and held[0].val == encode(value):
             return
-        if clashing or any(is_beneath(part.path, pointer) for part in self._current.counters(document)):
+        if not is_clear:
             self.do(Op(Verb.DEL, document, path, None))
         stored = self._current.seal(document, path, value) if sealed and value is not None else value
         self.do(Op(verb, document, path, stored))
@@ -422,19 +419,16 @@ class _Resolving:
 
     def _set_counter(self, document: DocumentId, path: Path, value: Value) -> None:
         pointer = path_text(path)
-        held = total_of(part for part in self._current.counters(document) if part.path == pointer)
-        pending = (op.value for op in self.ops if op.document == document and op.path == path and op.verb is Verb.INC)
-        difference = exact_sum(
-            [_number(value), held.copy_negate(), *(_number(amount).copy_negate() for amount in pending)]
-        )
-        if difference or not any(part.path == pointer for part in self._current.counters(document)):
+        held = [part for part in self._ahead.counters(document) if part.path == pointer]
+        difference = exact_sum([number_of(value), total_of(held).copy_negate()])
+        if difference or not held:
             self.do(Op(Verb.INC, document, path, _amount_value(difference, value)))
 
     def _set_elements(self, document: DocumentId, path: Path, value: Value) -> None:
         if not isinstance(value, list):
             raise MalformedError(f"{document}: {path_text(path)} is a set, and takes a list of its elements")
         pointer = path_text(path)
-        held = {dot.val for dot in self._current.dots(document) if dot.path == pointer and dot.verb is Verb.ADD}
+        held = {dot.val for dot in self._ahead.dots(document) if dot.path == pointer and dot.verb is Verb.ADD}
         wanted = {encode(element): element for element in value}
         for val in sorted(held - set(wanted)):
             self.do(Op(Verb.REM, document, path, decode(val)))
@@ -475,11 +469,7 @@ class MissingDocument(ConflictError):
         self.document = document
 
 
-def _top_names(current: Current, document: DocumentId) -> list[str]:
-    return _names_beneath(current, document, ())
-
-
-def _names_beneath(current: Current, document: DocumentId, path: Path) -> list[str]:
+def _names_beneath(current: Ahead, document: DocumentId, path: Path) -> list[str]:
     """The names directly beneath a path under which something is live."""
     pointer = path_text(path)
     paths = [dot.path for dot in current.dots(document) if dot.verb not in FLAGS]
@@ -507,15 +497,6 @@ def _could_replace(op: Op, pointer: str, dot: LiveDot) -> bool:
     if op.verb in (Verb.ADD, Verb.REM):
         return dot.verb is Verb.ADD and dot.val == encode(op.value)
     return dot.verb is op.verb
-
-
-def _number(value: Value) -> Decimal:
-    match value:
-        case int() if not isinstance(value, bool):
-            return Decimal(value)
-        case {"$dec": str(text)}:
-            return Decimal(text)
-    raise MalformedError("a counter takes an integer or a decimal")
 
 
 def _amount_value(amount: Decimal, wanted: Value) -> Value:

@@ -1,8 +1,10 @@
 """A database, open: documents in collections, every change a signed transaction in this device's feed.
 
+    database.put("accounts", "4711", {"owner": "Novak"}, if_absent=True)
+    account = database.get("accounts", "4711")
     changes = Changes(note="salary")
     changes.increment("accounts", "4711", "balance", Decimal("1250.00"))
-    changes.patch("accounts", "4711", {"owner": "Novak"}, if_match=etag)
+    changes.patch("accounts", "4711", {"status": "open"}, if_match=account.etag)
     commit = database.commit(changes)
 
 A database is read by anybody who has its store, and written to with a ``StoreWriter``, which has the device's key.
@@ -14,7 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from threading import Condition
 from time import monotonic
 from typing import Any, BinaryIO, Final
@@ -26,15 +29,16 @@ from ledger.storage.rows import checked
 from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey
 from ledger.turn import Turn
-from ledger.values import Reference
+from ledger.values import Reference, from_python, to_python
 from ledger.writer import StoreWriter
 from sync.asof import anchored_at, claimed_at, known_at, known_at_place
 from sync.bundle import BundleHeader, BundleReader, Have
 from sync.changefeed import START, ChangePage
-from sync.changes import Changes, resolve
+from sync.changes import Changes, Fields, resolve
 from sync.conflicts import OpenConflicts, open_conflicts
 from sync.document_keys import DocumentKeys
 from sync.exchange import ImportReport, Sent, take_bundle, write_bundle
+from sync.filtertext import parse_field, parse_filter
 from sync.history import (
     DocumentDifference,
     HistoryEntry,
@@ -44,7 +48,8 @@ from sync.history import (
     recorded_entry,
 )
 from sync.membership import Found, MemberEntry
-from sync.query import Query
+from sync.query import EVERYTHING, KEY, Query
+from sync.schema import parse_schema, schema_value
 from sync.storage.audit import audit_database
 from sync.storage.changefeed import changes_after
 from sync.storage.fieldindex import drop_indexes
@@ -70,6 +75,7 @@ from sync.storage.undoing import UndoPlan, plan_redo, plan_undo
 from sync.storage.writing import Writing, encode_context
 from sync.transaction import DocumentId, Founding, Path, Transaction
 from sync.undo import Skipped
+from sync.unsealing import unseal_view
 
 __all__ = [
     "Commit",
@@ -83,6 +89,9 @@ __all__ = [
     "list_databases",
     "register_database",
 ]
+
+_SCHEMAS: Final = "$schema"
+"""The collection that holds the schemas of the others."""
 
 _TYPICAL_BYTES: Final = 512
 """What a transaction is taken to be long before it is made, for the writer's queue."""
@@ -184,6 +193,53 @@ class Database:
             return None
         current.check_required(ops)
         return Transaction(current.stamp(), tuple(ops), tuple(guards), changes.note)
+
+    def put(
+        self,
+        collection: str,
+        key: str,
+        fields: Fields,
+        *,
+        if_match: str | None = None,
+        if_absent: bool = False,
+        note: str = "",
+    ) -> Commit:
+        """Commit one ``Changes.put``. Raises as it does, and as ``commit``."""
+        changes = Changes(note=note)
+        changes.put(collection, key, fields, if_match=if_match, if_absent=if_absent)
+        return self.commit(changes)
+
+    def patch(
+        self, collection: str, key: str, fields: Fields, *, if_match: str | None = None, note: str = ""
+    ) -> Commit:
+        """Commit one ``Changes.patch``. Raises as it does, and as ``commit``."""
+        changes = Changes(note=note)
+        changes.patch(collection, key, fields, if_match=if_match)
+        return self.commit(changes)
+
+    def increment(
+        self, collection: str, key: str, where: str | Sequence[str], by: int | Decimal = 1, *, note: str = ""
+    ) -> Commit:
+        """Commit one ``Changes.increment``. Raises as it does, and as ``commit``."""
+        changes = Changes(note=note)
+        changes.increment(collection, key, where, by)
+        return self.commit(changes)
+
+    def delete(self, collection: str, key: str, *, if_match: str | None = None, note: str = "") -> Commit:
+        """Commit one ``Changes.delete``. Raises as it does, and as ``commit``."""
+        changes = Changes(note=note)
+        changes.delete(collection, key, if_match=if_match)
+        return self.commit(changes)
+
+    def set_schema(self, collection: str, rules: Any, *, note: str = "") -> Commit:
+        """Say what the documents of a collection may hold from now on: ``rules`` as in docs/spec/schema.md.
+
+        What is there already stays as it is. Raises as ``sync.schema.parse_schema`` does, and as ``commit``.
+        """
+        schema = parse_schema(from_python(rules))
+        changes = Changes(note=note)
+        changes.put(_SCHEMAS, collection, {"schema": to_python(schema_value(schema))})
+        return self.commit(changes)
 
     def write(self, make: Make) -> Commit:
         """Write one entry: what ``make`` returns for the database as it stands in the transaction that writes it.
@@ -428,6 +484,34 @@ class Database:
                 deleted=deleted,
                 at=at,
             )
+
+    def find(
+        self,
+        collection: str,
+        where: str = "",
+        *,
+        order: str | None = None,
+        descending: bool = False,
+        everywhere: bool = False,
+        limit: int = 100,
+        after: str | None = None,
+        at: Cut | None = None,
+    ) -> Page:
+        """A page of the documents that fit a filter: ``balance >= 100.00 and owner ^= "No"``; all of them without one.
+
+        They come in the order of their keys, or of the indexed field ``order``. With ``everywhere`` every document may
+        be looked at where no index helps. Raises as ``query`` does, and ``MalformedError`` for what is no filter.
+        """
+        chosen = parse_filter(where) if where.strip() else EVERYTHING
+        asked = Query(collection, chosen, KEY if order is None else parse_field(order), descending, scan=everywhere)
+        page = self.query(asked, limit=limit, after=after, at=at)
+        return Page(tuple(one.state for one in page.documents), page.cursor)
+
+    def unsealed(self, state: DocumentState) -> DocumentState:
+        """The document with its sealed values opened, as far as their keys are here."""
+        if self.keys is None:
+            return state
+        return replace(state, view=unseal_view(state.view, self.uid, state.name, self.keys.find).view)
 
     def query(self, query: Query, *, limit: int = 100, after: str | None = None, at: Cut | None = None) -> QueryPage:
         """A page of the documents that a query asks for. See ``sync.storage.query.run_query``."""

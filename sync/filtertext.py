@@ -145,7 +145,7 @@ class _TextReader:
 
     def _name(self) -> str:
         if self._kind == "text":
-            name = json.loads(self._word)
+            name = str(json.loads(self._word))
         elif self._kind == "word" and self._word not in _WORDS:
             name = self._word
         else:

@@ -23,7 +23,7 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from identity.contexts import BRANCH_ID
-from identity.encoding import decode, encode
+from identity.encoding import decode, encode, encode_stored
 from identity.errors import MalformedError
 from ledger.entry import Entry, parse_entry
 from ledger.merkle import TreeBuilder, tree_hash
@@ -315,7 +315,7 @@ class Replay:
     def _writers(self, documents: set[DocumentId]) -> dict[DocumentId, dict[int, list[int]]]:
         """By document and line the indices, ascending, of the entries with an operation about it."""
         writers: dict[DocumentId, dict[int, list[int]]] = {}
-        for entry, ops in self._transactions() if documents else ():
+        for entry, ops in self.transactions() if documents else ():
             for document in {op.document for op in ops} & documents:
                 if entry.masked is None:
                     writers.setdefault(document, {}).setdefault(entry.line, []).append(entry.reference.index)
@@ -335,10 +335,10 @@ class Replay:
                 for guard in entry.guards
                 if _part(guard.document, parts) == part
             }
-            for entry, ops in self._transactions():
+            for entry, ops in self.transactions():
                 for at, op in enumerate(ops):
                     if _part(op.document, parts) == part:
-                        gathered.setdefault(op.document, []).append(self._op(entry, at, op))
+                        gathered.setdefault(op.document, []).append(self.operation(entry, at, op))
             for name in sorted(gathered):
                 yield self.document(name, gathered[name])
 
@@ -353,7 +353,7 @@ class Replay:
             version = document_version(self.database, name, dots, counters, lambda line: self.lines[line].uid)
         return ReplayedDocument(name, version, view, dots, counters, frozenset(op.key for op in live))
 
-    def _transactions(self) -> Iterator[tuple[ReplayedEntry, Sequence[Op]]]:
+    def transactions(self) -> Iterator[tuple[ReplayedEntry, Sequence[Op]]]:
         """Every entry of which operations were kept, read again from its block."""
         for line in self.lines:
             for block in line.blocks:
@@ -361,8 +361,9 @@ class Replay:
                 if entry is not None and entry.ops:
                     yield entry, parse_transaction(parse_entry(block.block)).ops
 
-    def _op(self, entry: ReplayedEntry, at: int, op: Op) -> ReplayedOp:
-        path, val, context = path_text(op.path), encode(op.value), self._context(op, entry.past)
+    def operation(self, entry: ReplayedEntry, at: int, op: Op) -> ReplayedOp:
+        """The operation of an entry with that number, as ``document`` takes it."""
+        path, val, context = path_text(op.path), encode_stored(op.value), self._context(op, entry.past)
         return ReplayedOp(entry.line, entry.reference.index, at, op.verb, path, val, context)
 
     def _past(self, line: int, index: int) -> Past:
@@ -570,7 +571,7 @@ class Replay:
             self._acts[entry_id(placed.reference)] = act
         for at, op in enumerate(ops):
             if op.document.collection == _SCHEMAS:
-                self._schema_ops.setdefault(op.document.key, []).append(self._op(placed, at, op))
+                self._schema_ops.setdefault(op.document.key, []).append(self.operation(placed, at, op))
 
     def _past_after(self, line: Line, seen: Sequence[ReplayedEntry]) -> Past:
         """The past of an entry that has seen these last, the one before it in its feed first."""

@@ -14,7 +14,7 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 from identity.contexts import DOCUMENT_CONTENT, STATE_ROOT
-from identity.encoding import Value, encode
+from identity.encoding import Value, encode, encode_stored
 from identity.errors import MalformedError, MissingEvidenceError, RootMismatch
 from ledger.log import Frontier, hash_children, hash_leaf, included_in, inclusion_proof
 from sync.transaction import DocumentId
@@ -91,7 +91,7 @@ def digest_content(content: DocumentContent) -> bytes:
     for cell in content.cells:
         digest.update(encode([cell.path, cell.kind, len(cell.values)]))
         for value in cell.values:
-            digest.update(encode(value))
+            digest.update(encode_stored(value))
     return digest.digest()
 
 

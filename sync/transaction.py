@@ -555,6 +555,8 @@ def parse_state_root(entry: Entry) -> StateRoot:
         raise MalformedError(f"entry: of kind {entry.kind!r}, not a state root")
     fields = Fields(dict(entry.body), "state root")
     stamp = parse_stamp(fields)
+    if wall_ms(stamp.reading) != entry.claimed_ms:
+        raise MalformedError("state root: the claimed time is not its clock's")
     cut = tuple(parse_reference(value) for value in fields.list("cut", min=1))
     statement = StateRoot(stamp, cut, fields.bytes("root", length=32), fields.int("rules", min=1))
     fields.done()
@@ -580,6 +582,8 @@ def parse_erasure(entry: Entry) -> Erasure:
         raise MalformedError(f"entry: of kind {entry.kind!r}, not an erasure")
     fields = Fields(dict(entry.body), "erasure")
     stamp = parse_stamp(fields)
+    if wall_ms(stamp.reading) != entry.claimed_ms:
+        raise MalformedError("erasure: the claimed time is not its clock's")
     (document,) = _parse_documents([fields.value("doc")])
     kids = fields.bytes_list("kids", length=16, max=4096)
     erasure = Erasure(stamp, document, kids, fields.text("reason", max=4096))

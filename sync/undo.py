@@ -4,7 +4,7 @@ Implements docs/spec/database-history.md, section "Undo". A log does not go back
 Each dot of the transaction that is still live is replaced by what it had replaced itself, a removal is made good by
 putting back what it removed, increments are balanced. Where somebody has written since, the cell is left as it is, and
 that is said. The operations name the dots that they replace one by one, so they can hit no other, and also those that
-they put back: a dot counts as put back once, however often somebody tries.
+they put back, so that it can be seen what stands for what.
 
 To do it again is to undo the undoing.
 """
@@ -20,7 +20,7 @@ from typing import Final
 
 from identity.encoding import Value, decode
 from ledger.values import Reference
-from sync.cells import FLAGS, WRITES, CellKey, LiveDot, StoredOp, cell_key, is_beneath, replaced, upwards
+from sync.cells import FLAGS, WRITES, CellKey, DotKey, LiveDot, StoredOp, cell_key, is_beneath, replaced, upwards
 from sync.transaction import MAX_CONTEXT, MAX_INCREMENT_DIGITS, DocumentId, Dot, Op, Verb, parse_path
 from sync.vector import Vector, sees
 from sync.view import CounterPart, Rank, RankOf, exact_sum
@@ -29,6 +29,7 @@ __all__ = ["Footprint", "Knowledge", "Skipped", "invert"]
 
 _PATH: Final = 0
 _VERB: Final = 1
+_FLAG: Final[CellKey] = ("", Verb.HIDE, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,9 @@ class _Inverting:
         self._cancelled = {one.dot.key[:2] for one in footprint.cancelled}
         self._dots = {one.dot.key for one in footprint.own}
         self._cells: dict[CellKey, _Cell] = {}
+        self._kept: list[LiveDot] = []
+        self._idle_flags: set[DotKey] = set()
+        """Delete flags that were written to take one back, where none was to be put back."""
 
     def run(self) -> tuple[list[Op], list[Skipped]]:
         self._sort_out()
@@ -124,19 +128,30 @@ class _Inverting:
         first: list[Op] = []
         then: list[Op] = []
         skipped: list[Skipped] = []
-        for cell in self._cells.values():
-            fault = self._fault(cell)
-            ops = [] if fault is not None else self._inverse(cell)
-            misfit = next((reason for op in ops if (reason := self._known.misfit(op)) is not None), None)
-            if misfit is not None:
-                fault = Skipped(self._document, cell.key[_PATH], f"it does not fit the schema any more: {misfit}")
+        for cell in sorted(self._cells.values(), key=lambda cell: cell.key == _FLAG):
+            ops, fault = self._take_back(cell)
             if fault is not None:
                 skipped.append(fault)
+                self._kept += cell.held
             elif len(ops) == 1 and ops[0].verb is Verb.DEL and ops[0].context is None:
                 first += ops
             else:
                 then += ops
+        if _is_writing(then) and self._would_be_hidden(_Cell(_FLAG)):
+            # What is put back is newer than the deletion that hid it, and would show the document.
+            then.append(Op(Verb.HIDE, self._document, (), True, ()))
         return first + then, skipped
+
+    def _take_back(self, cell: _Cell) -> tuple[list[Op], Skipped | None]:
+        """The operations that take back what was done to a cell, or why there are none."""
+        fault = self._fault(cell)
+        if fault is not None:
+            return [], fault
+        ops = self._inverse(cell)
+        misfit = next((reason for op in ops if (reason := self._known.misfit(op)) is not None), None)
+        if misfit is not None:
+            return [], Skipped(self._document, cell.key[_PATH], f"it does not fit the schema any more: {misfit}")
+        return ops, None
 
     def _sort_out(self) -> None:
         for one in self._ours:
@@ -161,11 +176,12 @@ class _Inverting:
                 self._cell(dot).gone = over.dot
 
     def _stands_for_ours(self, one: StoredOp) -> bool:
-        """Whether an operation put back dots of theirs, and nobody else's. Increments are put back as sums: what is
-        theirs in those counts as if it had never been lost."""
-        named = (key for key in one.context or () if key in self._dots or key[:2] not in self._cancelled)
-        is_ours = [key in self._dots for key in named]
-        return one.dot.verb in WRITES and bool(is_ours) and all(is_ours)
+        """Whether an operation that is cancelled put back dots of theirs, and nobody else's. Increments are put back
+        as sums: what is theirs in those counts as if it had never been lost."""
+        named = [key for key in one.context or () if key in self._dots or key[:2] not in self._cancelled]
+        if not named and one.dot.verb is Verb.HIDE:
+            self._idle_flags.add(one.dot.key)
+        return one.dot.verb in WRITES and bool(named) and self._dots.issuperset(named)
 
     def _cell(self, dot: LiveDot) -> _Cell:
         key = cell_key(dot)
@@ -265,12 +281,14 @@ class _Inverting:
 
     def _would_be_hidden(self, cell: _Cell) -> bool:
         """Whether the deletions that are left had seen all that is: what somebody wrote since is not hidden by them."""
-        others = [dot for dot in self._footprint.live if dot.verb is Verb.HIDE and dot not in cell.held]
+        not_others = {*self._idle_flags, *(dot.key for dot in cell.held)}
+        others = [dot for dot in self._footprint.live if dot.verb is Verb.HIDE and dot.key not in not_others]
         flags = [*others, *cell.lost]
         if not flags or not all(map(_is_hiding, flags)):
             return False
         found = [*self._footprint.live, *self._footprint.lost]
         content = [dot.key[:2] for dot in found if dot.verb not in FLAGS and dot.key not in self._dots]
+        content += [dot.key[:2] for dot in self._kept]
         content += [(part.branch, part.last) for part in self._footprint.counters if not self._is_ours(part)]
         pasts = ({**self._known.past_of(flag.branch, flag.seq), flag.branch: flag.seq} for flag in flags)
         return any(all(sees(past, *entry) for entry in content) for past in pasts)
@@ -308,23 +326,37 @@ class _Inverting:
 
 
 class _Replacers:
-    """Operations by the cells whose dots they could replace."""
+    """Operations by the dots that they name, or by the cells whose dots they could replace."""
 
     def __init__(self, ops: Iterable[StoredOp], past_of: Callable[[int, int], Vector]) -> None:
         self._past_of = past_of
+        self._naming: dict[DotKey, list[StoredOp]] = {}
         self._by_cell: dict[CellKey, list[StoredOp]] = {}
         for one in ops:
-            self._by_cell.setdefault(cell_key(one.dot), []).append(one)
+            if one.context is None:
+                self._by_cell.setdefault(cell_key(one.dot), []).append(one)
+            for key in one.context or ():
+                self._naming.setdefault(key, []).append(one)
 
     def first(self, dot: LiveDot) -> StoredOp | None:
         """The first one that replaces a dot."""
-        for key in (cell_key(dot), *((path, Verb.DEL, b"") for path in upwards(dot.path))):
-            found = self._by_cell.get(key, [])
-            for at in range(bisect_right(found, dot.place, key=lambda one: one.dot.place), len(found)):
-                one = found[at]
-                if replaced(one.dot, one.context, {dot.path: [dot]}, self._past_of(one.dot.branch, one.dot.seq)):
-                    return one
+        cells = (cell_key(dot), *((path, Verb.DEL, b"") for path in upwards(dot.path)))
+        lists = (self._naming.get(dot.key, []), *(self._by_cell.get(key, []) for key in cells))
+        found = (self._first_of(ops, dot) for ops in lists)
+        return min((one for one in found if one is not None), key=lambda one: one.dot.place, default=None)
+
+    def _first_of(self, ops: Sequence[StoredOp], dot: LiveDot) -> StoredOp | None:
+        for at in range(bisect_right(ops, dot.place, key=lambda one: one.dot.place), len(ops)):
+            one = ops[at]
+            if replaced(one.dot, one.context, {dot.path: [dot]}, self._past_of(one.dot.branch, one.dot.seq)):
+                return one
         return None
+
+
+def _is_writing(ops: Iterable[Op]) -> bool:
+    """Whether operations put something into a document, and say nothing of whether it is deleted."""
+    verbs = {op.verb for op in ops}
+    return not verbs <= {Verb.DEL, Verb.REM} and Verb.HIDE not in verbs
 
 
 def _is_hiding(flag: LiveDot) -> bool:

@@ -211,16 +211,15 @@ def _fields(
 
 def _place(fields: dict[str, Any], taken: set[str], path: str, value: Value) -> bool:
     """Put a value into nested maps. False when a cell above it is in the way: that one shows."""
-    names = [name.replace("~1", "/").replace("~0", "~") for name in path.split("/")[1:]]
-    pointer = ""
+    steps = path.split("/")[1:]
+    names = [step.replace("~1", "/").replace("~0", "~") for step in steps]
     within = fields
-    for name in names[:-1]:
-        pointer += "/" + name
-        if pointer in taken:
+    for depth, name in enumerate(names[:-1], 1):
+        if "/" + "/".join(steps[:depth]) in taken:
             return False
         within = within.setdefault(name, {})
     within[names[-1]] = value
-    taken.add("/" + "/".join(names))
+    taken.add(path)
     return True
 
 

@@ -159,7 +159,7 @@ def test_the_threat_model_names_tests_that_exist() -> None:
     promises = re.split(r"^\*\*(P\d) ", text.split("## What an attacker still can do")[0], flags=re.MULTILINE)[1:]
     without = {name for name, said in zip(promises[::2], promises[1::2], strict=True) if "`tests/" not in said}
     assert promises[::2] == [f"P{number}" for number in range(1, 10)]
-    assert without == {"P8"}, "erasure is the database's, which is not there yet"
+    assert without == set()
 
 
 def fields(prefix: str, *models: type[BaseModel]) -> set[str]:

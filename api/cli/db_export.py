@@ -33,6 +33,7 @@ __all__: list[str] = []
     examples=[
         "holdfast db export bank accounts -o accounts.csv",
         "holdfast db export bank accounts -o accounts.jsonl --key id --as-of 2026-03-31T23:59:59Z",
+        "holdfast db export bank accounts -o accounts.parquet",
         "holdfast db export bank accounts -o - --format jsonl | head",
     ],
 )
@@ -43,24 +44,24 @@ def export(
     output: OutputFile,
     key: Annotated[str, typer.Option("--key", metavar="COLUMN", help="The column of the documents' keys.")] = "key",
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="csv|jsonl", help="Whatever the name says.")
+        str | None, typer.Option("--format", metavar="csv|jsonl|parquet", help="Whatever the name says.")
     ] = None,
     when: AsOfTime = None,
     axis: AxisName = "claimed",
     force: Force = False,
 ) -> None:
-    """Write the documents of a collection as CSV or JSON Lines, by key, all of one moment.
+    """Write the documents of a collection as CSV, JSON Lines or Parquet, by key, all of one moment.
 
-    JSON Lines keep the typed forms of values, and 'db import' reads them again. In CSV a list or a map is JSON. Only
-    what shows is written: documents with siblings are counted.
+    JSON Lines keep the typed forms of values, and 'db import' reads them again. In CSV a list or a map is JSON. Parquet
+    has typed columns, and the keys in $key. Only what shows is written: documents with siblings are counted.
     """
-    kind = table_kind(output, format_)
+    kind = table_kind(output, format_, "parquet")
     check_names(column=key)
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader:
         point = point_in_time(reader, when, axis)
         source = _Source(opening, reader, collection, key, None if point is None else point.cut)
-        write = _write_csv if kind == "csv" else _write_json_lines
+        write = _WRITERS[kind]
         with (
             open_output(out, output, force=force) as stream,
             progress(out, f"export {collection}", unit="documents") as advance,
@@ -93,8 +94,8 @@ class _Source:
     contested: int = 0
     closed: int = 0
 
-    def rows(self) -> Iterator[Mapping[str, Value]]:
-        """Each document's fields, its key before them. Raises ``RefusedError`` when a field stands in the key's way."""
+    def documents(self) -> Iterator[tuple[str, Mapping[str, Value]]]:
+        """Each document's key and fields."""
         from sync.storage.scan import iterate
         from sync.unsealing import unseal_view
 
@@ -102,15 +103,20 @@ class _Source:
         find, uid = self.opening.databases.keys.find, self.opening.database.uid
         for state in iterate(self.reader, self.collection, at=self.at):
             shown = unseal_view(state.view, uid, state.name, find)
-            fields = shown.view.fields
-            if self.key in fields and _as_key(fields[self.key]) != state.name.key:
-                raise RefusedError(
-                    f"{state.name}: has a field {self.key!r} that is not its key", hint="name another column: --key"
-                )
             self.count += 1
             self.contested += bool(state.view.conflicts)
             self.closed += bool(shown.closed)
-            yield {self.key: state.name.key, **fields}
+            yield state.name.key, shown.view.fields
+
+    def rows(self) -> Iterator[Mapping[str, Value]]:
+        """Each document's fields, its key before them. Raises ``RefusedError`` when a field stands in the key's way."""
+        for key, fields in self.documents():
+            if self.key in fields and _as_key(fields[self.key]) != key:
+                raise RefusedError(
+                    f"{self.collection}/{key}: has a field {self.key!r} that is not its key",
+                    hint="name another column: --key",
+                )
+            yield {self.key: key, **fields}
 
 
 def _as_key(value: Value) -> str:
@@ -142,7 +148,7 @@ def _write_csv(source: _Source, stream: BinaryIO, advance: Advance) -> None:
 
 
 def _columns(source: _Source) -> list[str]:
-    """The key's column, those of the schema in its order, and the others by name."""
+    """The key's column, those of the schema as it keeps them (short names first), and the others by name."""
     schema = source.reader.schema(source.collection, source.at)
     found = {name for row in source.rows() for name in row} - {source.key}
     declared = [] if schema is None else [name for name in schema.shape.properties if name in found]
@@ -162,3 +168,17 @@ def _cell(value: Value) -> str:
             return json.dumps(to_json(value), ensure_ascii=False)
     shown = to_plain(value)
     return json.dumps(to_json(value), ensure_ascii=False) if isinstance(shown, dict) else str(shown)
+
+
+def _write_parquet(source: _Source, stream: BinaryIO, advance: Advance) -> None:
+    from api.parquet import columns_of, write_parquet
+
+    def told() -> Iterator[tuple[str, Mapping[str, Value]]]:
+        for document in source.documents():
+            yield document
+            advance(1)
+
+    write_parquet(stream, columns_of(source.documents()), told())
+
+
+_WRITERS = {"csv": _write_csv, "jsonl": _write_json_lines, "parquet": _write_parquet}

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sync.storage.reader import Cut, Reader
     from sync.storage.undoing import UndoPlan
     from sync.storage.writing import Writing
+    from sync.transaction import DocumentId
     from sync.undo import Skipped
 
 __all__: list[str] = []
@@ -56,7 +57,12 @@ Part = Annotated[
     typer.Argument(metavar="[COLLECTION[/KEY]]", help="Only this collection, or this document.", show_default=False),
 ]
 Entries = Annotated[
-    list[str], typer.Argument(metavar="ENTRY...", help="Transactions, FEED/INDEX, as 'db history' shows them.")
+    list[str] | None,
+    typer.Argument(metavar="[ENTRY...]", help="Transactions, FEED/INDEX, as 'db history' shows them."),
+]
+LastOf = Annotated[
+    str | None,
+    typer.Option("--last-of", metavar="COLLECTION/KEY", help="The newest transaction that touched this document."),
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be written, and write nothing.")]
 
@@ -214,14 +220,15 @@ def _answer_differences(out: Output, found: Iterator[DocumentDifference]) -> Non
 @group.add(
     "undo",
     examples=[
-        "holdfast db undo bank kjw8egyi1oru/12 --dry-run",
+        "holdfast db undo bank --last-of accounts/4711 --dry-run",
         "holdfast db undo bank kjw8egyi1oru/12 --note 'wrong file imported'",
     ],
 )
 def undo(
     ctx: typer.Context,
     database: DatabaseName,
-    entries: Entries,
+    entries: Entries = None,
+    last_of: LastOf = None,
     dry_run: DryRun = False,
     note: Note = "",
     device: Device = None,
@@ -231,7 +238,10 @@ def undo(
 
     Where somebody has written since, the field is left as it is, and that is said.
     """
-    _take_back(ctx, database, entries, device, passphrase_file, note=note, again=False, dry_run=dry_run)
+    if bool(entries) == (last_of is not None):
+        raise UsageError("what is to be undone?", hint="ENTRY, or --last-of COLLECTION/KEY")
+    last = None if last_of is None else document(last_of)
+    _take_back(ctx, database, entries or [], device, passphrase_file, note=note, last=last, dry_run=dry_run)
 
 
 @group.add(
@@ -241,7 +251,9 @@ def undo(
 def redo(
     ctx: typer.Context,
     database: DatabaseName,
-    entries: Entries,
+    entries: Annotated[
+        list[str], typer.Argument(metavar="ENTRY...", help="Transactions, FEED/INDEX, as 'db history' shows them.")
+    ],
     dry_run: DryRun = False,
     note: Note = "",
     device: Device = None,
@@ -259,7 +271,8 @@ def _take_back(
     passphrase_file: Path | None,
     *,
     note: str,
-    again: bool,
+    last: DocumentId | None = None,
+    again: bool = False,
     dry_run: bool,
 ) -> None:
     named: list[Reference] = []
@@ -268,6 +281,8 @@ def _take_back(
     def find(read: Database) -> None:
         with read.read() as reader:
             named.extend(entry_named(reader, one) for one in entries)
+            if last is not None:
+                named.append(_newest(reader, last))
 
     with writing(ctx, database, passphrase_file, device, before=find) as opening:
         try:
@@ -292,6 +307,18 @@ def _take_back(
         out.note(f"left as it is: {one.document}{one.path}: {one.reason}{by}")
     if not changed:
         out.note("there is nothing to write")
+
+
+def _newest(reader: Reader, name: DocumentId) -> Reference:
+    """The newest transaction that touched a document and counts. Raises ``RefusedError`` when there is none."""
+    from sync.history import history_of
+
+    newest = None
+    for one in history_of(reader, name):
+        newest = one.entry.reference if one.entry.masked is None else newest
+    if newest is None:
+        raise RefusedError(f"there is no document {name}")
+    return newest
 
 
 def _plan(database: Database, named: Sequence[Reference], *, again: bool) -> UndoPlan:

@@ -33,6 +33,9 @@ __all__: list[str] = []
 
 _EXISTING = ("replace", "update", "refuse")
 
+_KEY_COLUMN = "$key"
+"""Where a Parquet file has the documents' keys: the one column that is no field."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -53,8 +56,7 @@ class _Source:
         """Every row as a document, from the beginning. Raises ``RowError``, or gives it to ``on_error``."""
         self.stream.seek(0)
         seen: dict[str, int] = {}
-        rows = read_rows(self.stream, self.kind, self.columns, self.name, self.delimiter, self.encoding, on_error)
-        for row in rows:
+        for row in self._rows(on_error):
             try:
                 found = self._document(row)
                 if found.key in seen:
@@ -67,6 +69,13 @@ class _Source:
             seen[found.key] = row.line
             yield found
 
+    def _rows(self, on_error: OnError | None) -> Iterator[Row]:
+        if self.kind != "parquet":
+            return read_rows(self.stream, self.kind, self.columns, self.name, self.delimiter, self.encoding, on_error)
+        from api.parquet import read_parquet
+
+        return read_parquet(self.stream, name=self.name, **({} if on_error is None else {"on_error": on_error}))
+
     def _document(self, row: Row) -> _Document:
         from ledger.values import from_python, to_python
         from sync.jsonform import read_field
@@ -74,6 +83,8 @@ class _Source:
 
         fields: dict[str, object] = {}
         for name, value in row.fields.items():
+            if name == _KEY_COLUMN:
+                continue
             try:
                 fields[name] = to_python(value) if name in self.typed else read_field(name, value, self.schema)
             except MalformedError as exc:
@@ -118,16 +129,18 @@ def _key_text(value: Value) -> str:
         "holdfast db import bank accounts accounts.csv --key id --columns 'id:int,owner:text,balance:dec'",
         "holdfast db import bank accounts accounts.jsonl --key id --dry-run",
         "holdfast db import bank transactions trans.csv --key trans_id --batch 500 --on-error skip=unfit.jsonl",
+        "holdfast db import bank accounts accounts.parquet",
     ],
 )
 def import_(
     ctx: typer.Context,
     database: DatabaseName,
     collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="Where the documents go.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, or JSON Lines if it ends in .jsonl; - for stdin.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="CSV, or what ends in .jsonl or .parquet; - for stdin.")],
     key: Annotated[
-        str, typer.Option("--key", metavar="COLUMN", help="Whose value is the document's key; it is a field as well.")
-    ],
+        str | None,
+        typer.Option("--key", metavar="COLUMN", help="Whose value is the document's key; it is a field as well."),
+    ] = None,
     columns: Annotated[
         str, typer.Option("--columns", metavar="SPEC", help="name:type,...; others are as the schema says, or text.")
     ] = "",
@@ -148,7 +161,7 @@ def import_(
         typer.Option("--on-error", metavar="skip=FILE", help="Write rows that do not fit to FILE and import the rest."),
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", metavar="csv|jsonl", help="Whatever the name says.")
+        str | None, typer.Option("--format", metavar="csv|jsonl|parquet", help="Whatever the name says.")
     ] = None,
     delimiter: Annotated[str, typer.Option("--delimiter", metavar="C", help="Between CSV fields; or: tab.")] = ",",
     encoding: Annotated[str, typer.Option("--encoding", help=f"Of a CSV file: {', '.join(ENCODINGS)}.")] = "utf-8",
@@ -162,7 +175,12 @@ def import_(
     Without --batch all of it is one transaction: whole or not at all, here and on every device. A transaction holds
     4,096 operations, about one for each field; a larger file takes --batch, and then each batch is whole or nothing.
     """
-    kind = table_kind(file, format_)
+    kind = table_kind(file, format_, "parquet")
+    key = key or (_KEY_COLUMN if kind == "parquet" else None)
+    if key is None:
+        raise UsageError("which column is the documents' key?", hint="--key COLUMN")
+    if columns and kind == "parquet":
+        raise UsageError("a Parquet file says what its columns are", hint="leave --columns away")
     with as_usage():
         typed = frozenset(column.name for column in parse_columns(columns))
     if existing not in _EXISTING:

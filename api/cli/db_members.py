@@ -13,15 +13,14 @@ from api.cli.identity_common import meant
 from api.cli.session import PassphraseFile
 
 if TYPE_CHECKING:
+    from api.bootstrap import Session
     from api.cli.db_common import Opened
     from sync.database import Commit
     from sync.membership import Role
 
 __all__: list[str] = []
 
-Whom = Annotated[
-    str, typer.Argument(metavar="IDENTITY", help="The identity's id, or the first digits of it; see 'identity list'.")
-]
+Whom = Annotated[str, typer.Argument(metavar="IDENTITY", help="The identity's label, or the first digits of its id.")]
 
 
 @group.add("members", examples=["holdfast db members bank", "holdfast db members bank --json"])
@@ -49,7 +48,7 @@ def members(ctx: typer.Context, database: DatabaseName) -> None:
 @group.add(
     "admit",
     examples=[
-        "holdfast db admit bank 5e884898da28 --role writer",
+        "holdfast db admit bank Anna --role writer",
         "holdfast db admit bank 5e884898da28 --role admin --device laptop",
     ],
 )
@@ -69,7 +68,7 @@ def admit(
 
     given = _role(role)
     with writing(ctx, database, passphrase_file, device) as opening:
-        identity = meant(opening.session, whom)
+        identity = _whom(opening.session, whom)
         made = admit_member(opening.database, opening.session.vault.history().identity, identity, given)
     _answer(ctx, identity, given.value, made, dismissed=False)
 
@@ -77,7 +76,7 @@ def admit(
 @group.add(
     "dismiss",
     examples=[
-        "holdfast db dismiss bank 5e884898da28 --reason 'left the bank'",
+        "holdfast db dismiss bank Anna --reason 'left the bank'",
         "holdfast db dismiss bank 5e884898da28 --device laptop",
     ],
 )
@@ -93,7 +92,7 @@ def dismiss(
     from api.members import dismiss as dismiss_member
 
     with writing(ctx, database, passphrase_file, device) as opening:
-        identity = meant(opening.session, whom)
+        identity = _whom(opening.session, whom)
         made = dismiss_member(opening.database, opening.session.vault.history().identity, identity, reason)
         role = _role_of(opening, identity)
     _answer(ctx, identity, role, made, dismissed=True)
@@ -115,6 +114,12 @@ def carry(
     if not carried:
         out.note("the database has every event of its members that this store knows")
     out.table("carried", ("identity", "events"), [(one.hex(), count) for one, count in carried.items()])
+
+
+def _whom(session: Session, text: str) -> bytes:
+    """The identity that is meant: by its label, when this store knows one that is called so, else by its id."""
+    labelled = [one for one in session.vault.identities() if session.vault.history(one).label == text]
+    return labelled[0] if len(labelled) == 1 else meant(session, text)
 
 
 def _role(text: str) -> Role:

@@ -52,11 +52,15 @@ def fetch(
     """
     from anchoring.rollback import RollbackState
     from api.bootstrap import now_ms
+    from api.databases import Databases
     from api.recovery import fetch_missing
 
     out = invocation(ctx).out
     with opened(ctx) as session:
         found = fetch_missing(session, files, at_ms=now_ms(), partial=partial, dry_run=dry_run)
+        if not dry_run:
+            with Databases(session) as databases:
+                databases.take_in()
     for lost in found.missing:
         out.note(f"missing still: {lost}")
     out.record(

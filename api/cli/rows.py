@@ -79,11 +79,16 @@ def read_rows(
         return read_csv(stream, columns, name=name, delimiter=delimiter, encoding=encoding, **taking)
 
 
-def table_kind(file: Path, format_: str | None) -> str:
-    """Of which kind a table is, csv or jsonl: as ``--format`` says, or the file's name. Raises ``UsageError``."""
-    kind = format_ or ("jsonl" if file.suffix in (".jsonl", ".ndjson") else "csv")
-    if kind not in ("csv", "jsonl"):
-        raise UsageError(f"{kind!r} is not a format", hint="csv or jsonl")
+def table_kind(file: Path, format_: str | None, *others: str) -> str:
+    """Of which kind a table is, csv, jsonl or one of ``others``: as ``--format`` says, or the file's name.
+
+    Raises ``UsageError``.
+    """
+    known = ("csv", "jsonl", *others)
+    named = {".ndjson": "jsonl"}.get(file.suffix, file.suffix.removeprefix("."))
+    kind = format_ or (named if named in known else "csv")
+    if kind not in known:
+        raise UsageError(f"{kind!r} is not a format", hint=f"{', '.join(known[:-1])} or {known[-1]}")
     return kind
 
 

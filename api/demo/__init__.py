@@ -1,9 +1,10 @@
-"""The demonstration: a bank's day on real transactions, then five attacks on it, each shown to be caught.
+"""The demonstration: a bank's day on real transactions, five attacks on it, each shown to be caught, and a database.
 
 Nothing in it is staged: it uses the same calls as any program, and every figure is measured in the run that prints it.
 """
 
 from api.demo.bank import Bank
-from api.demo.story import Step, tell
+from api.demo.steps import Step
+from api.demo.story import tell
 
 __all__ = ["Bank", "Step", "tell"]

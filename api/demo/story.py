@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from api.bootstrap import now_ms
-from api.demo import attacks
+from api.demo import apart, attacks
 from api.demo.bank import APPROVALS, BATCH, FEED, Bank, feed_key, transactions
+from api.demo.offline import verify_offline
+from api.demo.steps import Step
 from identity.errors import VerificationError
 from ledger.audit import audit_feed
 
-__all__ = ["Step", "session_anchor", "tell"]
+__all__ = ["session_anchor", "tell"]
 
 SHOWN_ENTRY = 4711
 """The transaction whose evidence is exported."""
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """A step of the story. ``caught`` is None for a step that is no attack."""
-
-    title: str
-    lines: tuple[str, ...]
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    caught: bool | None = None
 
 
 def tell(directory: Path, sample: Path) -> Iterator[Step]:
@@ -45,6 +34,7 @@ def tell(directory: Path, sample: Path) -> Iterator[Step]:
     yield _verification_step(bank, evidence)
     for attack in attacks.ATTACKS:
         yield _attack_step(attack, bank)
+    yield from apart.tell(bank, sample)
 
 
 def _founding_step(bank: Bank, seconds: float) -> Step:
@@ -141,43 +131,14 @@ def _evidence_step(bank: Bank, file: Path) -> Step:
 
 
 def _verification_step(bank: Bank, file: Path) -> Step:
-    command, isolation = _isolated()
-    started = time.perf_counter()
-    done = subprocess.run(  # noqa: S603  (our own interpreter on our own files)
-        [*command, "verify", str(file), "--policy", str(bank.home.policy), "--no-color"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    seconds = time.perf_counter() - started
-    if done.returncode != 0:
-        raise VerificationError(f"the genuine evidence does not verify: {done.stdout}{done.stderr}")
+    done = verify_offline(file, bank.home.policy)
+    if done.code != 0:
+        raise VerificationError(f"the genuine evidence does not verify: {done.out}{done.err}")
     return Step(
-        f"The auditor verifies it {isolation}",
-        (*done.stdout.rstrip().splitlines(), "", f"Exit code {done.returncode}, {seconds:.2f} s with start-up."),
-        {"exit": done.returncode, "seconds": round(seconds, 3), "isolation": isolation},
+        f"The auditor verifies it {done.isolation}",
+        (*done.out.rstrip().splitlines(), "", f"Exit code {done.code}, {done.seconds:.2f} s with start-up."),
+        {"exit": done.code, "seconds": round(done.seconds, 3), "isolation": done.isolation},
     )
-
-
-def _isolated() -> tuple[list[str], str]:
-    """A command line that runs holdfast where no network is, and what to call that."""
-    run = [sys.executable, "-m", "api.cli"]
-    for prefix in (["unshare", "-n"], ["unshare", "-rn"]):
-        try:
-            probe = subprocess.run([*prefix, "true"], capture_output=True, check=False, timeout=10)  # noqa: S603
-        except (OSError, subprocess.TimeoutExpired):
-            continue
-        if probe.returncode == 0:
-            return [*prefix, *run], "in a process without any network interface"
-    block = (
-        "import socket, sys\n"
-        "def refuse(*a, **k): raise OSError('no network in this process')\n"
-        "socket.socket = socket.create_connection = refuse\n"
-        "from api.cli.__main__ import main\n"
-        "sys.exit(main(sys.argv[1:]))\n"
-    )
-    return [sys.executable, "-c", block], "in a process whose sockets are blocked (no namespaces on this machine)"
 
 
 def _attack_step(attack: attacks.Attack, bank: Bank) -> Step:

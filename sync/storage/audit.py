@@ -34,6 +34,7 @@ from sync.storage.documents import VERB_NUMBER, VERBS, columns_of, decode_dots, 
 from sync.storage.projection import KIND_NUMBER, schema_in_force
 from sync.storage.queries import queries_for
 from sync.storage.sides import LEDGER, Sides
+from sync.storage.sides_audit import audit_sides
 from sync.storage.stored_feeds import StoredBlocks, known_block
 from sync.transaction import MEMBER, DocumentId, Op, database_id, parse_transaction, path_text
 from sync.vector import Vector, encode_vector
@@ -90,6 +91,7 @@ class _Audit:
         if row is None:
             raise DamagedFile("the database is not registered")
         self._number, name = checked(row, int, str)
+        self.faults += audit_sides(self._tx, self._dialect, self._number)
         branches = self._tx.fetch_all(self._sql.branches, (self._number,))
         for row in branches:
             checked((*row[:3], *row[4:7]), int, bytes, bytes, int, int, int)
@@ -121,6 +123,9 @@ class _Audit:
         for query, what in {
             self._sql.stray_branches: "branches",
             self._sql.stray_tracks: "tracks",
+            self._sql.stray_sides: "sides",
+            self._sql.stray_side_blocks: "blocks of sides",
+            self._sql.stray_side_heads: "heads of sides",
             self._sql.stray_txns: "entries",
             self._sql.stray_ops: "operations",
             self._sql.stray_documents: "documents",
@@ -183,7 +188,7 @@ class _Audit:
             self._branch[line.number], self._line[number] = number, line.number
         if lines:
             raise DamagedFile("a branch is missing")
-        for number, _, feed, parent, first_seq, _, disputed, excluded_from, _ in rows:
+        for number, _, feed, parent, first_seq, _, disputed, excluded_from, waits_for in rows:
             line = self._replay.lines[self._line[number]]
             above = None if line.parent is None else self._branch[line.parent.number]
             first = 0 if line.parent is None else line.blocks[0].seq
@@ -191,6 +196,8 @@ class _Audit:
             found = (feed, parent, first_seq, disputed, excluded_from)
             names = "feed parent first_seq disputed excluded_from"
             self._compare(f"branch {number}", names, found, (line.author.feed, above, first, *judged))
+            if waits_for is not None and any(one.feed == feed and one.at is not None for one in self._lines):
+                self.faults.append(f"branch {number}: 'waits_for' is for the lines of a feed that forked")
 
     def _check_lines(self) -> None:
         """What lines wait for, where they have got to, and what was met on them that has no place."""

@@ -66,7 +66,28 @@ class AuditQueries:
     # takes nothing
     forgotten: str = "SELECT max(place) FROM database_rebuild WHERE document = 0"
 
+    # what is kept beside the ledger: takes database
+    sides: str = (
+        "SELECT id, feed, manifest, first_seq, length, reason, proof, refused FROM database_side WHERE database = ?"
+        " ORDER BY id"
+    )
+    # takes side, seq, limit
+    side_blocks: str = (
+        "SELECT seq, nodes, data FROM database_side_block WHERE side = ? AND seq > ? ORDER BY seq LIMIT ?"
+    )
+    # takes side
+    side_heads: str = "SELECT length, tree_hash, signature FROM database_side_head WHERE side = ? ORDER BY length"
+
     # rows that belong to nothing: take nothing
+    stray_sides: str = (
+        "SELECT count(*) FROM database_side s LEFT JOIN database d ON d.id = s.database WHERE d.id IS NULL"
+    )
+    stray_side_blocks: str = (
+        "SELECT count(*) FROM database_side_block b LEFT JOIN database_side s ON s.id = b.side WHERE s.id IS NULL"
+    )
+    stray_side_heads: str = (
+        "SELECT count(*) FROM database_side_head h LEFT JOIN database_side s ON s.id = h.side WHERE s.id IS NULL"
+    )
     stray_tracks: str = (
         "SELECT count(*) FROM database_track t LEFT JOIN database_branch b ON b.id = t.branch WHERE b.id IS NULL"
     )

@@ -7,6 +7,7 @@ newest recorded one before it, with its own branch added.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -224,6 +225,21 @@ class Branches:
         """A vector without the branches that others of it go on from: what is new in it, feed by feed."""
         parents = {self._by_id[branch].parent for branch in vector}
         return {branch: seq for branch, seq in vector.items() if branch not in parents}
+
+    def seen_within(self, vector: Vector) -> dict[int, int]:
+        """What branches are for who knows only what is in a vector: a fork shows there when two of its sides do.
+
+        For each branch that goes by another one's name then, that one.
+        """
+        sides = Counter(self._by_id[branch].parent for branch in vector)
+        names = {}
+        for branch in self:
+            at = branch
+            while at.parent is not None and sides[at.parent] < 2:
+                at = self._by_id[at.parent]
+            if at is not branch:
+                names[branch.id] = at.id
+        return names
 
     def with_entry(self, into: dict[int, int], facts: EntryFacts) -> None:
         """Add an entry and its causal past to a vector."""

@@ -38,6 +38,8 @@ MAX_EVENTS: Final = 10_000
 """Events that can be asked for at once; the last transaction may make them more."""
 
 _ENTRIES: Final = 256
+_FEW_ENTRIES: Final = 16
+"""Entries that are read at once: as many as events are wanted, within these bounds."""
 _MOST_OPS: Final = 16_384
 """Operations of the entries that are read at once, unless the first one has more."""
 _MOST_ENTRIES: Final = 20_000
@@ -67,7 +69,7 @@ def changes_after(
     events: list[ChangeEvent] = []
     looked_at = 0
     while looked_at < _MOST_ENTRIES:
-        steps = reading.steps(position, newest)
+        steps = reading.steps(position, newest, limit - len(events))
         for step, found in reading.run(steps, position):
             events += found
             position, newest = step.position, step.entry
@@ -141,30 +143,34 @@ class _Reading:
 
     # --- steps ---
 
-    def steps(self, position: Position, newest: _Entry | None) -> list[_Step]:
-        """The next steps behind a position, in order; none at the end. ``newest`` is the newest entry up to there."""
+    def steps(self, position: Position, newest: _Entry | None, wanted: int) -> list[_Step]:
+        """The next steps behind a position, in order; none at the end. ``newest`` is the newest entry up to there.
+
+        They are about ``wanted`` documents, if it can be.
+        """
         is_within = position.document is not None and newest is not None and newest.place == position.place
-        place = position.place - 1 if is_within else position.place
-        entries, upto = self._entries(place)
+        size = min(_ENTRIES, max(_FEW_ENTRIES, wanted))
+        entries, are_all = self._entries(position.place - 1 if is_within else position.place, size)
+        touched = self._touched(entries)
+        kept = _enough(entries, touched, wanted)
+        upto = MAX_INT if are_all and len(kept) == len(entries) else kept[-1].place + kept[-1].ops
         document = MAX_INT if position.document is None or is_within else position.document
         behind = (position.place, position.place, document)
-        rebuilt = self._tx.fetch_all(self._sql.rebuilt_after, (self._reader.number, upto, *behind, _ENTRIES))
-        if len(rebuilt) == _ENTRIES:
-            entries = [entry for entry in entries if entry.place < rebuilt[-1][0]]
-        return list(_merged(entries, self._touched(entries), rebuilt, newest))
+        rebuilt = self._tx.fetch_all(self._sql.rebuilt_after, (self._reader.number, upto, *behind, size))
+        if len(rebuilt) == size:
+            kept = [entry for entry in kept if entry.place < rebuilt[-1][0]]
+        return list(_merged(kept, touched, rebuilt, newest))
 
-    def _entries(self, place: int) -> tuple[list[_Entry], int]:
-        """The next entries behind a place, and up to where these are all that there are."""
-        rows = self._tx.fetch_all(self._sql.entries_behind, (self._reader.number, place, _ENTRIES))
+    def _entries(self, place: int, size: int) -> tuple[list[_Entry], bool]:
+        """The next entries behind a place, at most ``size``, and whether these are all that there are."""
+        rows = self._tx.fetch_all(self._sql.entries_behind, (self._reader.number, place, size))
         entries = [_Entry(*row) for row in rows]
-        is_end = len(entries) < _ENTRIES
         ops = 0
         for at, entry in enumerate(entries):
             ops += entry.ops
             if ops > _MOST_OPS and at:
-                entries, is_end = entries[:at], False
-                break
-        return entries, MAX_INT if is_end else entries[-1].place + entries[-1].ops
+                return entries[:at], False
+        return entries, len(entries) < size
 
     def _touched(self, entries: Sequence[_Entry]) -> Mapping[int, set[int]]:
         """By an entry's place the documents that its operations are about, or in which it broke a condition."""
@@ -287,6 +293,16 @@ class _Reading:
         if state is None or not state.view.exists:
             return None
         return state.view.fields if self._fields is None else project(state.view.fields, self._fields)
+
+
+def _enough(entries: Sequence[_Entry], touched: Mapping[int, set[int]], wanted: int) -> list[_Entry]:
+    """The first entries, up to the one with which they have touched so many documents."""
+    documents = 0
+    for at, entry in enumerate(entries, 1):
+        documents += len(touched[entry.place])
+        if documents >= wanted:
+            return list(entries[:at])
+    return list(entries)
 
 
 class _Change(NamedTuple):

@@ -7,8 +7,8 @@ else has written in between. Operations, deaths and documents go to the engine i
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any, Final
 
@@ -33,6 +33,7 @@ __all__ = [
     "count_increments",
     "decode_dots",
     "encode_dots",
+    "join_parts",
     "read_counter",
     "read_dot",
     "read_stored_op",
@@ -385,6 +386,20 @@ def count_increments(increments: Iterable[LiveDot]) -> list[CounterPart]:
     for dot in increments:
         found.setdefault((dot.path, dot.branch), []).append((dot.seq, dot.op, dot.val))
     return [_count_rows(path, branch, rows) for (path, branch), rows in found.items()]
+
+
+def join_parts(parts: Iterable[CounterPart], names: Mapping[int, int]) -> list[CounterPart]:
+    """The parts of counters with those of branches put together that go by one name."""
+    joined: dict[tuple[str, int], CounterPart] = {}
+    for part in sorted(parts, key=lambda part: part.first):
+        where = (part.path, names.get(part.branch, part.branch))
+        before = joined.get(where)
+        if before is None:
+            joined[where] = replace(part, branch=where[1])
+        else:
+            count, total = before.count + part.count, exact_sum((before.total, part.total))
+            joined[where] = replace(part, branch=where[1], first=before.first, count=count, total=total)
+    return list(joined.values())
 
 
 def _count_rows(path: str, branch: int, rows: Iterable[Sequence[Any]]) -> CounterPart:

@@ -15,17 +15,19 @@ from typing import Any, NamedTuple
 
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
+from ledger.values import to_python
 from sync.cells import LiveDot, StoredOp, deaths
 from sync.schema import Schema
 from sync.storage.branches import Branch, Branches
-from sync.storage.documents import count_increments, read_counter, read_dot, read_stored_op
+from sync.storage.documents import count_increments, join_parts, read_counter, read_dot, read_stored_op
 from sync.storage.forks import Tracks, end_of
 from sync.storage.projection import KIND_NUMBER, schema_in_force
 from sync.storage.queries import Queries
+from sync.storage.sides import Sides
 from sync.storage.standing import Standing
 from sync.transaction import MEMBER, DocumentId, Verb
 from sync.vector import Vector, sees
-from sync.view import CounterPart, Rank, View, document_version, etag_of, make_view
+from sync.view import Conflict, CounterPart, Rank, View, document_version, etag_of, make_view
 
 __all__ = ["Cut", "DocumentState", "Reader"]
 
@@ -47,6 +49,16 @@ class DocumentState:
     view: View
     dots: tuple[LiveDot, ...]
     counters: tuple[CounterPart, ...]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What shows, as Python values: ``Decimal``, ``date``, aware ``datetime``; ``Sealed`` for what is sealed."""
+        return {name: to_python(value) for name, value in self.view.fields.items()}
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """What about it needs somebody's decision."""
+        return self.view.conflicts
 
 
 class _Entry(NamedTuple):
@@ -78,6 +90,11 @@ class Reader:
         standing = Standing(self.uid, self.branches)
         standing.load(self.tx.fetch_all(self.sql.others, (self.number,)), KIND_NUMBER[MEMBER])
         return standing
+
+    @cached_property
+    def sides(self) -> Sides:
+        """What is kept beside the ledger of feeds that forked."""
+        return Sides(self.tx, self.sql, self.number)
 
     @cached_property
     def tracks(self) -> Tracks:
@@ -223,9 +240,17 @@ class Reader:
             return None
         dots = tuple(dot for dot in live if dot.verb is not Verb.INC)
         counters = tuple(count_increments(dot for dot in live if dot.verb is Verb.INC))
-        version = document_version(self.uid, name, dots, counters, lambda one: self.branches[one].uid)
+        version = self.version_within(cut.vector, name, dots, counters)
         view = make_view(dots, counters, lambda dot: self._rank_at(dot, cut), self._past_of)
         return DocumentState(name, etag_of(version), view, dots, counters)
+
+    def version_within(
+        self, vector: Vector, name: DocumentId, dots: Iterable[LiveDot], counters: Iterable[CounterPart]
+    ) -> bytes:
+        """The version of a document for who knows only what is in a vector: forks may have become known later."""
+        names = self.branches.seen_within(vector)
+        parts = join_parts(counters, names) if names else counters
+        return document_version(self.uid, name, dots, parts, lambda one: self.branches[names.get(one, one)].uid)
 
     def _rank_at(self, dot: LiveDot, cut: Cut) -> Rank:
         """The order of concurrent values for who knew only what is in the cut: who is disputed may be known later."""

@@ -15,7 +15,8 @@ from sync.stateroot import Leaf, leaf_of
 from sync.storage.queries import queries_for
 from sync.storage.reader import Cut, DocumentState, Reader
 from sync.transaction import DocumentId
-from sync.view import ABSENT_ETAG, document_version
+from sync.vector import Vector
+from sync.view import ABSENT_ETAG
 
 __all__ = ["leaves_at", "leaves_now", "refresh_leaves"]
 
@@ -50,7 +51,7 @@ def leaves_at(reader: Reader, cut: Cut) -> Iterator[Leaf]:
             leaf = _current(reader, row)
         else:
             state = reader.state_at(row.number, row.name, cut, row.exact_from)
-            leaf = None if state is None else _leaf_of(reader, state)
+            leaf = None if state is None else _leaf_of(reader, state, cut.vector)
         if leaf is not None:
             yield leaf
 
@@ -99,11 +100,9 @@ def _current(reader: Reader, row: _Row) -> Leaf | None:
     if row.made_at == row.place:
         return Leaf(row.name, row.version, row.content)
     state = reader.document(row.name)
-    return None if state is None else _leaf_of(reader, state)
+    return None if state is None else _leaf_of(reader, state, reader.branches.clock())
 
 
-def _leaf_of(reader: Reader, state: DocumentState) -> Leaf:
-    version = document_version(
-        reader.uid, state.name, state.dots, state.counters, lambda branch: reader.branches[branch].uid
-    )
+def _leaf_of(reader: Reader, state: DocumentState, vector: Vector) -> Leaf:
+    version = reader.version_within(vector, state.name, state.dots, state.counters)
     return leaf_of(state.name, version, state.view)

@@ -14,21 +14,35 @@ from identity.errors import MissingEvidenceError, RefusedError, RootMismatch, Ve
 from ledger.entry import parse_entry
 from ledger.store import FeedKey
 from ledger.values import Reference
+from sync.membership import Found, parse_member
 from sync.replay import KnownFeed, Replay
-from sync.stateroot import RULES, Leaf, leaf_of, state_root
+from sync.stateroot import (
+    RULES,
+    DocumentContent,
+    DocumentProof,
+    Leaf,
+    content_of,
+    leaf_of,
+    prove_document,
+    state_root,
+)
 from sync.storage.projection import KIND_NUMBER
 from sync.storage.reader import Reader
-from sync.storage.state_leaves import leaves_now
-from sync.storage.stored_feeds import StoredBlocks
+from sync.storage.sides import Line, Sides
+from sync.storage.state_leaves import leaves_at, leaves_now
+from sync.storage.stored_feeds import find_block, known_feed
 from sync.storage.writing import Writing
-from sync.transaction import CKPT, StateRoot, parse_state_root
+from sync.transaction import CKPT, MEMBER, DocumentId, Founding, StateRoot, database_id, parse_state_root
 
 __all__ = [
     "RivalRoots",
+    "ShownDocument",
     "StatedRoot",
     "VerifiedState",
+    "founding_of",
     "make_state_root",
     "rival_roots",
+    "show_document",
     "stated_roots",
     "verify_state_root",
 ]
@@ -43,6 +57,14 @@ class StatedRoot(NamedTuple):
     reference: Reference
     block: bytes
     statement: StateRoot
+
+
+class ShownDocument(NamedTuple):
+    """A document in a state: its version, what it shows, and where it stands under the root."""
+
+    version: bytes
+    content: DocumentContent
+    proof: DocumentProof
 
 
 class RivalRoots(NamedTuple):
@@ -113,6 +135,34 @@ def verify_state_root(reader: Reader, reference: Reference) -> VerifiedState:
     return VerifiedState(stated, len(leaves))
 
 
+def founding_of(reader: Reader) -> Founding:
+    """What the database was founded with. Raises ``MissingEvidenceError`` when that is not here yet."""
+    for number, seq, kind, leaf, masked in reader.tx.fetch_all(reader.sql.others, (reader.number,)):
+        if kind == KIND_NUMBER[MEMBER] and masked is None:
+            act = parse_member(parse_entry(reader.branches.block(number, seq, leaf))).act
+            if isinstance(act, Found) and database_id(act.founding) == reader.uid:
+                return act.founding
+    raise MissingEvidenceError("the founding of the database is not here yet")
+
+
+def show_document(reader: Reader, stated: StatedRoot, document: DocumentId) -> ShownDocument:
+    """A document as it was in a state whose root was stated, and its proof.
+
+    Raises ``MissingEvidenceError`` when it was not in that state, ``RootMismatch`` when the state had another root.
+    """
+    facts = reader.branches.find(stated.reference)
+    if facts is None:
+        raise MissingEvidenceError("the entry that states the root was not taken in")
+    cut = reader.closed(reader.branches.past_of(facts.branch, facts.seq))
+    state = reader.document_at(document, cut)
+    if state is None:
+        raise MissingEvidenceError(f"{document} was not in the database then")
+    root, leaf, proof = prove_document(leaves_at(reader, cut), document)
+    if root != stated.statement.root:
+        raise RootMismatch("the state at the entry's cut", expected=stated.statement.root, computed=root)
+    return ShownDocument(leaf.version, content_of(state.view), proof)
+
+
 def _leaves(replay: Replay) -> list[Leaf]:
     parts = 1 + sum(entry.ops for entry in replay.entries()) // _OPS_AT_ONCE
     return sorted(
@@ -124,23 +174,26 @@ def _leaves(replay: Replay) -> list[Leaf]:
 
 def _read(reader: Reader, reference: Reference) -> StatedRoot:
     """The entry of a reference. Raises ``MissingEvidenceError``, ``MalformedError`` when it states no root."""
-    feed = FeedKey(reference.feed)
-    state = reader.tx.feed(feed)
-    if state is None or reference.index >= state.length:
+    known = find_block(_lines(reader, reference), reference)
+    if known is None:
         raise MissingEvidenceError("there is no such entry in this store")
-    known = StoredBlocks(reader.tx, feed, state.length)[reference.index]
-    if known.leaf_hash != reference.leaf_hash:
-        raise MissingEvidenceError("another entry stands in its place in this store")
     return StatedRoot(reference, known.block, parse_state_root(parse_entry(known.block)))
 
 
 def _feeds(reader: Reader, stated: StatedRoot) -> list[KnownFeed]:
     """The feeds up to the cut, and the entry's own up to the entry."""
-    ends: dict[FeedKey, int] = {}
+    of_feed: dict[FeedKey, list[Reference]] = {}
     for reference in (*stated.statement.cut, stated.reference):
-        feed = FeedKey(reference.feed)
-        state = reader.tx.feed(feed)
-        if state is None or reference.index >= state.length:
+        of_feed.setdefault(FeedKey(reference.feed), []).append(reference)
+    found = []
+    for feed, references in of_feed.items():
+        lines = _lines(reader, references[0])
+        known = known_feed(reader.tx, reader.branches.author(feed), lines, references) if lines else None
+        if known is None:
             raise MissingEvidenceError("what the entry had seen is not all here")
-        ends[feed] = max(reference.index + 1, ends.get(feed, 0))
-    return [KnownFeed(reader.branches.author(feed), StoredBlocks(reader.tx, feed, end)) for feed, end in ends.items()]
+        found.append(known)
+    return found
+
+
+def _lines(reader: Reader, reference: Reference) -> list[Line]:
+    return Sides(reader.tx, reader.sql, reader.number).lines(FeedKey(reference.feed))

@@ -370,3 +370,14 @@ def test_two_devices_of_one_home_write_apart_feeds(bank: Any) -> None:
     assert made["feed"] != again["feed"]
     assert read(bank)["conflicts"] == []
     assert "--device with one of" in bank("db", "patch", "bank", "accounts/4711", '{"note": "z"}', code=77).err
+
+
+def test_a_successor_store_has_the_databases(bank: Any) -> None:
+    before = read(bank)
+    bank("checkpoint", "create")
+    bank("anchor", "run")
+    bank("recover", "succeed", "--force", code=None)
+    after = read(bank)
+    assert (after["etag"], after["fields"]) == (before["etag"], before["fields"])
+    bank("db", "patch", "bank", "accounts/4711", '{"owner": "Nowak"}')
+    assert (read(bank)["fields"]["owner"], read(bank)["conflicts"]) == ("Nowak", [])

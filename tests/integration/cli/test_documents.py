@@ -1,4 +1,4 @@
-"""The tutorial and the auditor's guide, run as they stand: each command, and each line of output that they show."""
+"""The tutorial, the guides to databases and for auditors, run as they stand: each command, and each line they show."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{3})? UTC"), "<time>"),
     (re.compile(r"\b(0x)?[0-9a-f]{32,}\b|\b[ybndrfg8ejkmcpqxot1uwisza345h769]{52}\b|did:key:z6Mk\w{44}"), "<id>"),
     (re.compile(r"TSA [0-9a-f]{8} "), "TSA <id> "),
+    (re.compile(r"\b1\.[A-Za-z0-9_-]{20}(?![A-Za-z0-9_-])"), "<version>"),
     (re.compile(r"^(bytes +)\d+$", re.MULTILINE), r"\1<number>"),
     (re.compile(r"(?<=\S) {2,}"), "  "),  # columns are as wide as their widest name, which a new field may be
 )
@@ -124,6 +125,10 @@ def desk(root: Path, tmp_path: Path, shell: Any, monkeypatch: pytest.MonkeyPatch
 
 def test_the_tutorial(root: Path, desk: Any) -> None:
     follow(root / "docs" / "tutorial.md", desk)
+
+
+def test_the_first_minutes_with_a_database(root: Path, desk: Any) -> None:
+    follow(root / "docs" / "how-to" / "use-a-database.md", desk)
 
 
 @pytest.fixture

@@ -436,3 +436,17 @@ def test_a_string_that_never_ends_is_refused_at_once() -> None:
     assert len(line) < MAX_ROW_BYTES
     with pytest.raises(RowError, match="not JSON"):
         json_rows(line)
+
+
+def test_json_has_a_form_for_bytes() -> None:
+    text = json.dumps({"a": {"$hex": "00ff"}, "b": {"$ref": ["11" * 32, 7, "22" * 32]}})
+    (row,) = read_json_lines(io.BytesIO(text.encode()), name="rows")
+    assert row.fields == {"a": b"\x00\xff", "b": {"$ref": [b"\x11" * 32, 7, b"\x22" * 32]}}
+
+
+@pytest.mark.parametrize(
+    "value", [{"$hex": "0F"}, {"$hex": "0"}, {"$hex": 12}, {"$hex": "00", "b": 1}, {"$ref": ["x", 7, "22" * 32]}]
+)
+def test_json_bytes_that_are_none(value: object) -> None:
+    with pytest.raises(RowError, match="rows:1: a: "):
+        list(read_json_lines(io.BytesIO(json.dumps({"a": value}).encode()), name="rows"))

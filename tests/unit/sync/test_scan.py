@@ -173,10 +173,8 @@ def test_a_cut_lists_what_was_there(world: Any, url: str) -> None:
     fill(phone, *"bcd", n=2)
     delete(laptop, "a")
     world.exchange()
-    cuts = []
     with laptop.db.read() as reader:
-        for place in range(reader.newest_place() + 1):
-            cuts.append(reader.known(place))
+        cuts = [reader.known(place) for place in range(reader.newest_place() + 1)]
         half = reader.of_vector({**reader.branches.clock(), reader.branches.of_feed(phone.feed)[0].id: -1})
         for cut in (*cuts, half):
             for deleted in (False, True):

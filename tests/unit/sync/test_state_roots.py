@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from identity.errors import MissingEvidenceError, RefusedError, RootMismatch
+from identity.event import event_digest
+from identity.history import build_add_device, fold
+from identity.keys import Ed25519Signer
 from sync.changes import Changes
+from sync.membership import CarryEvents, MemberEntry
 from sync.stateroot import RULES
 from sync.transaction import DocumentId, StateRoot
 
@@ -63,9 +67,7 @@ def test_a_later_root_is_another_one_and_takes_changes_along(world: Any) -> None
 def test_a_root_that_is_not_the_states_is_found_and_contradicts_the_true_one(world: Any) -> None:
     laptop, phone = write_apart(world)
     world.exchange()
-    false = phone.db.write(
-        lambda writing: StateRoot(writing.stamp(), writing.projection.heads(), bytes(32), RULES)
-    )
+    false = phone.db.write(lambda writing: StateRoot(writing.stamp(), writing.projection.heads(), bytes(32), RULES))
     true = laptop.db.checkpoint_state()
     world.exchange()
     with pytest.raises(RootMismatch):
@@ -108,3 +110,32 @@ def picture(replica: Any) -> list[Any]:
         names = [DocumentId("accounts", str(number)) for number in range(1, 4)]
         states = [reader.document(name) for name in names]
     return [(state.etag, state.view.fields, state.view.conflicts, state.view.deleted) for state in states]
+
+
+def test_a_guard_on_a_document_that_is_not_there_keeps_its_number(world: Any) -> None:
+    laptop = world.replica("laptop")
+    changes = Changes()
+    changes.put("accounts", "1", {"owner": "A"})
+    changes.require("accounts", "2", None)
+    laptop.db.commit(changes)
+    laptop.writer.close()
+    laptop.open()
+    laptop.put("accounts", "3", owner="B")
+    assert laptop.db.audit() == []
+
+
+def test_a_feed_that_is_met_after_its_identity_was_disputed_is_disputed(world: Any) -> None:
+    """Whichever came first: the identity's two histories, or the feed."""
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    phone.put("accounts", "1", owner="A")
+    contradictory = []
+    for name in ("one", "other"):
+        device = Ed25519Signer(name.ljust(32).encode())
+        event = build_add_device(fold(world.events), device=device.public_key, name=name, time_ms=1_000)
+        contradictory.append(world.sign(event, world.root, device))
+    ordered = tuple(sorted(contradictory, key=lambda one: event_digest(one.event)))
+    laptop.db.write(lambda writing: MemberEntry(writing.stamp(), CarryEvents(world.identity, ordered)))
+    laptop.receive(phone)
+    with laptop.db.read() as reader:
+        assert all(branch.disputed for branch in reader.branches)
+    assert laptop.db.audit() == []

@@ -1,0 +1,174 @@
+"""Two homes and one database by command line: members, bundles, conflicts that are seen and decided, and dismissal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def pair(shell: Any) -> tuple[Any, Any]:
+    """A home with a database, and another person's home that was admitted and has it."""
+    other = shell.at("other")
+    shell("db", "create", "bank", "--device", "laptop")
+    shell("db", "put", "bank", "accounts/1", '{"owner": "Ada"}')
+    other("identity", "export", "-o", "other.events")
+    shell("identity", "import", "other.events")
+    shell("db", "admit", "bank", "other of a test")
+    pass_on(shell, other)
+    return shell, other
+
+
+def pass_on(giver: Any, taker: Any, *options: str, code: int | None = 0) -> dict[str, Any]:
+    """What the one has goes to the other in a file."""
+    giver("db", "bundle", "bank", "-o", "passed.bundle", "--force", *options)
+    (answer,) = taker("db", "receive", "passed.bundle", "--json", code=code).json
+    report: dict[str, Any] = answer
+    return report
+
+
+def read(shell: Any) -> dict[str, Any]:
+    (answer,) = shell("db", "get", "bank", "accounts/1", "--json").json
+    answer.pop("context")
+    found: dict[str, Any] = answer
+    return found
+
+
+def patch(shell: Any, text: str, code: int | None = 0) -> Any:
+    return shell("db", "patch", "bank", "accounts/1", text, code=code)
+
+
+def test_a_database_is_joined(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    assert read(other) == read(shell)
+    members = other("db", "members", "bank", "--json").json
+    assert [(one["label"], one["role"]) for one in members] == [
+        ("home of a test", "admin"),
+        ("other of a test", "writer"),
+    ]
+    report = pass_on(shell, other)
+    assert (report["joined"], report["new"], report["taken"]) == (False, 0, 0)
+
+
+def test_what_was_written_apart_is_seen_and_decided(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(shell, '{"owner": "Adam"}')
+    patch(other, '{"owner": "Eve"}')
+    for one in (shell, other):
+        one("db", "increment", "bank", "accounts/1", "visits", "2")
+    report = pass_on(other, shell)
+    assert (report["conflicts"], report["new"]) == (["accounts/1"], 2)
+    pass_on(shell, other)
+    assert read(shell) == read(other)
+    assert (read(shell)["fields"]["visits"], sorted(read(shell)["siblings"]["/owner"])) == (4, ["Adam", "Eve"])
+    values = other("db", "conflicts", "bank", "--json").json[0]["conflicts"][0]["values"]
+    assert {one["device"] for one in values} == {"main", "laptop of home of a test"}
+    other("db", "resolve", "bank", "accounts/1", "owner", "--value", '"Ada"')
+    pass_on(other, shell)
+    assert read(shell) == read(other)
+    assert shell("db", "conflicts", "bank").lines == []
+
+
+def test_a_condition_that_was_broken_elsewhere_is_told(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    shell("db", "patch", "bank", "accounts/1", '{"a": 1}', "--if-match", read(shell)["etag"])
+    patch(other, '{"b": 1}')
+    report = pass_on(other, shell)
+    assert (report["conflicts"], report["contested"]) == ([], ["accounts/1"])
+    (one,) = shell("db", "conflicts", "bank", "--json").json
+    assert len(one["contests"]) == 1
+    assert [line.split("\t")[1] for line in shell("db", "conflicts", "bank").lines] == ["contest", "contest"]
+    shell("db", "resolve", "bank", "accounts/1", "--accept")
+    assert shell("db", "conflicts", "bank").lines == []
+
+
+def test_only_what_is_new_is_sent(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(shell, '{"note": "x"}')
+    other("db", "bundle", "bank", "--only-have", "-o", "have.bundle")
+    (answer,) = shell("db", "bundle", "bank", "--since", "have.bundle", "-o", "news.bundle", "--json").json
+    assert (answer["feeds"], answer["entries"]) == (1, 1)
+    assert other("db", "receive", "news.bundle", "--json").json[0]["taken"] == 1
+    assert read(other) == read(shell)
+
+
+def test_a_bundle_comes_through_a_pipe(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(shell, '{"note": "x"}')
+    data = shell("db", "bundle", "bank", "-o", "-").stdout
+    other("db", "receive", "-", stdin=data)
+    assert read(other) == read(shell)
+
+
+def test_who_is_no_member_cannot_write(shell: Any) -> None:
+    young = shell.at("young")
+    shell("db", "create", "bank", "--device", "laptop")
+    shell("db", "put", "bank", "accounts/1", '{"owner": "Ada"}')
+    pass_on(shell, young)
+    assert read(young)["fields"] == {"owner": "Ada"}
+    assert "may not write" in patch(young, '{"owner": "Eve"}', code=77).err
+    assert read(young)["fields"] == {"owner": "Ada"}
+
+
+def test_who_is_dismissed_cannot_write_any_more(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(other, '{"owner": "Eve"}')
+    pass_on(other, shell)
+    shell("db", "dismiss", "bank", "other of a test", "--reason", "left")
+    pass_on(shell, other)
+    assert "may not write" in patch(other, '{"owner": "Mallory"}', code=77).err
+    assert read(shell)["fields"]["owner"] == "Eve", "what was vouched for counts"
+    (_, member) = shell("db", "members", "bank", "--json").json
+    assert member["dismissed"]
+    shell("db", "admit", "bank", "other of a test", "--role", "writer")
+
+
+def test_acts_that_would_not_count_are_refused(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    own = shell("identity", "show", "--json").json[0]["identity"]
+    before = shell("feed", "list").lines
+    assert "stays an admin" in shell("db", "admit", "bank", own, "--role", "reader", code=77).err
+    assert "is a writer already" in shell("db", "admit", "bank", "other of a test", code=77).err
+    assert "is no role" in shell("db", "admit", "bank", "other of a test", "--role", "king", code=64).err
+    assert "no identity has an id" in shell("db", "admit", "bank", "ffff", code=64).err
+    assert shell("feed", "list").lines == before
+    assert "is no admin" in other("db", "dismiss", "bank", own, code=77).err
+    assert "is no admin" in other("db", "admit", "bank", own, "--role", "reader", code=77).err
+
+
+def test_a_new_device_of_a_member_is_carried(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    other("identity", "add-device", "spare")
+    other("identity", "export", "-o", "other.events", "--force")
+    assert "has every event" in shell("db", "carry", "bank").err
+    shell("identity", "import", "other.events")
+    (row,) = shell("db", "carry", "bank", "--json").json
+    assert row["events"] == 1
+    assert shell("db", "carry", "bank").lines == []
+
+
+def test_a_damaged_bundle_changes_nothing(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(shell, '{"note": "x"}')
+    data = bytearray(shell("db", "bundle", "bank", "-o", "-").stdout)
+    before = read(other)
+    for at in (100, len(data) // 2, len(data) - 5):
+        changed = bytes([*data[:at], data[at] ^ 1, *data[at + 1 :]])
+        assert other("db", "receive", "-", stdin=changed, code=None).code in (1, 2, 77)
+    assert other("db", "receive", "-", stdin=bytes(data[:-40]), code=None).code in (1, 77)
+    assert other("db", "receive", "payments.csv", code=77).err
+    assert read(other) == before
+
+
+def test_a_feed_that_comes_alone_is_taken_in_too(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    patch(other, '{"owner": "Eve"}')
+    (feed,) = (
+        row["key"]
+        for row in other("feed", "list", "--json").json
+        if row["name"].startswith("database ") and row["local"]
+    )
+    other("feed", "export", feed, "-o", "feed.export")
+    shell("feed", "ingest", "feed.export")
+    assert read(shell)["fields"]["owner"] == "Eve"
