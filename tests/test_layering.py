@@ -35,6 +35,7 @@ RIM = (
     "ledger.sparse_fetch",
     "sync.storage",
     "sync.database",
+    "sync.retention",
     "sync.exchange",
     "sync.asof",
     "sync.conflicts",

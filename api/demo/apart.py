@@ -262,12 +262,14 @@ def _proof_step(scene: _Scene, file: Path) -> Step:
     file.write_bytes(data)
     done = verify_offline(file, scene.bank.home.policy)
     _require(done.code == 0, f"the genuine evidence does not verify: {done.out}{done.err}")
+    shown, _, _ = done.out.partition("The entry that states it:")
     return Step(
         f"An auditor verifies what account {ACCOUNT} was, {done.isolation}",
         (
             f"One file, {len(data):,} bytes: {file.name}",
-            *done.out.rstrip().splitlines(),
+            *shown.rstrip().splitlines(),
             "",
+            "The entry that states it passes as the payment did: who, unchanged, in the log, since when, anchored.",
             f"Exit code {done.code}, {done.seconds:.2f} s with start-up.",
         ),
         {"exit": done.code, "bytes": len(data), "seconds": round(done.seconds, 3)},
@@ -282,10 +284,10 @@ def _altered_step(scene: _Scene, file: Path) -> Step:
     altered.write_text(json.dumps(document), encoding="utf-8")
     done = verify_offline(altered, scene.bank.home.policy)
     _require(done.code == 1, f"altered evidence was not refused: {done.out}{done.err}")
-    first = done.out.splitlines()[0]
+    shown, _, _ = done.out.partition("The entry that states it:")
     return Step(
         "The same file with another balance",
-        (f"{first}. Exit code {done.code}.",),
+        (*shown.rstrip().splitlines(), "", f"Exit code {done.code}."),
         {"exit": done.code},
     )
 

@@ -218,3 +218,49 @@ def run_two_programs(replica: Any) -> None:
         check(recorder, begun, replica)
         assert other.get(*NAME).etag == replica.db.get(*NAME).etag
     assert replica.db.audit() == []
+
+
+# --- readers --------------------------------------------------------------------------------------------------------
+
+
+def test_readers_see_transactions_whole(make_world: Any, tmp_path: Path) -> None:
+    with replica_at(make_world(tmp_path, "readers"), "") as replica:
+        run_readers(replica)
+
+
+def test_readers_see_transactions_whole_on_a_server(make_world: Any, tmp_path: Path, empty_postgres: str) -> None:
+    with replica_at(make_world(tmp_path, "readers"), empty_postgres) as replica:
+        run_readers(replica)
+
+
+def run_readers(replica: Any) -> None:
+    """Two documents are always written together, here or by another device: no snapshot has one without the other."""
+    writer = replica.world.replica("phone")
+    is_over, seen = threading.Event(), set()
+    trouble: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            while not is_over.is_set():
+                with replica.db.read() as reader:
+                    one, other = (reader.document(DocumentId("pairs", key)) for key in "12")
+                assert (one and one.view.fields) == (other and other.view.fields)
+                seen.add(None if one is None else one.view.fields["number"])
+        except BaseException as exc:  # noqa: BLE001  (told below)
+            trouble.append(exc)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(30):
+        changes = Changes()
+        for key in "12":
+            changes.put("pairs", key, {"number": number})
+        (replica if number % 2 else writer).db.commit(changes)
+        replica.receive(writer)
+        writer.receive(replica)
+    is_over.set()
+    for thread in threads:
+        thread.join()
+    assert trouble == []
+    assert len(seen) > 3

@@ -1,7 +1,8 @@
-"""``holdfast demo`` as a process of its own: five attacks, each caught, and evidence that holds for other tools too."""
+"""``holdfast demo`` as a process of its own: five attacks, each caught, a database, and evidence that holds elsewhere too."""
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,49 @@ def test_go_accepts_its_checkpoints(parts: Path, note_checker: Path) -> None:
         done = subprocess.run([note_checker, parts / "log.vkey", note], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
         assert done.stdout.startswith("signed by bank.example/")
+
+
+def test_its_two_offices_have_the_same_accounts(demo: Demo) -> None:
+    """What it left is what it told: both homes list the same versions, nothing waits, and the history has the undo."""
+    shown = [
+        [row for row in listed(demo, home, "db", "list", "accounts", "accounts", "--limit", "1000") if "etag" in row]
+        for home in ("bank", "outpost")
+    ]
+    assert len(shown[0]) == 554
+    assert [row["etag"] for row in shown[0]] == [row["etag"] for row in shown[1]]
+    assert listed(demo, "bank", "db", "conflicts", "accounts") == []
+    history = listed(demo, "outpost", "db", "history", "accounts", "accounts/485")
+    notes = [entry["note"] for entry in history]
+    assert {"the same file once more", "imported twice", "asked the customer", "booked at the head office"} <= set(
+        notes
+    )
+    assert [entry["note"] for entry in history if entry["undoes"]] == ["imported twice"]
+    assert {entry["device"] for entry in history} == {"counter", "branch of Demonstration Bank"}
+    for home in ("bank", "outpost"):
+        (audit,) = listed(demo, home, "db", "audit", "accounts")
+        assert (audit["verdict"], audit["faults"]) == ("PASSED", [])
+
+
+def test_its_accounts_add_up(demo: Demo, root: Path) -> None:
+    """The balance that is proven is the sum of the sample's amounts, by plain addition."""
+    with (root / "examples" / "berka-transactions.csv").open(encoding="ascii", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream, delimiter=";") if row["account_id"] == "485"]
+    total = sum((Decimal(row["amount"]) * (1 if row["type"] == "PRIJEM" else -1) for row in rows), Decimal(0))
+    sealed = next(answer for answer in demo.answers if "then" in answer)
+    assert (Decimal(sealed["then"]), Decimal(sealed["now"])) == (total, total - 1000)
+    conflict = next(answer for answer in demo.answers if "decided" in answer)
+    assert (conflict["values"], conflict["decided"]) == (["20000.00", "35000.00"], "35000.00")
+
+
+@pytest.mark.parametrize(("name", "code"), [("account.evidence.json", 0), ("account.altered.json", 1)])
+def test_the_evidence_of_an_account_holds_and_an_altered_one_does_not(demo: Demo, name: str, code: int) -> None:
+    assert demo.holdfast("verify", demo.directory / name, "--policy", policy(demo)).returncode == code
+
+
+def listed(demo: Demo, home: str, *arguments: str) -> list[dict[str, Any]]:
+    done = demo.holdfast(*arguments, "--home", demo.directory / home, "--json")
+    assert done.returncode == 0, done.stderr
+    return list(map(json.loads, done.stdout.splitlines()))
 
 
 def test_a_demonstration_overwrites_nothing(demo: Demo, capsys: pytest.CaptureFixture[str]) -> None:

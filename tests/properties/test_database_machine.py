@@ -76,7 +76,6 @@ from sync.transaction import (
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "10"))
 STEPS = 30 if EXAMPLES < 100 else 80
 YEAR_MS = 365 * 24 * 3600 * 1000
-NO_END = 1 << 62
 
 
 # --- the model ------------------------------------------------------------------------------------------------------

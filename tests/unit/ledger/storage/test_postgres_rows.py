@@ -140,3 +140,14 @@ def test_feed_that_was_looked_for_and_is_not_there_is_created(store: Store, key:
 def test_insert_that_is_not_of_parameters_alone_is_not_copied() -> None:
     with pytest.raises(TypeError, match="nothing but parameters"):
         postgres_rows._copy_statement("INSERT INTO block (pos, data) VALUES (%s, x'00')")
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 3000])
+def test_rows_with_texts_and_nulls_and_narrow_numbers(store: Any, count: int) -> None:
+    """COPY's binary form is not for them: it takes every number for one of 64 bits."""
+    with store.write() as tx:
+        tx.execute("CREATE TABLE one (place BIGINT, kind INTEGER, name TEXT, val BYTEA)", ())
+        rows = [(n, n % 4, None if n % 3 else f"a\tb\\{n}\n", None if n % 5 else b"\0\\x%d" % n) for n in range(count)]
+        tx.insert_many("INSERT INTO one (place, kind, name, val) VALUES (%s, %s, %s, %s)", rows)
+        assert tx.fetch_all("SELECT place, kind, name, val FROM one ORDER BY place") == rows
+        tx.execute("DROP TABLE one", ())
