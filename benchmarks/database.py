@@ -208,18 +208,24 @@ def reads(directory: Path, rounds: int) -> list[Comparison]:
 
         def ours() -> int:
             for key in keys:
-                assert reader.document(DocumentId("accounts", key)) is not None
+                found = reader.document(DocumentId("accounts", key))
+                assert found is not None
+                assert found.stored
             return len(keys)
 
         def ours_at() -> int:
             cut = reader.known(half)
             for key in keys:
-                assert reader.document_at(DocumentId("accounts", key), cut) is not None
+                found = reader.document_at(DocumentId("accounts", key), cut)
+                assert found is not None
+                assert found.stored
             return len(keys)
 
         def ours_alone() -> int:
             for key in keys:
-                assert place.database.get("accounts", key) is not None
+                found = place.database.get("accounts", key)
+                assert found is not None
+                assert found.stored
             return len(keys)
 
         rows = [

@@ -32,6 +32,7 @@ __all__ = [
     "Fields",
     "Value",
     "decode",
+    "decode_stored",
     "encode",
     "encode_scalars",
     "encode_stored",
@@ -58,6 +59,9 @@ _FLOAT_ZERO: Final = b"\xfb" + bytes(8)
 
 _SCAN_FROM: Final = 4096
 """Longer values are scanned before anything is allocated for them; shorter ones can't hold MAX_ITEMS anyway."""
+
+_SHORT: Final = 256
+"""Bytes that can hold nothing large or deep."""
 
 _SAFE_DEPTH: Final = 512
 """Lists and maps within each other that libipld's native stack bears in any thread."""
@@ -135,6 +139,20 @@ def decode(data: bytes, *, floats: bool = False) -> Value:
     if proven:
         return value
     return _decode_pure(data, floats)
+
+
+def decode_stored(data: bytes) -> Value:
+    """``decode`` for what this program has encoded and kept for itself, where nothing rests on its being canonical.
+
+    What is short takes the short way. Raises as ``decode`` does.
+    """
+    if len(data) > _SHORT or _TAG_42 in data:
+        return decode(data)
+    try:
+        value: Value = libipld.decode_dag_cbor(data)
+    except (ValueError, TypeError, OverflowError):
+        return decode(data)
+    return value
 
 
 def _weigh(container: list[Any] | dict[Any, Any], depth: int, floats: bool) -> int:

@@ -9,7 +9,7 @@ Dots carry their value as canonical bytes: it is decoded when somebody looks (``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -29,6 +29,7 @@ __all__ = [
     "cell_key",
     "deaths",
     "is_beneath",
+    "is_plain",
     "replaced",
     "upwards",
 ]
@@ -63,6 +64,8 @@ FLAGS: Final = frozenset({Verb.HIDE, Verb.PURGE})
 """Verbs that are about the document and not about what is in it."""
 
 WRITES: Final = frozenset(KIND_OF)
+
+_REGISTERS: Final = frozenset({Verb.SET, Verb.LWW})
 
 DotKey = tuple[int, int, int]
 """A dot within a replica: branch, index of the entry in its feed, operation."""
@@ -114,6 +117,17 @@ def cell_key(dot: LiveDot) -> CellKey:
 def is_beneath(path: str, above: str) -> bool:
     """Whether ``path`` is ``above`` or lies beneath it."""
     return path == above or (path.startswith(above) and path[len(above)] == "/")
+
+
+def is_plain(dots: Collection[LiveDot]) -> bool:
+    """Whether there is one value at each path and nothing that could hide it or clash with it: nothing to judge."""
+    seen: set[str] = set()
+    for dot in dots:
+        path = dot.path
+        if dot.verb not in _REGISTERS or path in seen or "/" in path[1:]:
+            return False
+        seen.add(path)
+    return True
 
 
 def upwards(path: str) -> Iterator[str]:

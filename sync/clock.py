@@ -15,8 +15,8 @@ from ledger.entry import MAX_CLAIMED_MS
 __all__ = ["MAX_AHEAD_MS", "MAX_READING", "next_reading", "reading_at", "wall_ms"]
 
 _COUNT_BITS: Final = 15
-"""So many that the year 9999 fits a signed integer of 64 bits: its milliseconds take 48. A count that is full goes on in
-the next millisecond."""
+"""So many that the year 9999 fits a signed integer of 64 bits: its milliseconds take 48. A count that is full goes on
+in the next millisecond."""
 
 MAX_READING: Final = MAX_CLAIMED_MS << _COUNT_BITS | (1 << _COUNT_BITS) - 1
 """The last one of the year 9999."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from decimal import Decimal
 from threading import Condition
 from time import monotonic
@@ -457,7 +457,7 @@ class Database:
         name = DocumentId(collection, key)
         with self.read() as reader:
             state = reader.document(name) if at is None else reader.document_at(name, at)
-        return state if state is not None and state.view.exists else None
+        return state if state is not None and state.exists else None
 
     def scan(
         self,
@@ -511,7 +511,7 @@ class Database:
         """The document with its sealed values opened, as far as their keys are here."""
         if self.keys is None:
             return state
-        return replace(state, view=unseal_view(state.view, self.uid, state.name, self.keys.find).view)
+        return state.showing(unseal_view(state.view, self.uid, state.name, self.keys.find).view)
 
     def query(self, query: Query, *, limit: int = 100, after: str | None = None, at: Cut | None = None) -> QueryPage:
         """A page of the documents that a query asks for. See ``sync.storage.query.run_query``."""

@@ -33,6 +33,7 @@ __all__ = [
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
     "MAX_INCREMENT_SCALE",
+    "MAX_INDEXED",
     "MAX_KEY",
     "MAX_OPS",
     "MAX_PATH",
@@ -77,6 +78,8 @@ MAX_OPS: Final = 4096
 MAX_PATH: Final = 8
 MAX_KEY: Final = 512
 """Characters of a document's key."""
+MAX_INDEXED: Final = 2048
+"""Bytes of a collection and a key together, and of a path, in UTF-8: what every engine can keep in an index."""
 MAX_CONTEXT: Final = 1000
 """Dots that one operation can name as what it replaces."""
 MAX_INCREMENT_DIGITS: Final = 18
@@ -266,6 +269,7 @@ def _check_document(document: DocumentId) -> None:
     if len(key) > MAX_NAME:
         for start in range(MAX_NAME, len(key), MAX_NAME):
             check_name(key[start : start + MAX_NAME], "document key")
+    _check_indexed(collection + key, "document")
 
 
 def _check_path(path: Path) -> None:
@@ -275,6 +279,13 @@ def _check_path(path: Path) -> None:
         check_name(name, "field")
         if name.startswith("$"):
             raise MalformedError(f"field {name!r}: names with '$' are reserved")
+    if sum(map(len, path)) > MAX_INDEXED // 8:  # of shorter ones no pointer is too long
+        _check_indexed(path_text(path), "path")
+
+
+def _check_indexed(text: str, what: str) -> None:
+    if len(text) > MAX_INDEXED // 4 and len(text.encode()) > MAX_INDEXED:
+        raise LimitExceeded(f"{what}: more than {MAX_INDEXED} bytes in UTF-8")
 
 
 def _check_valued(op: Op) -> None:

@@ -17,7 +17,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from identity.contexts import DOCUMENT_VERSION
-from identity.encoding import Value, decode, encode
+from identity.encoding import Value, decode_stored, encode
 from identity.textforms import to_base64
 from sync.cells import KIND_OF, CellKind, LiveDot
 from sync.transaction import DocumentId, Verb
@@ -150,7 +150,7 @@ def make_view(
     conflicts = [Conflict(ConflictKind.SIBLINGS, cell.path) for cell in cells if _is_contested(cell)]
     fields = _fields(cells, conflicts, declared)
     deleted = _is_deleted(flags, grouped, parts.values(), past_of)
-    if not deleted and any(decode(flag.val) is True for flag in flags) and cells:
+    if not deleted and any(decode_stored(flag.val) is True for flag in flags) and cells:
         conflicts.append(Conflict(ConflictKind.DELETED_AND_EDITED, ""))
     return View(tuple(cells), deleted, tuple(conflicts), fields)
 
@@ -159,12 +159,12 @@ def _cell(path: str, kind: CellKind, dots: Sequence[LiveDot], rank: RankOf) -> C
     if kind is CellKind.SET:
         ordered = sorted(dots, key=lambda dot: (dot.val, dot.branch, dot.seq, dot.op))
         ordered = [next(same) for _, same in groupby(ordered, key=lambda dot: dot.val)]
-        return Cell(path, kind, tuple(decode(dot.val) for dot in ordered), tuple(ordered))
+        return Cell(path, kind, tuple(decode_stored(dot.val) for dot in ordered), tuple(ordered))
     if len(dots) > 1:
         dots = sorted(dots, key=lambda dot: (rank(dot), dot.op), reverse=True)
         if kind is CellKind.LWW:
             dots = dots[:1]
-    return Cell(path, kind, tuple(decode(dot.val) for dot in dots), tuple(dots))
+    return Cell(path, kind, tuple(decode_stored(dot.val) for dot in dots), tuple(dots))
 
 
 def _is_contested(cell: Cell) -> bool:
@@ -179,7 +179,7 @@ def _is_deleted(
     past_of: Callable[[int, int], Vector],
 ) -> bool:
     """Whether the flag hides the document: it does unless something is live that a deletion had not seen."""
-    hiding = [flag for flag in flags if decode(flag.val) is True]
+    hiding = [flag for flag in flags if decode_stored(flag.val) is True]
     if not hiding:
         return False
     if len(hiding) < len(flags):

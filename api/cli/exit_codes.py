@@ -60,7 +60,7 @@ MEANING: Final[Mapping[ExitCode, str]] = MappingProxyType(
         ExitCode.IO: "a file or the store could not be read or written, or is damaged",
         ExitCode.TRY_AGAIN: (
             "not now: locked by another process; a database server, a peer, an authority or a node "
-            "cannot be reached; or the outcome of a commit is unknown"
+            "cannot be reached; the outcome of a commit is unknown; or a document was changed since it was read"
         ),
         ExitCode.REFUSED: "refused, nothing was changed: input not in its format, wrong passphrase, read-only state",
         ExitCode.CONFIGURATION: "settings, policy or home cannot be used as they are",

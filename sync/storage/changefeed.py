@@ -405,7 +405,7 @@ class _Followed:
             return None
         reader, dots, parts = self._reader, tuple(self._dots.values()), tuple(self._parts.values())
         version = document_version(reader.uid, self._name, dots, parts, lambda one: reader.branches[one].uid)
-        return DocumentState(self._name, etag_of(version), reader.view(dots, parts, self._name), dots, parts)
+        return DocumentState(self._name, etag_of(version), lambda: reader.view(dots, parts), dots, parts)
 
 
 class _Decided:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from identity.encoding import decode
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
-from sync.cells import FLAGS, WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, replaced
+from sync.cells import WRITES, DotKey, LiveDot, StoredOp, deaths, is_beneath, is_plain, replaced
 from sync.indexkey import index_text
 from sync.storage.branches import Branches
 from sync.storage.queries import Queries
@@ -315,7 +315,7 @@ class Documents:
         document.etag = self.etag(document)
         if document.etag == ABSENT_ETAG:
             shown, conflicts, keys = columns_of(None, indexed)
-        elif not indexed and _is_plain(document):
+        elif not indexed and not document.counters and is_plain(document.dots):
             shown, conflicts, keys = _SHOWN, 0, None
         else:
             shown, conflicts, keys = columns_of(self.view(document), indexed)
@@ -335,16 +335,6 @@ class Documents:
             self._weight -= document.weight
 
 
-def _is_plain(document: Document) -> bool:
-    """Whether there is one value at each path and nothing that could hide or clash: then there is nothing to judge."""
-    if document.counters:
-        return False
-    for path, dots in document.live.items():
-        if len(dots) > 1 or path.count("/") > 1 or (dots and dots[0].verb in FLAGS):
-            return False
-    return True
-
-
 def columns_of(view: View | None, indexed: Iterable[str]) -> tuple[int, int, str | None]:
     """Of a document's row ``shown``, ``conflicts`` and ``sort_keys``; the view is None when nothing is live."""
     if view is None:
@@ -359,10 +349,16 @@ def columns_of(view: View | None, indexed: Iterable[str]) -> tuple[int, int, str
 
 def read_dot(row: Sequence[Any]) -> LiveDot:
     """A row that begins with the columns of an operation. Raises ``DamagedFile``."""
-    place, branch, seq, op, verb, path, val = checked(row[:7], int, int, int, int, int, str, bytes)
-    if verb not in VERBS:
-        raise DamagedFile(f"the database holds an operation with verb {verb}")
-    return LiveDot(place, branch, seq, op, VERBS[verb], path, val)
+    place, branch, seq, op, number, path, val = row[:7]
+    verb = VERBS.get(number)
+    if (
+        verb is None
+        or type(val) is not bytes
+        or type(path) is not str
+        or not type(place) is type(branch) is type(seq) is type(op) is int
+    ):
+        raise DamagedFile("the database holds an operation whose row cannot be")
+    return LiveDot(place, branch, seq, op, verb, path, val)
 
 
 def read_stored_op(row: Sequence[Any]) -> StoredOp:

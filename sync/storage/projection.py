@@ -266,7 +266,7 @@ class Projection:
         return self._refusal(branch, kind, content, past) or self._misfit(ops, past, is_complete=True)
 
     def context_of(self, op: Op) -> frozenset[DotKey] | None:
-        """The dots of an operation's context by their numbers here. Raises ``MalformedError`` for one it cannot have."""
+        """The dots of an operation's context by their numbers here. Raises ``MalformedError``."""
         return self._context(op, self.branches.clock())
 
     def take_new(self, now_ms: int, advance: Callable[[int], None] | None = None) -> int:

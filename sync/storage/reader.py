@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from identity.encoding import Value, decode_stored
 from identity.errors import DamagedFile
 from ledger.storage.rows import checked
 from ledger.values import to_python
-from sync.cells import LiveDot, StoredOp, deaths
+from sync.cells import LiveDot, StoredOp, deaths, is_plain
 from sync.schema import Schema
 from sync.storage.branches import Branch, Branches
 from sync.storage.documents import count_increments, join_parts, read_counter, read_dot, read_stored_op
@@ -25,7 +26,7 @@ from sync.storage.projection import KIND_NUMBER, schema_in_force
 from sync.storage.queries import Queries
 from sync.storage.sides import Sides
 from sync.storage.standing import Standing
-from sync.transaction import MEMBER, DocumentId, Verb
+from sync.transaction import MEMBER, DocumentId, Verb, parse_path
 from sync.vector import Vector, sees
 from sync.view import Conflict, CounterPart, Rank, View, document_version, etag_of, make_view
 
@@ -40,25 +41,74 @@ class Cut:
     vector: Vector
 
 
-@dataclass(frozen=True, slots=True)
 class DocumentState:
-    """A document at a cut."""
+    """A document at a cut. What it shows is made when it is first asked for, where nothing has to be judged."""
 
-    name: DocumentId
-    etag: str
-    view: View
-    dots: tuple[LiveDot, ...]
-    counters: tuple[CounterPart, ...]
+    __slots__ = ("_look", "_view", "counters", "dots", "etag", "name")
+
+    def __init__(
+        self,
+        name: DocumentId,
+        etag: str,
+        look: Callable[[], View],
+        dots: tuple[LiveDot, ...],
+        counters: tuple[CounterPart, ...],
+    ) -> None:
+        """``look`` reads the snapshot where something has to be judged: then it is called at once."""
+        self.name = name
+        self.etag = etag
+        self.dots = dots
+        self.counters = counters
+        self._look = look
+        self._view: View | None = None if self._is_plain else look()
+
+    @property
+    def view(self) -> View:
+        """All that it shows: cells, siblings, conflicts."""
+        if self._view is None:
+            self._view = self._look()
+        return self._view
+
+    @property
+    def exists(self) -> bool:
+        """Whether a reader finds it."""
+        return bool(self.dots) if self._view is None else self._view.exists
+
+    @property
+    def stored(self) -> Mapping[str, Value]:
+        """What shows, as stored values."""
+        if self._view is None:
+            return {parse_path(dot.path)[0]: decode_stored(dot.val) for dot in self.dots}
+        return self.view.fields
 
     @property
     def fields(self) -> dict[str, Any]:
         """What shows, as Python values: ``Decimal``, ``date``, aware ``datetime``; ``Sealed`` for what is sealed."""
-        return {name: to_python(value) for name, value in self.view.fields.items()}
+        return {name: to_python(value) for name, value in self.stored.items()}
+
+    def showing(self, view: View) -> DocumentState:
+        """The same document with another view of it: its sealed values opened."""
+        shown = DocumentState(self.name, self.etag, lambda: view, self.dots, self.counters)
+        shown._view = view
+        return shown
 
     @property
     def conflicts(self) -> tuple[Conflict, ...]:
         """What about it needs somebody's decision."""
         return self.view.conflicts
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether there is one value at each path and nothing that could hide it or clash with it."""
+        return not self.counters and is_plain(self.dots)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DocumentState):
+            return NotImplemented
+        return (self.name, self.etag, self.view) == (other.name, other.etag, other.view)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.etag))
 
 
 class _Entry(NamedTuple):
@@ -111,9 +161,9 @@ class Reader:
         number, _, etag, _, _, _ = checked(row, int, int, str, int, int, int)
         dots = tuple(map(read_dot, self.tx.fetch_all(self.sql.live, (number,))))
         counters = tuple(map(read_counter, self.tx.fetch_all(self.sql.counters, (number,))))
-        return DocumentState(name, etag, self.view(dots, counters, name), dots, counters)
+        return DocumentState(name, etag, lambda: self.view(dots, counters), dots, counters)
 
-    def view(self, dots: Iterable[LiveDot], counters: Iterable[CounterPart], _name: DocumentId) -> View:
+    def view(self, dots: Iterable[LiveDot], counters: Iterable[CounterPart]) -> View:
         """What these dots show."""
         return make_view(dots, counters, self.rank, self._past_of)
 
@@ -240,9 +290,13 @@ class Reader:
             return None
         dots = tuple(dot for dot in live if dot.verb is not Verb.INC)
         counters = tuple(count_increments(dot for dot in live if dot.verb is Verb.INC))
-        version = self.version_within(cut.vector, name, dots, counters)
-        view = make_view(dots, counters, lambda dot: self._rank_at(dot, cut), self._past_of)
-        return DocumentState(name, etag_of(version), view, dots, counters)
+        return DocumentState(
+            name,
+            etag_of(self.version_within(cut.vector, name, dots, counters)),
+            lambda: make_view(dots, counters, lambda dot: self._rank_at(dot, cut), self._past_of),
+            dots,
+            counters,
+        )
 
     def version_within(
         self, vector: Vector, name: DocumentId, dots: Iterable[LiveDot], counters: Iterable[CounterPart]

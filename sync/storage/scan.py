@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Final, NamedTuple
 
@@ -174,7 +175,8 @@ def _read_now(reader: Reader, collection: str, rows: Sequence[Listed]) -> list[D
     states: list[DocumentState | None] = []
     for row in rows:
         name, live, parts = DocumentId(collection, row.key), tuple(dots[row.number]), tuple(counters[row.number])
-        states.append(DocumentState(name, row.etag, reader.view(live, parts, name), live, parts))
+        look = partial(reader.view, live, parts)
+        states.append(DocumentState(name, row.etag, look, live, parts))
     return states
 
 

@@ -136,7 +136,7 @@ class Writing:
             )
 
     def stamp(self) -> Stamp:
-        """The stamp of the entry that is being made. Raises ``RefusedError`` when the feed's clock has no readings left."""
+        """The stamp of the entry that is being made. Raises ``RefusedError`` when the feed's clock is at its end."""
         now = self._now_ms()
         stamp = self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen))
         if self._branch.head is not None and stamp.reading <= self._branch.head.reading:

@@ -2,7 +2,7 @@
 
 Every call is recorded with when it began and when it was answered, and the history is searched for an order of the
 calls that respects both these times and what a single register would have answered (Wing and Gong's search, as in
-Porcupine).
+Porcupine). Beside it: readers see transactions whole, and what other devices wrote is taken in while threads write.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
+from ledger.transfer import ingest_feed
 from sync.changes import Changes, StaleVersion
 from sync.transaction import DocumentId
 
@@ -264,3 +266,39 @@ def run_readers(replica: Any) -> None:
         thread.join()
     assert trouble == []
     assert len(seen) > 3
+
+
+def test_entries_of_others_come_in_while_threads_write(make_world: Any, tmp_path: Path) -> None:
+    with replica_at(make_world(tmp_path, "coming in"), "") as laptop:
+        phone = laptop.world.replica("phone")
+        pieces = []
+        for number in range(20):
+            phone.put("c", str(number % 5), phone=number)
+            pieces.append(phone.exported(phone.feed))
+        trouble: list[BaseException] = []
+
+        def write(name: int) -> None:
+            try:
+                for number in range(20):
+                    changes = Changes()
+                    changes.patch("c", str(number % 5), {f"thread {name}": number})
+                    changes.increment("c", str(number % 5), "n")
+                    laptop.db.commit(changes)
+            except BaseException as exc:  # noqa: BLE001  (told below)
+                trouble.append(exc)
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in range(4)]
+        for thread in threads:
+            thread.start()
+        taken = 0
+        for piece in pieces:
+            ingest_feed(laptop.store, BytesIO(piece))
+            taken += laptop.db.take_new()
+        for thread in threads:
+            thread.join()
+        assert trouble == []
+        assert taken == len(pieces)
+        assert sum(laptop.fields("c", str(key))["n"] for key in range(5)) == 80
+        assert laptop.db.audit() == []
+        phone.receive(laptop)
+        assert all(laptop.db.get("c", str(key)).etag == phone.db.get("c", str(key)).etag for key in range(5))

@@ -1,4 +1,4 @@
-"""``holdfast demo`` as a process of its own: five attacks, each caught, a database, and evidence that holds elsewhere too."""
+"""``holdfast demo`` as a process of its own: attacks caught, two offices that agree, evidence that holds too."""
 
 from __future__ import annotations
 

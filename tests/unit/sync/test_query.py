@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from identity.errors import MalformedError, RefusedError
+from identity.errors import LimitExceeded, MalformedError, RefusedError
 from ledger.values import from_python
 from sync.changes import Changes
 from sync.filtertext import parse_filter
@@ -653,6 +653,32 @@ def test_what_was_at_a_cut(world: Any) -> None:
     for other in (Query("accounts", order=("a",), scan=True), Query("accounts", descending=True)):
         with pytest.raises(RefusedError):
             laptop.db.query(other, at=cut)
+
+
+def test_the_longest_names_and_values_fit_an_index(world: Any, url: str) -> None:
+    """Text that can't be compressed, in characters of four bytes: an index row of PostgreSQL holds 2,704."""
+    chance = random.Random(5)
+
+    def wide(length: int) -> str:
+        return "".join(chr(chance.randrange(0x10000, 0x10FFFF)) for _ in range(length))
+
+    laptop = world.replica("laptop", url)
+    properties = {"text": {"type": "text", "indexed": True}, "n": {"type": "integer", "cell": "ctr"}}
+    laptop.put("$schema", "c", schema={"type": "object", "properties": properties})
+    key, text, path = wide(511), wide(256), [wide(62), *(wide(64) for _ in range(7))]
+    changes = Changes()
+    changes.put("c", key, {"text": text})
+    changes.increment("c", key, path, 1)
+    laptop.db.commit(changes)
+    found = laptop.db.query(Query("c", Filter(((Comparison(("text",), Operator.EQUAL, (text,)),),)), ("text",)))
+    assert [one.name.key for one in found.documents] == [key]
+    too_long = Changes()
+    too_long.put("c", wide(512), {"text": text})
+    too_deep = Changes()
+    too_deep.increment("c", key, [wide(64) for _ in range(8)], 1)
+    for wrong in (too_long, too_deep):
+        with pytest.raises(LimitExceeded, match="2048 bytes"):
+            laptop.db.commit(wrong)
 
 
 def test_the_condition_names_the_collection() -> None:
