@@ -94,6 +94,13 @@ class _Entry(NamedTuple):
     leaf: bytes
 
 
+def _read_entry(row: Sequence[Any]) -> _Entry:
+    """Raises ``DamagedFile``."""
+    entry = _Entry(*row)
+    checked((*entry[:6], entry.leaf), int, int, int, int, int, int, bytes)
+    return entry
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     """What changes documents at once: a transaction, or one document that was made anew.
@@ -139,7 +146,7 @@ class _Reading:
                 "the cursor is of another store, or of tables that were made anew since",
                 hint=f"begin at {START!r}, with an empty copy",
             )
-        return _Entry(*row)
+        return _read_entry(row)
 
     # --- steps ---
 
@@ -164,7 +171,7 @@ class _Reading:
     def _entries(self, place: int, size: int) -> tuple[list[_Entry], bool]:
         """The next entries behind a place, at most ``size``, and whether these are all that there are."""
         rows = self._tx.fetch_all(self._sql.entries_behind, (self._reader.number, place, size))
-        entries = [_Entry(*row) for row in rows]
+        entries = [_read_entry(row) for row in rows]
         ops = 0
         for at, entry in enumerate(entries):
             ops += entry.ops
@@ -251,7 +258,7 @@ class _Reading:
         row = self._tx.fetch_one(self._sql.entry_before, (self._reader.number, place))
         if row is None or row[0] != place:
             raise DamagedFile(f"the database has lost the entry at place {place}")
-        entry = _Entry(*row)
+        entry = _read_entry(row)
         return Reference(self._reader.branches[entry.branch].feed, entry.seq, entry.leaf)
 
     def _events(self, step: _Step, changes: Sequence[_Change]) -> Iterator[ChangeEvent]:
@@ -326,7 +333,8 @@ def _merged(
     for entry in (*entries, None):
         while waiting and (entry is None or waiting[-1][0] < entry.place):
             place, document = waiting.pop()
-            assert newest is not None, "a document is made anew by an entry"
+            if newest is None:
+                raise DamagedFile("the database has made a document anew before it had any entry")
             position = Position(place, newest.leaf, document)
             # What a member entry takes away was shown before it; what else makes documents anew does so at its place.
             is_act = newest.kind == KIND_NUMBER[MEMBER] and newest.masked is None

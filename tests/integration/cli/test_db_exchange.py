@@ -172,3 +172,23 @@ def test_a_feed_that_comes_alone_is_taken_in_too(pair: tuple[Any, Any]) -> None:
     other("feed", "export", feed, "-o", "feed.export")
     shell("feed", "ingest", "feed.export")
     assert read(shell)["fields"]["owner"] == "Eve"
+
+
+@pytest.mark.integration
+def test_a_home_on_postgresql_has_the_same(pair: tuple[Any, Any], postgres: Any) -> None:
+    """A backup of the home, restored into PostgreSQL: the same documents, versions and conflicts, and it goes on."""
+    shell, other = pair
+    patch(shell, '{"owner": "Adam"}')
+    patch(other, '{"owner": "Eve"}')
+    pass_on(other, shell)
+    shell("backup", "create", "home.backup")
+    shell("restore", "home.backup", "--home", "pg", "--database", postgres.url(postgres.new_database()))
+    pg = shell.at("pg")
+    assert read(pg) == read(shell)
+    for command in (("list", "bank"), ("list", "bank", "accounts"), ("conflicts", "bank"), ("members", "bank")):
+        assert pg("db", *command).lines == shell("db", *command).lines, command
+    pg("db", "resolve", "bank", "accounts/1", "owner", "--value", '"Ada"')
+    pass_on(pg, other)
+    assert read(other) == read(pg)
+    assert pg("db", "audit", "bank", "--json").json[0]["faults"] == []
+    pg("db", "state-root", "bank")
