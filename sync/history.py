@@ -22,9 +22,9 @@ from sync.membership import Author
 from sync.storage.branches import EntryFacts
 from sync.storage.documents import count_increments, read_dot
 from sync.storage.projection import KIND_NUMBER
-from sync.storage.reader import Cut, Reader
+from sync.storage.reader import Cut, DocumentState, Reader
 from sync.transaction import TXN, DocumentId, Path, Transaction, Verb, parse_transaction, path_text
-from sync.view import ABSENT_ETAG, CounterPart, View, exact_sum, make_view
+from sync.view import CounterPart, View, exact_sum, make_view
 
 __all__ = [
     "DocumentDifference",
@@ -93,9 +93,8 @@ class DocumentDifference:
     """What one document shows at two cuts."""
 
     name: DocumentId
-    before: str
-    after: str
-    """Its ETags there; empty where nothing was live in it."""
+    before: DocumentState | None
+    after: DocumentState | None
     changes: tuple[CellChange, ...]
 
 
@@ -252,8 +251,7 @@ def differences_between(
             now = reader.state_at(number, name, after, exact_from)
             changes = differences(None if was is None else was.view, None if now is None else now.view)
             if changes:
-                etags = (ABSENT_ETAG if state is None else state.etag for state in (was, now))
-                yield DocumentDifference(name, *etags, tuple(changes))
+                yield DocumentDifference(name, was, now, tuple(changes))
 
 
 def touched_between(reader: Reader, before: Cut, after: Cut) -> list[int]:
