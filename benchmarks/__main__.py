@@ -36,7 +36,7 @@ FULL: Final[dict[str, list[str]]] = {
     "berka_import": ["--rounds", "5"],
     "evidence": ["--rounds", "9"],
     "anchoring": ["--rounds", "9"],
-    "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "1000000"],
+    "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }
 
