@@ -17,7 +17,7 @@ from api.bootstrap import now_ms, open_nodes
 from api.demo.bank import FEED, Bank
 from api.settings import load_settings
 from benchmarks._bank import found_bank
-from benchmarks._engines import Engine
+from benchmarks._engines import Engine, fill_floor
 from benchmarks._floor import Head, SqliteFloor
 from benchmarks.append import ENTRY_BYTES
 from identity.verdict import Status
@@ -49,7 +49,7 @@ class ArchivedFeed:
         file = bank.home.root / "bank.archive"
         with file.open("wb") as out:
             export_archive(load_settings(bank.home, bank.environ), out, made_ms=now_ms())
-        return cls(file, bank, bank.policy(), blocks, _heads(directory, blocks, entries // batch))
+        return cls(file, bank, bank.policy(), blocks, _heads(directory, blocks, entries))
 
     def audit(self, threads: int) -> int:
         """The outsider's audit; the number of entries."""
@@ -77,13 +77,11 @@ class ArchivedFeed:
         return floor.tree.length
 
 
-def _heads(directory: Path, blocks: Sequence[bytes], appends: int) -> Sequence[Head]:
-    """What the floor signs after each of so many appends of the same blocks."""
+def _heads(directory: Path, blocks: Sequence[bytes], entries: int) -> Sequence[Head]:
+    """What the floor signs after each append of the same blocks, up to so many entries."""
     with tempfile.TemporaryDirectory(dir=directory) as passing:
         floor = SqliteFloor(Path(passing) / "signed.db")
-        with floor.transaction():
-            for _ in range(appends):
-                floor.write(list(blocks))
+        fill_floor(floor, list(blocks), entries)
         heads = list(floor.rows("SELECT pos, tree_hash, signature FROM head ORDER BY pos"))
         floor.close()
     return heads

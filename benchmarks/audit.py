@@ -23,7 +23,7 @@ from typing import Final
 
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 
-from benchmarks._engines import Engine, add_engine_option, engines, fill, new_feed
+from benchmarks._engines import Engine, add_engine_option, engines, fill, fill_floor, new_feed
 from benchmarks._floor import Tree
 from benchmarks._measure import Comparison, compare, option_parser, report
 from benchmarks.append import ENTRY_BYTES
@@ -87,9 +87,7 @@ def measure(engine: Engine, batch: int, entries: int, rounds: int) -> list[Compa
     key, device = new_feed(store)
     blocks = [urandom(ENTRY_BYTES) for _ in range(batch)]
     fill(store, key, device, blocks, entries)
-    with floor.transaction():
-        for _ in range(entries // batch):
-            floor.write(blocks)
+    fill_floor(floor, blocks, entries)
 
     def audit(processes: int) -> int:
         elsewhere = in_processes(store.reopen, processes) if processes > 1 else None
