@@ -3,12 +3,14 @@
     python -m benchmarks.audit [--engine sqlite|postgresql|both] [--entries 60000] [--rounds 5] [--json figures.json]
 
 The floor reads the same rows in order, hashes, compares and verifies; it stops at the first thing that is wrong without
-saying what it is. Two processes are held against one, both of them ours, when the feed is long enough to be cut: the
-second one starts within the time that is measured, which takes as long as its imports. What two cores can give at all says the row of the machine: the same
-hashing and verifying in two processes at once, against one. Its cpu ratio is what the work costs when it has company.
+saying what it is. Two processes are held against one, both of them ours, when the feed is long enough to be cut; the
+second one starts, and imports what it needs, within the time that is measured. What two cores can give at all says the
+row of the machine: the same hashing and verifying in two processes at once, against one. Its cpu ratio is what the work
+costs when it has company.
 
-The outsider's audit takes an archive into a passing store and examines that; a quarter of the entries do. Its floor reads the file, hashes and
-verifies what is in it, and stores that in SQLite. Threads verify signatures beside the hashing.
+The outsider's audit takes an archive into a passing store and examines that; a quarter of the entries are in it. Its
+floor reads the file, hashes and verifies what is in it, and stores that in SQLite. Threads verify signatures beside the
+hashing.
 """
 
 from __future__ import annotations
