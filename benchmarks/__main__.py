@@ -3,13 +3,17 @@
     python -m benchmarks [--full] [--only NAME] [--json DIRECTORY] [--directory DIRECTORY]
 
 Without ``--full`` the sizes are small and the whole takes some minutes. With it: more rounds, feeds of a million, and
-JS hypercore when BENCH_MODULES names a folder with it. ``--json`` writes the figures of each subject to a file there.
+JS hypercore where node and npm are. ``--json`` writes the figures of each subject to a file there.
+
+Python keeps what it has compiled, as it does for everybody unless PYTHONDONTWRITEBYTECODE forbids it: where a process
+is started within what is measured, it would compile the most of a second otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,14 +32,14 @@ SHORT: Final[dict[str, list[str]]] = {
 }
 FULL: Final[dict[str, list[str]]] = {
     "append": ["--rounds", "11"],
-    "audit": ["--rounds", "3", "--entries", "400000"],
+    "audit": ["--rounds", "3", "--entries", "1000000"],
     "writers": ["--rounds", "5", "--seconds", "1"],
     "random_read": ["--rounds", "9"],
     "proof": ["--rounds", "9"],
     "berka_import": ["--rounds", "5"],
     "evidence": ["--rounds", "9"],
     "anchoring": ["--rounds", "9"],
-    "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "1000000"],
+    "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }
 
@@ -50,18 +54,21 @@ def main() -> int:
     options = parser.parse_args()
     if options.json is not None:
         options.json.mkdir(parents=True, exist_ok=True)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     for subject, arguments in (FULL if options.full else SHORT).items():
         if options.only not in (None, subject):
             continue
-        if subject == "hypercore" and "BENCH_MODULES" not in os.environ:
-            print("hypercore: left out, BENCH_MODULES names no folder\n")
+        if subject == "hypercore" and not (
+            shutil.which("node") and (shutil.which("npm") or "BENCH_MODULES" in os.environ)
+        ):
+            print("hypercore: left out, node or npm is not installed\n")
             continue
         command = [sys.executable, "-m", f"benchmarks.{subject}", *arguments]
         if options.json is not None:
             command += ["--json", str(options.json / f"{subject}.json")]
         if options.directory is not None:
             command += ["--directory", str(options.directory)]
-        done = subprocess.run(command, check=False)
+        done = subprocess.run(command, check=False, env=environ)
         if done.returncode:
             return done.returncode
     return 0

@@ -22,7 +22,7 @@ from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypai
 
 from ledger.head import signable
 
-__all__ = ["Floor", "PostgresFloor", "SqliteFloor"]
+__all__ = ["Floor", "Head", "PostgresFloor", "SqliteFloor", "Tree"]
 
 
 Head = tuple[int, bytes, bytes]
@@ -82,6 +82,14 @@ class Floor(ABC):
         signature = crypto_sign(signable(self.key, digest, tree.length), self.secret_key)[:64]
         self.store(first, blocks, nodes, (tree.length, digest, signature), tree.packed())
 
+    def keep(self, blocks: Sequence[bytes], head: Head) -> None:
+        """Take an append of another's in, within a transaction of the caller's: hash, compare, verify, store."""
+        tree, first = self.tree, self.tree.length
+        nodes = tree.add(blocks)
+        assert (tree.length, tree.hash()) == head[:2]
+        crypto_sign_open(head[2] + signable(self.key, head[1], head[0]), self.public_key)
+        self.store(first, blocks, nodes, head, tree.packed())
+
     def audit(self) -> int:
         tree = Tree()
         blocks, rows = (
@@ -111,6 +119,10 @@ class Floor(ABC):
     @abstractmethod
     def block(self, index: int) -> bytes:
         """One block by its index."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give its connection back."""
 
 
 class SqliteFloor(Floor):
@@ -145,6 +157,9 @@ class SqliteFloor(Floor):
     def block(self, index: int) -> bytes:
         (data,) = self.db.execute("SELECT data FROM block WHERE pos = ?", (index,)).fetchone()
         return bytes(data)
+
+    def close(self) -> None:
+        self.db.close()
 
 
 class PostgresFloor(Floor):
@@ -202,6 +217,9 @@ class PostgresFloor(Floor):
         row = self.db.execute("SELECT data FROM block WHERE pos = %s::bigint", (index,), binary=True).fetchone()
         assert row is not None
         return bytes(row[0])
+
+    def close(self) -> None:
+        self.db.close()
 
 
 def _copy_rows(rows: Iterable[tuple[int, bytes]]) -> bytes:

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-__all__ = ["Comparison", "Work", "compare", "option_parser", "report", "surroundings", "write_figures"]
+__all__ = ["Comparison", "Work", "compare", "option_parser", "repeated", "report", "surroundings", "write_figures"]
 
 Work = Callable[[], int]
 """Does a round of work; returns how many items it did."""
@@ -82,6 +82,17 @@ def _children() -> float:
     """Processor time of the processes that were started and have ended."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+def repeated(times: int, work: Callable[[], object]) -> Work:
+    """A round of that many."""
+
+    def round_() -> int:
+        for _ in range(times):
+            work()
+        return times
+
+    return round_
 
 
 def option_parser(description: str | None, *, rounds: int = 7) -> argparse.ArgumentParser:

@@ -1,17 +1,16 @@
 """Timestamp tokens and anchors, of the embedded authority and the embedded chain, against what they cannot do without.
 
-    python -m benchmarks.anchoring [--rounds 5] [--json figures.json]
+    python -m benchmarks.anchoring [--engine sqlite|postgresql|both] [--rounds 5] [--json figures.json]
 
 Token made: a request with a nonce, the authority's answer, and its verification; the floor is the answer alone. Token
 verified: the floor is the three ECDSA verifications in it (token, certificate, revocation list). Anchored: a checkpoint
 from the outbox until it is final, its receipt verified and archived in the store; the floor sends the same transaction,
-which the chain executes and writes, and takes the proofs from it.
+which the chain executes and writes, and takes the proofs from it; no store takes part in that.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -29,8 +28,9 @@ from anchoring.tsa.request import encode_request
 from anchoring.tsa.source import EmbeddedSource
 from anchoring.worker import AnchorSender, run_round
 from api.bootstrap import Session, now_ms
-from api.demo.bank import Bank
-from benchmarks._measure import Comparison, Work, compare, option_parser, report
+from benchmarks._bank import found_bank
+from benchmarks._engines import Engine, add_engine_option, engines
+from benchmarks._measure import Comparison, compare, option_parser, repeated, report
 from identity.keystore import KeyRing
 
 MESSAGE: Final = b"a checkpoint's note\n"
@@ -40,26 +40,16 @@ GAS: Final = 150_000
 
 
 def main() -> None:
-    options = option_parser(__doc__, rounds=5).parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        rows = measure_tokens(Path(name) / "tsa", options.rounds)
-        bank = Bank.found(Path(name))
-        ring = bank.keys()
-        with bank.open() as session:
-            row, gas = measure_anchors(session, ring, options.rounds)
+    parser = option_parser(__doc__, rounds=5)
+    add_engine_option(parser)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.directory) as name, engines(options.engine, Path(name)) as chosen:
+        rows, gas = measure_tokens(Path(name) / "tsa", options.rounds), 0
+        for engine in chosen:
+            row, gas = measure_engine(engine, options.rounds)
+            rows.append(row)
     print(f"gas of an anchor: {gas:,}\n")
-    report("timestamps and anchors", "answer; signatures; transaction and proofs", [*rows, row], options.json)
-
-
-def repeated(times: int, work: Callable[[], object]) -> Work:
-    """A round of that many."""
-
-    def round_() -> int:
-        for _ in range(times):
-            work()
-        return times
-
-    return round_
+    report("timestamps and anchors", "answer; signatures; transaction and proofs", rows, options.json)
 
 
 def measure_tokens(directory: Path, rounds: int) -> list[Comparison]:
@@ -92,7 +82,15 @@ def measure_tokens(directory: Path, rounds: int) -> list[Comparison]:
     return [made, verified]
 
 
-def measure_anchors(session: Session, ring: KeyRing, rounds: int) -> tuple[Comparison, int]:
+def measure_engine(engine: Engine, rounds: int) -> tuple[Comparison, int]:
+    """Anchors of the log of a bank on that engine."""
+    bank = found_bank(engine)
+    ring = bank.keys()
+    with bank.open() as session:
+        return measure_anchors(session, ring, engine.name, rounds)
+
+
+def measure_anchors(session: Session, ring: KeyRing, engine: str, rounds: int) -> tuple[Comparison, int]:
     """Anchors of one log after the other's, and the gas of the last."""
     store = session.vault.store
     sender = session.sender(ring)
@@ -106,7 +104,10 @@ def measure_anchors(session: Session, ring: KeyRing, rounds: int) -> tuple[Compa
 
     straight = Straight(sender)
     row = compare(
-        "anchored, checkpoint included", repeated(ANCHORS, anchor), repeated(ANCHORS, straight), rounds=rounds
+        f"{engine}, anchored, checkpoint included",
+        repeated(ANCHORS, anchor),
+        repeated(ANCHORS, straight),
+        rounds=rounds,
     )
     assert isinstance(sender.chain, DevChain)
     (executed,) = sender.chain.block(sender.chain.head_number()).executed

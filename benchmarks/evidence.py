@@ -1,13 +1,13 @@
 """Making evidence and verifying it, against the work that cannot be left out.
 
-    python -m benchmarks.evidence [--rounds 7] [--json figures.json]
+    python -m benchmarks.evidence [--engine sqlite|postgresql|both] [--rounds 7] [--json figures.json]
 
 Made: from a store with the sample's 5,000 entries and a log of some hundred checkpoints, as ``holdfast evidence
 export`` does it. The floor makes the same file and knows beforehand which leaves and checkpoints to show.
 
 Verified: the floor is the token's and the chain's checks alone, on parts of the same file. Warm is one process that
 verifies again and again, its floor on parts that are parsed already; cold is a process from start to exit, ``holdfast
-verify`` against one that imports those checks and runs them.
+verify`` against one that imports those checks and runs them. No store takes part in it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ from anchoring.verifier import verify_evidence
 from anchoring.witness import open_archive
 from api.bootstrap import Session, now_ms
 from api.demo.bank import BATCH, FEED, Bank, transactions
-from benchmarks._measure import Comparison, Work, compare, option_parser, report
+from benchmarks._bank import found_bank
+from benchmarks._engines import Engine, add_engine_option, engines
+from benchmarks._measure import Comparison, compare, option_parser, repeated, report
 from benchmarks._witness_checks import prepare
 from ledger.feed import block_proof
 from ledger.log import consistency_proof, inclusion_proof
@@ -41,9 +43,9 @@ MADE, VERIFIED, STARTED = 20, 20, 2
 """Files or processes in a round."""
 
 
-def found_bank(directory: Path) -> tuple[Bank, FeedKey]:
+def busy_bank(engine: Engine) -> tuple[Bank, FeedKey]:
     """A bank with the sample in one feed, sealed, and many checkpoints after that."""
-    bank = Bank.found(directory)
+    bank = found_bank(engine)
     ring = bank.keys()
     with bank.open() as session:
         key = session.vault.create_feed(ring, "branch", FEED)
@@ -54,21 +56,10 @@ def found_bank(directory: Path) -> tuple[Bank, FeedKey]:
     return bank, key
 
 
-def repeated(times: int, work: Callable[[], object]) -> Work:
-    """A round of that many."""
-
-    def round_() -> int:
-        for _ in range(times):
-            work()
-        return times
-
-    return round_
-
-
 # Made.
 
 
-def measure_making(session: Session, key: FeedKey, rounds: int) -> tuple[Comparison, bytes]:
+def measure_making(session: Session, key: FeedKey, engine: str, rounds: int) -> tuple[Comparison, bytes]:
     """Ours against the floor, and the file that both make."""
 
     def export(tx: SqlReadTransaction) -> Evidence:
@@ -85,7 +76,7 @@ def measure_making(session: Session, key: FeedKey, rounds: int) -> tuple[Compari
 
     assert in_transaction(lambda tx: straight_evidence(tx, wanted, key)) == in_transaction(export)
     row = compare(
-        f"made, from a log of {state.size:,} leaves",
+        f"{engine}, made, from a log of {state.size:,} leaves",
         repeated(MADE, lambda: in_transaction(export)),
         repeated(MADE, lambda: in_transaction(lambda tx: straight_evidence(tx, wanted, key))),
         rounds=rounds,
@@ -171,17 +162,22 @@ def measure_verifying(data: bytes, evidence: Path, policy: Path, rounds: int) ->
 
 
 def main() -> None:
-    options = option_parser(__doc__, rounds=5).parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        bank, key = found_bank(Path(name))
-        with bank.open() as session:
-            made, data = measure_making(session, key, options.rounds)
+    parser = option_parser(__doc__, rounds=5)
+    add_engine_option(parser)
+    options = parser.parse_args()
+    rows, data = [], b""
+    with tempfile.TemporaryDirectory(dir=options.directory) as name, engines(options.engine, Path(name)) as chosen:
+        for engine in chosen:
+            bank, key = busy_bank(engine)
+            with bank.open() as session:
+                made, data = measure_making(session, key, engine.name, options.rounds)
+            rows.append(made)
         evidence = Path(name) / "payment.evidence.json"
         evidence.write_bytes(data)
-        verified = measure_verifying(data, evidence, bank.home.policy, options.rounds)
+        rows += measure_verifying(data, evidence, bank.home.policy, options.rounds)
     title = f"evidence of {len(data):,} bytes"
     floor = "made: what to show is known; verified: token and chain checks alone"
-    report(title, floor, [made, *verified], options.json)
+    report(title, floor, rows, options.json)
 
 
 if __name__ == "__main__":

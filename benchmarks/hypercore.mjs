@@ -36,6 +36,12 @@ const work = {
     const from = await core('filled')
     for (let i = 0; i < total; i++) await from.get((i * 7919) % from.length)
   },
+  gets: async (total) => {
+    const from = await core('filled')
+    for (let i = 0; i < total; i += 100) {
+      await Promise.all(Array.from({ length: 100 }, (_, n) => from.get(((i + n) * 7919) % from.length)))
+    }
+  },
   proof: async (total) => {
     const from = await core('filled')
     for (let i = 0; i < total; i++) {

@@ -15,7 +15,7 @@ from os import urandom
 from pathlib import Path
 from typing import Final
 
-from benchmarks._engines import Engine, add_engine_option, engines, fill, new_feed
+from benchmarks._engines import Engine, add_engine_option, engines, fill, fill_floor, new_feed
 from benchmarks._measure import Comparison, compare, option_parser, report
 from benchmarks.append import ENTRY_BYTES
 
@@ -39,9 +39,7 @@ def measure(engine: Engine, rounds: int) -> Comparison:
     key, device = new_feed(store)
     blocks = [urandom(ENTRY_BYTES) for _ in range(1000)]
     fill(store, key, device, blocks, LENGTH)
-    with floor.transaction():
-        for _ in range(LENGTH // 1000):
-            floor.write(blocks)
+    fill_floor(floor, blocks, LENGTH)
     wanted = random.Random(7).choices(range(LENGTH), k=READS)
 
     def ours() -> int:

@@ -1,15 +1,13 @@
 """Many threads that each append one 200-byte entry at a time and wait for it to be durable.
 
-    python -m benchmarks.writers [--writers 1,4,16,64] [--seconds 0.5] [--rounds 3] [--postgres URL] [--json FILE]
+    python -m benchmarks.writers [--engine sqlite|postgresql|both] [--writers 1,4,16,64] [--seconds 0.5] [--rounds 3]
+                                 [--json figures.json]
 
 Three ways, each on a store of its own: the shared writer (``ledger.writer``), the same with a condition on every entry
 that reads the store, and a lock for each append (``ledger.feed.FeedWriter``). The floor is a single thread of
 straight-line code that appends as many entries at a time as there are writers, under one signature: nobody waits in it,
 nobody is woken, and nothing is checked. A round runs the floor and one of the ways, ``--seconds`` each; so 64 writers
 for a minute are ``--writers 64 --seconds 60 --rounds 1``.
-
-``--postgres`` measures on that database as well, in schemas of its own that it removes; the floor then sends the same
-rows with psycopg.
 
 At the end every entry that was acknowledged is looked for where it was said to be, and every feed is audited.
 """
@@ -27,8 +25,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks._engines import device_of_new_identity
-from benchmarks._floor import Floor, PostgresFloor, SqliteFloor
+from benchmarks._engines import Engine, add_engine_option, device_of_new_identity, engines
+from benchmarks._floor import Floor
 from benchmarks._measure import option_parser, write_figures
 from benchmarks.append import ENTRY_BYTES
 from identity.errors import ConflictError
@@ -36,7 +34,7 @@ from ledger.audit import audit_feed
 from ledger.feed import FeedWriter, create_feed
 from ledger.storage.leases import keeper_for
 from ledger.storage.location import PostgresLocation, parse_location
-from ledger.storage.postgres import drop_postgres, open_postgres
+from ledger.storage.postgres import open_postgres
 from ledger.storage.sql import SqlStore
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import FeedKey
@@ -45,6 +43,7 @@ from ledger.writer import StoreWriter
 
 FLOOR: Final = "one thread, as many entries a commit as there are writers: BLAKE2b tree, PyNaCl, sqlite3 or psycopg"
 WAYS: Final = ("shared", "shared, conditions", "a lock each")
+PATIENCE_MS: Final = 60_000
 
 Append = Callable[[int, int], int]
 """(writer, how many it has appended before): appends that entry, returns the index that was acknowledged."""
@@ -131,54 +130,21 @@ def entry(writer: int, number: int) -> bytes:
     return b"%d:%d;" % (writer, number) + bytes(ENTRY_BYTES - len(b"%d:%d;" % (writer, number)))
 
 
-@dataclass(slots=True)
-class Place:
-    """Where stores of one engine are made: files in a directory, or schemas of a database."""
-
-    engine: str
-    directory: Path
-    url: str | None = None
-    _made: int = 0
-
-    @contextmanager
-    def new_store(self) -> Iterator[SqlStore]:
-        """A new store, gone afterwards."""
-        if self.url is None:
-            self._made += 1
-            with closing(open_sqlite(self._file(), create=True, busy_timeout_ms=60_000)) as store:
-                yield store
-            return
-        with self._schema() as location, closing(open_postgres(location, create=True, busy_timeout_ms=60_000)) as store:
-            yield store
-
-    @contextmanager
-    def new_floor(self) -> Iterator[Floor]:
-        """A new straight line."""
-        if self.url is None:
-            self._made += 1
-            yield SqliteFloor(self._file())
-            return
-        with self._schema() as location:
-            floor = PostgresFloor(location.url, location.schema)
-            yield floor
-            floor.db.close()
-
-    def _file(self) -> Path:
-        return self.directory / f"{self._made}.db"
-
-    @contextmanager
-    def _schema(self) -> Iterator[PostgresLocation]:
-        self._made += 1
-        location = parse_location(f"{self.url}{'&' if '?' in str(self.url) else '?'}schema=benchmark_{self._made}")
-        assert isinstance(location, PostgresLocation)
-        try:
-            yield location
-        finally:
-            drop_postgres(location)
+@contextmanager
+def new_store(engine: Engine) -> Iterator[SqlStore]:
+    """A new store of ours, in which a writer waits for its turn as long as it takes."""
+    place = parse_location(engine.location())
+    opened = (
+        open_postgres(place, create=True, busy_timeout_ms=PATIENCE_MS)
+        if isinstance(place, PostgresLocation)
+        else open_sqlite(place, create=True, busy_timeout_ms=PATIENCE_MS)
+    )
+    with closing(opened) as store:
+        yield store
 
 
 @contextmanager
-def contender(place: Place, way: str, writers: int) -> Iterator[Contender]:
+def contender(engine: Engine, way: str, writers: int) -> Iterator[Contender]:
     """A way of writing, ready to be run."""
     acknowledged: list[list[int]] = [[] for _ in range(writers)]
 
@@ -196,7 +162,7 @@ def contender(place: Place, way: str, writers: int) -> Iterator[Contender]:
     def lock(writer: int, number: int) -> int:
         return alone.append([entry(writer, number)]).start
 
-    with place.new_store() as store:
+    with new_store(engine) as store:
         device, identity = device_of_new_identity(store)
         key = create_feed(store, device, identity, "benchmark")
         keeper = keeper_for(store)
@@ -215,17 +181,17 @@ def run_floor(floor: Floor, writers: int, seconds: float) -> float:
     return done / (time.perf_counter() - begun)
 
 
-def measure(place: Place, way: str, writers: int, rounds: int, seconds: float) -> Row:
+def measure(engine: Engine, way: str, writers: int, rounds: int, seconds: float) -> Row:
     """One way with so many writers, in turns with the floor."""
     floors = []
-    with place.new_floor() as floor, contender(place, way, writers) as runner:
+    with closing(engine.floor()) as floor, contender(engine, way, writers) as runner:
         for _ in range(rounds):
             floors.append(run_floor(floor, writers, seconds))
             runner.run(seconds)
         latencies = sorted(runner.latencies)
         heads = runner.check()
         return Row(
-            f"{place.engine}: {way}, {writers} writer{'s' * (writers > 1)}",
+            f"{engine.name}: {way}, {writers} writer{'s' * (writers > 1)}",
             writers,
             statistics.median(runner.rates),
             statistics.median(floors),
@@ -257,15 +223,12 @@ def main() -> None:
     parser = option_parser(__doc__, rounds=3)
     parser.add_argument("--writers", default="1,4,16,64", help="how many threads, one table row for each number")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long each way and the floor run in a round")
-    parser.add_argument("--postgres", help="the URL of a database to measure on as well")
+    add_engine_option(parser)
     options: argparse.Namespace = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=options.directory) as name:
-        places = [Place("SQLite", Path(name))]
-        if options.postgres is not None:
-            places.append(Place("PostgreSQL", Path(name), options.postgres))
+    with tempfile.TemporaryDirectory(dir=options.directory) as name, engines(options.engine, Path(name)) as chosen:
         rows = [
-            measure(place, way, writers, options.rounds, options.seconds)
-            for place in places
+            measure(engine, way, writers, options.rounds, options.seconds)
+            for engine in chosen
             for writers in map(int, options.writers.split(","))
             for way in WAYS
         ]

@@ -20,6 +20,7 @@ from api.tabular import parse_columns, read_csv
 from identity.event import DeviceClass
 from identity.keystore import KeyRing, open_keystore
 from ledger.entry import encode_record
+from ledger.storage.location import PostgresLocation
 from ledger.store import FeedKey, StoredCheckpoint
 
 __all__ = ["COLUMNS", "FEED", "Bank", "feed_key", "transactions"]
@@ -47,8 +48,11 @@ class Bank:
     founded: Founded
 
     @classmethod
-    def found(cls, directory: Path) -> Bank:
-        """Found the bank's home in ``directory``: identity, two devices, contract, log."""
+    def found(cls, directory: Path, database: PostgresLocation | None = None) -> Bank:
+        """Found the bank's home in ``directory``: identity, two devices, contract, log.
+
+        Its store is a file in the home, or is made in ``database``.
+        """
         outside = directory / "outside"
         with open_dev_chain(outside) as chain:
             founding = Founding(
@@ -58,7 +62,10 @@ class Bank:
                 chain=chain,
                 fund=lambda address: chain.fund(address, _COINS),
                 authorities=[DevelopmentAuthority(outside / "tsa").authority],
-                settings=default_settings_text({"kind": "dev"}, [{"kind": "dev"}]),
+                settings=default_settings_text(
+                    {"kind": "dev"}, [{"kind": "dev"}], database=None if database is None else database.full_url()
+                ),
+                database=database,
             )
             founded = found_home(Home(directory / "bank"), founding, _PASSPHRASE, now_ms=now_ms())
         return cls(Home(directory / "bank"), outside, founded)
