@@ -1,4 +1,4 @@
-"""Everything that an audit of one's own store looks at beside its feeds: the log, the rows, the archive, the outbox.
+"""Everything that an audit of one's own store looks at beside its feeds: log, rows, archive, outbox, databases.
 
 One check comes after the other. What a check cannot even read is damage that it names, and the next one goes on: in
 one's own store nothing is input that could be refused.
@@ -19,10 +19,12 @@ from ledger.completeness import Shortfall, find_shortfalls
 from ledger.log_transfer import LogAudit, audit_log, feeds_at_hand, log_records
 from ledger.row_audit import going_on, row_faults
 from ledger.storage.sparse import sparse_faults, sparse_feeds, stray_parts
-from ledger.storage.sql import SqlReadTransaction
+from ledger.storage.sql import SqlReadTransaction, SqlStore
 from ledger.storage.strays import engine_faults, stray_rows
+from sync.database import DatabaseInfo, list_databases
+from sync.storage.audit import audit_database
 
-__all__ = ["StoreAudit", "audit_store"]
+__all__ = ["StoreAudit", "audit_store", "database_faults"]
 
 
 @dataclass(slots=True)
@@ -58,6 +60,19 @@ def audit_store(tx: SqlReadTransaction, log_id: bytes, authorities: Sequence[Aut
     if not found.faults:
         found.doubts += unjudged_tokens(tx, authorities)
     return found
+
+
+def database_faults(store: SqlStore) -> Iterator[str]:
+    """Compare every row of every database with what follows from its feeds; a sentence for each that is another.
+
+    Raises ``StorageError`` when the store cannot be read at all.
+    """
+
+    def faults_of(info: DatabaseInfo) -> Iterator[str]:
+        with store.read() as tx:
+            yield from (f"database {info.name}: {fault}" for fault in audit_database(tx, store.dialect, info.uid))
+
+    return going_on(partial(faults_of, info) for info in list_databases(store))
 
 
 def _replay(tx: SqlReadTransaction, log_id: bytes, found: StoreAudit) -> Iterator[str]:

@@ -7,7 +7,7 @@ what was checked is what is replaced. Wishes are idempotent where that can be: w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -18,7 +18,7 @@ from identity.errors import ConflictError, MalformedError, RefusedError
 from ledger.values import from_python
 from sync.ahead import Ahead, number_of
 from sync.cells import FLAGS, KIND_OF, CellKind, LiveDot, is_beneath
-from sync.schema import Property, Schema
+from sync.schema import Property, Schema, Shape
 from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, parse_path, path_text
 from sync.vector import Vector, sees
 from sync.view import Cell, ConflictKind, CounterPart, View, exact_sum, total_of
@@ -231,6 +231,9 @@ class Current(Protocol):
     def dot_name(self, dot: LiveDot) -> Dot:
         """What names a dot on every replica."""
 
+    def expect_sealing(self, documents: Collection[DocumentId]) -> None:
+        """Values of these documents are likely to be sealed: get all that it takes at once."""
+
     def seal(self, document: DocumentId, path: Path, value: Value) -> Value:
         """The value sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
 
@@ -246,6 +249,7 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
     for document in changes.documents:
         if current.view(document).purged:
             raise PurgedDocument(document)
+    current.expect_sealing(_to_be_sealed(changes, current))
     resolving = _Resolving(current, base)
     for wish in changes._wishes:
         match wish:
@@ -264,6 +268,38 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
         versions = changes._versions.items()
         guards = [Guard(document, None if etag is None else current.etag(document)) for document, etag in versions]
     return resolving.ops, sorted(guards)
+
+
+def _to_be_sealed(changes: Changes, current: Current) -> set[DocumentId]:
+    """The documents in which a wish sets a field that is to be sealed."""
+    schemas = {name: current.schema(name) for name in {document.collection for document in changes.documents}}
+    sealing = {name: schema for name, schema in schemas.items() if schema is not None and schema.seals}
+    found = set()
+    for wish in changes._wishes if sealing else ():
+        schema = None if isinstance(wish, _Do) else sealing.get(wish.document.collection)
+        match wish:
+            case _Put(document, fields) if schema is not None and _has_plain(fields, schema.shape):
+                found.add(document)
+            case _Choose(document, path, value) if schema is not None and schema.sealed(path) and _is_plain(value):
+                found.add(document)
+    return found
+
+
+def _has_plain(fields: Mapping[str, Value], shape: Shape | None) -> bool:
+    """Whether any of the fields is to be sealed, and is not."""
+    for name, value in fields.items():
+        declared = None if shape is None else shape.properties.get(name)
+        if declared is None:
+            continue
+        if declared.sealed and _is_plain(value):
+            return True
+        if declared.is_map and isinstance(value, dict) and _has_plain(value, declared.shape):
+            return True
+    return False
+
+
+def _is_plain(value: Value) -> bool:
+    return value is not None and not (isinstance(value, dict) and "$sealed" in value)
 
 
 def _check_version(document: DocumentId, wanted: str | None, current: Current) -> None:

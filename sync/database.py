@@ -348,7 +348,7 @@ class Database:
             write_bundle(tx, self._sql, self._number, self._header(), out, only_have=True)
 
     def _header(self) -> BundleHeader:
-        return BundleHeader(self.uid, self.name, None, self.now_ms())
+        return BundleHeader(self.uid, self.name, None, max(self.now_ms(), 0))
 
     def import_bundle(self, source: BinaryIO, advance: Callable[[int], None] | None = None) -> ImportReport:
         """Take in a bundle of this database: whole, or nothing of it. One that was taken in before changes nothing.

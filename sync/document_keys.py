@@ -177,16 +177,23 @@ class DocumentKeys:
 
     def key_for(self, database: bytes, document: DocumentId) -> DocumentKey:
         """The key to seal the document's values with, a new one if it has none. It is durable when this returns."""
-        _check_place(database, document)
+        return self.keys_for(database, [document])[document]
+
+    def keys_for(self, database: bytes, documents: Iterable[DocumentId]) -> dict[DocumentId, DocumentKey]:
+        """The same for many documents: all new keys are made durable together, or none of them is made."""
+        wanted = tuple(dict.fromkeys(documents))
+        for document in wanted:
+            _check_place(database, document)
         with self._opened() as file:
-            keys = file.keys_of(database, document)
-            if not keys:
+            found = file.sealing_keys(database, wanted)
+            missing = [document for document in wanted if document not in found]
+            if missing:
                 with file.transaction():
-                    keys = file.keys_of(database, document)  # another process may have been quicker
-                    if not keys:
-                        keys = [_Key(random(KID_BYTES), database, *document, random(KEY_BYTES), _now_ms())]
-                        file.add_keys(keys)
-            return DocumentKey(keys[0].kid, keys[0].secret)
+                    found |= file.sealing_keys(database, missing)  # another process may have been quicker
+                    made = [_new_key(database, document) for document in missing if document not in found]
+                    file.add_keys(made)
+                found |= {DocumentId(key.collection, key.key): key for key in made}
+        return {document: DocumentKey(found[document].kid, found[document].secret) for document in wanted}
 
     def find(self, kid: bytes) -> bytes | None:
         """The secret of the key, None when it is not here: destroyed, or never handed over."""
@@ -312,6 +319,10 @@ class DocumentKeys:
             file.close()
 
 
+def _new_key(database: bytes, document: DocumentId) -> _Key:
+    return _Key(random(KID_BYTES), database, *document, random(KEY_BYTES), _now_ms())
+
+
 def _pass_on(file: _KeyFile, copy: _KeyFile) -> list[bytes]:
     """Let the copy know what is destroyed and where copies are, should it be restored; the secrets it had of those."""
     for path in file.copies():
@@ -422,6 +433,11 @@ class _KeyFile:
     def keys_of(self, database: bytes, document: DocumentId) -> list[_Key]:
         """The document's keys, the oldest first: replicas that have handed each other theirs seal with the same one."""
         return self._keys(_KEYS_OF, (database, *document))
+
+    def sealing_keys(self, database: bytes, documents: Iterable[DocumentId]) -> dict[DocumentId, _Key]:
+        """The oldest key of each document that has one."""
+        found = ((document, self.keys_of(database, document)) for document in documents)
+        return {document: keys[0] for document, keys in found if keys}
 
     def keys_in(self, database: bytes) -> list[_Key]:
         """In ascending order of their kids."""

@@ -157,9 +157,19 @@ class Schema:
         return found is not None and found.sealed
 
     @property
+    def seals(self) -> bool:
+        """Whether any values are to be sealed."""
+        return _seals(self.shape)
+
+    @property
     def indexed(self) -> tuple[str, ...]:
         """The names of the fields that are indexed, ascending; all stand at the top of a document."""
         return tuple(sorted(name for name, one in self.shape.properties.items() if one.indexed))
+
+
+def _seals(shape: Shape) -> bool:
+    fields = shape.properties.values()
+    return any(one.sealed or (one.is_map and one.shape is not None and _seals(one.shape)) for one in fields)
 
 
 def _resolve(schema: Schema, path: Path) -> Property | str | None:

@@ -20,7 +20,7 @@ from typing import Final
 
 from identity.encoding import Value, decode
 from ledger.values import Reference
-from sync.cells import FLAGS, WRITES, CellKey, DotKey, LiveDot, StoredOp, cell_key, is_beneath, replaced, upwards
+from sync.cells import FLAGS, WRITES, CellKey, DotKey, LiveDot, StoredOp, cell_key, replaced, upwards
 from sync.transaction import MAX_CONTEXT, MAX_INCREMENT_DIGITS, DocumentId, Dot, Op, Verb, parse_path
 from sync.vector import Vector, sees
 from sync.view import CounterPart, Rank, RankOf, exact_sum
@@ -121,6 +121,9 @@ class _Inverting:
         self._kept: list[LiveDot] = []
         self._idle_flags: set[DotKey] = set()
         """Delete flags that were written to take one back, where none was to be put back."""
+        self._live_increments: Counter[tuple[str, int]] = Counter()
+        """How many of ours there are, by path and branch."""
+        self._content = _Content(footprint)
 
     def run(self) -> tuple[list[Op], list[Skipped]]:
         self._sort_out()
@@ -155,19 +158,11 @@ class _Inverting:
 
     def _sort_out(self) -> None:
         for one in self._ours:
-            dot = one.dot
-            if dot.key in self._dots:
-                if dot.verb not in WRITES or dot.verb is Verb.PURGE:
-                    continue
-            elif not self._stands_for_ours(one):
-                continue
-            self._dots.add(dot.key)
-            over = self._since.first(dot)
-            replacing = self._own if dot.verb is Verb.INC else self._replacing
-            if over is not None:
-                self._cell(dot).overwritten = over.dot
-            elif replacing.first(dot) is None:
-                self._cell(dot).held.append(dot)
+            if one.dot.verb is Verb.INC:
+                self._sort_increment(one.dot)
+            elif self._is_ours(one):
+                self._dots.add(one.dot.key)
+                self._sort(one.dot, self._replacing.first(one.dot))
         for dot in self._footprint.lost:
             over = self._since.first(dot)
             if over is None:
@@ -175,9 +170,43 @@ class _Inverting:
             else:
                 self._cell(dot).gone = over.dot
 
+    def _is_ours(self, one: StoredOp) -> bool:
+        """Whether an operation left a dot that is to be taken back."""
+        if one.dot.key in self._dots:
+            return one.dot.verb in WRITES and one.dot.verb is not Verb.PURGE
+        return self._stands_for_ours(one)
+
+    def _sort(self, dot: LiveDot, by_ours: StoredOp | None) -> None:
+        over = self._since.first(dot)
+        if over is not None:
+            self._cell(dot).overwritten = over.dot
+        elif by_ours is None:
+            self._cell(dot).held.append(dot)
+
+    def _sort_increment(self, dot: LiveDot) -> None:
+        """Increments are put back as sums: what is theirs in those counts as if it had never been lost."""
+        by_ours = self._replacing.first(dot)
+        if by_ours is None and self._since.first(dot) is None:
+            self._live_increments[dot.path, dot.branch] += 1
+        if dot.key not in self._dots:
+            return
+        if by_ours is not None and by_ours.dot.key[:2] in self._cancelled:
+            if not self._is_counted_again(dot.path, by_ours.dot):
+                self._cell(dot).overwritten = by_ours.dot
+                return
+            by_ours = self._own.first(dot)
+        self._sort(dot, by_ours)
+
+    def _is_counted_again(self, path: str, reset: LiveDot) -> bool:
+        """Whether what a cancelled reset took from a counter was put back."""
+        later = self._footprint.cancelled[
+            bisect_right(self._footprint.cancelled, reset.place, key=lambda one: one.dot.place) :
+        ]
+        found = (one.dot for one in later if one.dot.verb is Verb.INC and one.dot.path == path)
+        return any(dot.key[:2] != reset.key[:2] for dot in found)
+
     def _stands_for_ours(self, one: StoredOp) -> bool:
-        """Whether an operation that is cancelled put back dots of theirs, and nobody else's. Increments are put back
-        as sums: what is theirs in those counts as if it had never been lost."""
+        """Whether an operation that is cancelled put back dots of theirs, and nobody else's."""
         named = [key for key in one.context or () if key in self._dots or key[:2] not in self._cancelled]
         if not named and one.dot.verb is Verb.HIDE:
             self._idle_flags.add(one.dot.key)
@@ -206,20 +235,15 @@ class _Inverting:
 
     def _written_there(self, cell: _Cell) -> LiveDot | None:
         """What was written where the cell was emptied, by somebody who knew that, and would clash with it now."""
-        for dot in self._footprint.live:
-            clashes = dot.verb not in FLAGS and self._clashes(cell.key, cell_key(dot))
+        for dot in self._content.around(cell.key[_PATH]):
+            key = cell_key(dot)
+            is_same = key == cell.key
+            if is_same and dot.verb is Verb.INC:
+                continue  # increments add up
+            clashes = is_same or key[_PATH] != cell.key[_PATH] or key[_VERB] is not cell.key[_VERB]
             if clashes and dot.key not in self._dots and self._saw(dot.branch, dot.seq):
                 return dot
-        for part in self._footprint.counters:
-            key = (part.path, Verb.INC, b"")
-            if key != cell.key and self._clashes(cell.key, key) and self._saw(part.branch, part.last):
-                return LiveDot(0, part.branch, part.last, part.last_op, Verb.INC, part.path, b"")
         return None
-
-    def _clashes(self, key: CellKey, other: CellKey) -> bool:
-        if key[_PATH] == other[_PATH]:
-            return key == other or key[_VERB] is not other[_VERB]
-        return is_beneath(key[_PATH], other[_PATH]) or is_beneath(other[_PATH], key[_PATH])
 
     def _saw(self, branch: int, seq: int) -> bool:
         """Whether an entry of somebody else had seen one of those that are taken back."""
@@ -258,8 +282,8 @@ class _Inverting:
         if cell.key[_VERB] is not Verb.LWW or not dots:
             return None
         best = max(map(self._order, dots))
-        others = (dot for dot in self._footprint.live if cell_key(dot) == cell.key and dot not in cell.held)
-        return next((dot for dot in others if self._order(dot) > best), None)
+        found = (dot for dot in self._content.at.get(cell.key[_PATH], ()) if cell_key(dot) == cell.key)
+        return next((dot for dot in found if dot not in cell.held and self._order(dot) > best), None)
 
     def _order(self, dot: LiveDot) -> tuple[Rank, int]:
         return (self._known.rank(dot), dot.op)
@@ -289,14 +313,14 @@ class _Inverting:
         found = [*self._footprint.live, *self._footprint.lost]
         content = [dot.key[:2] for dot in found if dot.verb not in FLAGS and dot.key not in self._dots]
         content += [dot.key[:2] for dot in self._kept]
-        content += [(part.branch, part.last) for part in self._footprint.counters if not self._is_ours(part)]
+        content += [(part.branch, part.last) for part in self._footprint.counters if not self._is_all_ours(part)]
         pasts = ({**self._known.past_of(flag.branch, flag.seq), flag.branch: flag.seq} for flag in flags)
         return any(all(sees(past, *entry) for entry in content) for past in pasts)
 
-    def _is_ours(self, part: CounterPart) -> bool:
+    def _is_all_ours(self, part: CounterPart) -> bool:
         """Whether nobody else contributed to a part of a counter."""
-        cell = self._cells.get((part.path, Verb.INC, b""), _Cell(("", Verb.INC, b"")))
-        return part.count == sum(dot.branch == part.branch for dot in cell.held)
+        cell = self._cells.get((part.path, Verb.INC, b""))
+        return cell is not None and part.count == sum(dot.branch == part.branch for dot in cell.held)
 
     def _balance(self, cell: _Cell) -> list[Op]:
         path = cell.key[_PATH]
@@ -312,17 +336,42 @@ class _Inverting:
     def _stands_alone(self, cell: _Cell) -> bool:
         """Whether nothing but their increments is live at the path and beneath it: then a reset hits nothing else."""
         path = cell.key[_PATH]
-        if any(is_beneath(dot.path, path) and dot.verb not in FLAGS for dot in self._footprint.live):
+        if any(dot.verb is not Verb.INC or dot.path != path for dot in self._content.beneath.get(path, ())):
             return False
-        here = [part for part in self._footprint.counters if is_beneath(part.path, path)]
-        ours = Counter(one.dot.branch for one in self._ours if self._is_live_increment(one.dot, path))
-        if any(part.path != path or part.count != ours[part.branch] for part in here):
+        here = self._content.parts.get(path, ())
+        if any(part.count != self._live_increments[path, part.branch] for part in here):
             return False
         return exact_sum(part.total for part in here) == exact_sum(_amount(dot.val) for dot in cell.held)
 
-    def _is_live_increment(self, dot: LiveDot, path: str) -> bool:
-        is_one = dot.verb is Verb.INC and dot.path == path
-        return is_one and self._since.first(dot) is None and self._replacing.first(dot) is None
+
+class _Content:
+    """What is live in a document, without flags; a part of a counter stands as its newest increment."""
+
+    def __init__(self, footprint: Footprint) -> None:
+        self.at: dict[str, list[LiveDot]] = {}
+        """By path."""
+        self.beneath: dict[str, list[LiveDot]] = {}
+        """By every path that it is at or beneath."""
+        self.parts: dict[str, list[CounterPart]] = {}
+        """Parts of counters by path."""
+        for dot in footprint.live:
+            if dot.verb not in FLAGS:
+                self._add(dot)
+        for part in footprint.counters:
+            self.parts.setdefault(part.path, []).append(part)
+            self._add(LiveDot(0, part.branch, part.last, part.last_op, Verb.INC, part.path, b""))
+
+    def _add(self, dot: LiveDot) -> None:
+        self.at.setdefault(dot.path, []).append(dot)
+        for path in upwards(dot.path):
+            self.beneath.setdefault(path, []).append(dot)
+
+    def around(self, path: str) -> Iterator[LiveDot]:
+        """What is at a path, beneath it and above it."""
+        yield from self.beneath.get(path, ())
+        for above in upwards(path):
+            if above != path:
+                yield from self.at.get(above, ())
 
 
 class _Replacers:

@@ -59,7 +59,7 @@ def audit(
             help="An archive instead of this home; with --log, a bare log export; - for stdin.",
         ),
     ] = None,
-    log_only: Annotated[bool, typer.Option("--log", help="Only the checkpoint log, not the feeds.")] = False,
+    log_only: Annotated[bool, typer.Option("--log", help="Only the checkpoint log, not feeds and databases.")] = False,
     policy: Annotated[Path | None, typer.Option("--policy", metavar="FILE", help="With FILE: what to trust.")] = None,
     rpc: Annotated[
         list[str] | None, typer.Option("--rpc", metavar="URL", help="With FILE: a node of the chain; may be repeated.")
@@ -75,7 +75,7 @@ def audit(
         typer.Option("--export", metavar="FILE", help="Audit nothing: write the log and its feeds; - for stdout."),
     ] = None,
 ) -> ExitCode:
-    """Audit this home: every byte of every feed, every leaf of the log, and the log against its chain.
+    """Audit this home: every byte of every feed, every leaf of the log, every row, and the log against its chain.
 
     With FILE, an outsider's audit of what --export wrote: everything in it is read again and compared with the log, the
     log with the chain, the tokens with the authorities of the policy. Needs no home and no keys. --log FILE takes what
@@ -136,7 +136,7 @@ def _export(ctx: typer.Context, file: Path) -> ExitCode:
 def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        clean = log_only or _sound(out, partial(_audit_feeds, out, session), otherwise=False)
+        clean = log_only or all([_sound(out, partial(one, out, session), otherwise=False) for one in _ONLY_WHOLE])
         code = _sound(out, partial(_audit_own_log, out, session), otherwise=ExitCode.FAILED)
     return code if clean else ExitCode.FAILED
 
@@ -145,6 +145,21 @@ def _audit_feeds(out: Output, session: Session) -> bool:
     """Audit every feed, also after one that failed."""
     verdicts = [_sound(out, partial(audit_one, out, session, info), otherwise=False) for info in session.vault.feeds()]
     return all(verdicts)
+
+
+def _audit_databases(out: Output, session: Session) -> bool:
+    """Audit the tables of every database, also after one that failed."""
+    from api.store_audit import database_faults
+
+    clean = True
+    for fault in database_faults(session.vault.store):
+        _report_fault(out, fault)
+        clean = False
+    return clean
+
+
+_ONLY_WHOLE = (_audit_feeds, _audit_databases)
+"""What an audit of the log alone leaves out."""
 
 
 def _sound(out: Output, audit: Callable[[], T], *, otherwise: T) -> T:

@@ -79,10 +79,6 @@ class Queries:
     )
     # takes branch, seq: the first entry behind an index
     first_after: str = "SELECT place FROM database_txn WHERE branch = ? AND seq > ? ORDER BY seq LIMIT 1"
-    # takes branch, place: the newest entry of a branch that was taken in at or before a place
-    seq_at_place: str = "SELECT seq FROM database_txn WHERE branch = ? AND place <= ? ORDER BY place DESC LIMIT 1"
-    # takes branch, reading: the first entry of a branch with a later reading
-    seq_after_reading: str = "SELECT seq FROM database_txn WHERE branch = ? AND reading > ? ORDER BY seq LIMIT 1"
     # takes database: entries that are not transactions
     others: str = (
         "SELECT t.branch, t.seq, t.kind, t.leaf, t.masked FROM database_txn t JOIN database_branch b ON b.id = t.branch"

@@ -69,6 +69,7 @@ class Writing:
         self._branch = projection.own_branch(feed)
         self._now_ms = now_ms
         self._keys = keys
+        self._sealing_keys: dict[DocumentId, DocumentKey] = {}
 
     # --- sync.changes.Current ---
 
@@ -102,6 +103,11 @@ class Writing:
         assert facts is not None
         return Dot(self.projection.branches.reference(facts), dot.op)
 
+    def expect_sealing(self, documents: Collection[DocumentId]) -> None:
+        """Have the keys of these documents: one by one, each new key would cost a write that waits for the medium."""
+        if self._keys is not None and documents:
+            self._sealing_keys |= self._keys.keys_for(self.projection.uid, documents)
+
     def seal(self, document: DocumentId, path: Path, value: Value) -> Value:
         """The value, sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
         if self._keys is None:
@@ -111,7 +117,8 @@ class Writing:
         reason = None if schema is None else check_op(schema, Op(verb, document, path, value), opened=True)
         if reason is not None:
             raise MalformedError(f"{document}: {reason}")
-        kid, key = self._keys.key_for(self.projection.uid, document)
+        found = self._sealing_keys.get(document)
+        kid, key = self._keys.key_for(self.projection.uid, document) if found is None else found
         place = SealedPlace(self.projection.uid, document.collection, document.key, path)
         return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
 

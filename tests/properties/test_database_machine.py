@@ -768,6 +768,8 @@ class Machine(RuleBasedStateMachine):
     )
     def write(self, who: int, wishes: list[Any], condition: str, base: str, local: bool) -> None:
         replica = self.replica(who)
+        if replica is self.replicas[-1]:
+            replica.db.take_new()  # what it forged: a write takes it in, too, and then the condition is about that
         changes = Changes(strength=Strength.LOCAL if local else Strength.CARRIED, base=self.base(replica, base))
         for one in wishes:
             wish(changes, *one)

@@ -56,6 +56,46 @@ def test_an_altered_row_is_named(shell: Any, statement: str, named: str) -> None
     assert named in shell("audit", code=1).out
 
 
+@pytest.fixture
+def banks(shell: Any) -> Any:
+    """A home with two databases that hold one document each."""
+    for name in ("bank", "branch"):
+        shell("db", "create", name, "--device", "laptop")
+        shell("db", "put", name, "accounts/1", '{"owner": "Ada"}')
+    return shell
+
+
+def test_nothing_was_altered_in_a_database(banks: Any) -> None:
+    assert "store:" not in banks("audit").out
+
+
+@pytest.mark.parametrize(
+    ("statement", "named"),
+    [
+        ("UPDATE database_op SET val = CAST(val || x'00' AS BLOB) WHERE path = '/owner'", "'val'"),
+        ("UPDATE database_op SET dead = place WHERE path = '/owner'", "'dead'"),
+        ("UPDATE database_document SET etag = 'AAAA' WHERE key = '1'", "document accounts/1: 'etag'"),
+        ("UPDATE database_document SET etag = 5 WHERE key = '1'", "document accounts/1: 'etag'"),
+    ],
+)
+def test_an_altered_row_is_named_in_every_database(banks: Any, statement: str, named: str) -> None:
+    alter(banks.path("home/vault.db"), statement)
+    ran = banks("audit", code=1)
+    for name in ("bank", "branch"):
+        assert any(line.startswith(f"store: FAILED: database {name}: ") and named in line for line in ran.lines)
+    faults = [row["detail"] for row in banks("audit", "--json", code=1).json if row["kind"] == "store-fault"]
+    assert [f"store: FAILED: {one}" for one in faults] == [line for line in ran.lines if line.startswith("store:")]
+    assert "store:" not in banks("audit", "--log").out, "which is not about databases"
+
+
+def test_a_database_that_cannot_be_read_hides_no_other(banks: Any) -> None:
+    alter(banks.path("home/vault.db"), "UPDATE database_branch SET uid = zeroblob(32) WHERE database = 1")
+    alter(banks.path("home/vault.db"), "UPDATE database_op SET dead = place WHERE path = '/owner'")
+    out = banks("audit", code=1).out
+    assert "store: FAILED: database bank: the tables cannot be read any further" in out
+    assert "store: FAILED: database branch: " in out
+
+
 @pytest.mark.parametrize(
     "statement",
     [

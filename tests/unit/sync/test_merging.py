@@ -198,6 +198,16 @@ def test_the_year_9999(world: Any) -> None:
     assert laptop.fields("c", "1") == {"x": 6}
 
 
+def test_a_clock_before_1970(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    phone.clock = lambda: -1
+    phone.put("c", "1", x=1)
+    bundle = BytesIO()
+    phone.db.export_bundle(bundle)
+    laptop.db.import_bundle(BytesIO(bundle.getvalue()))
+    assert laptop.fields("c", "1") == {"x": 1}
+
+
 def test_a_feed_is_read_to_its_end_before_it_goes_on(world: Any) -> None:
     """Its own feed came back to a device whose tables are new: the next entry follows the last one all the same."""
     laptop, phone = world.replica("laptop"), world.replica("phone")
