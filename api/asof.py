@@ -9,12 +9,14 @@ The first two need the database alone (``sync.asof``); for the third the anchors
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 
 from anchoring.receipt import parse_header
 from anchoring.storage import load_receipt, newest_final_anchor
 from identity.errors import MissingEvidenceError
+from ledger.identities import key_history
 from ledger.log_writer import covered_lengths
 from ledger.store import FeedKey
 from sync.asof import anchored_at, claimed_at, known_at, known_at_place
@@ -33,13 +35,20 @@ class Axis(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """A cut, and what it means. ``checkpoint`` and ``block`` are those of the anchor, with ``anchored`` only."""
+    """A cut, and what it means. What has a default is said with ``anchored`` only.
+
+    ``checkpoint`` and ``block`` are those of the anchor. ``left_out`` is how many entries that are here now are not in
+    the cut, and ``unbound`` how many of them are of identities that have not bound this home's log: its anchors show
+    none of those.
+    """
 
     cut: Cut
     axis: Axis
     at_ms: int | None
     checkpoint: int | None = None
     block: int | None = None
+    left_out: int = 0
+    unbound: int = 0
 
 
 def as_of(reader: Reader, axis: Axis, at_ms: int) -> AsOf:
@@ -69,8 +78,19 @@ def _anchored(reader: Reader, at_ms: int) -> AsOf:
             feeds = {FeedKey(branch.feed) for branch in reader.branches}
             lengths = covered_lengths(reader.tx, anchor.size, feeds)
             cut = anchored_at(reader, lengths)
-            return AsOf(cut, Axis.ANCHORED, at_ms, anchor.size, anchor.block_number)
+            return AsOf(cut, Axis.ANCHORED, at_ms, anchor.size, anchor.block_number, *_left_out(reader, cut))
         anchor = newest_final_anchor(connection, below=anchor.size)
     raise MissingEvidenceError(
         "nothing was anchored by then", hint="see 'holdfast anchor status', or take another --axis: claimed, known"
     )
+
+
+def _left_out(reader: Reader, cut: Cut) -> tuple[int, int]:
+    """How many entries are not in the cut, and how many of them are of identities that have not bound the log."""
+    counts: Counter[bytes] = Counter()
+    for branch, count in reader.left_out(cut):
+        counts[branch.author.identity] += count
+    log = reader.tx.log()
+    known = {one for one in reader.tx.identities() if one in counts}
+    bound = {one for one in known if log is not None and log.log_id in key_history(reader.tx, one).logs}
+    return counts.total(), sum(count for identity, count in counts.items() if identity not in bound)

@@ -274,15 +274,16 @@ def _to_be_sealed(changes: Changes, current: Current) -> set[DocumentId]:
     """The documents in which a wish sets a field that is to be sealed."""
     schemas = {name: current.schema(name) for name in {document.collection for document in changes.documents}}
     sealing = {name: schema for name, schema in schemas.items() if schema is not None and schema.seals}
-    found = set()
-    for wish in changes._wishes if sealing else ():
-        schema = None if isinstance(wish, _Do) else sealing.get(wish.document.collection)
-        match wish:
-            case _Put(document, fields) if schema is not None and _has_plain(fields, schema.shape):
-                found.add(document)
-            case _Choose(document, path, value) if schema is not None and schema.sealed(path) and _is_plain(value):
-                found.add(document)
-    return found
+    wishes = (wish for wish in changes._wishes if isinstance(wish, _Put | _Choose)) if sealing else ()
+    return {wish.document for wish in wishes if _takes_sealing(wish, sealing.get(wish.document.collection))}
+
+
+def _takes_sealing(wish: _Put | _Choose, schema: Schema | None) -> bool:
+    if schema is None:
+        return False
+    if isinstance(wish, _Choose):
+        return schema.sealed(wish.path) and _is_plain(wish.value)
+    return _has_plain(wish.fields, schema.shape)
 
 
 def _has_plain(fields: Mapping[str, Value], shape: Shape | None) -> bool:
@@ -441,7 +442,7 @@ class _Resolving:
             return
         if not is_clear:
             self.do(Op(Verb.DEL, document, path, None))
-        stored = self._current.seal(document, path, value) if sealed and value is not None else value
+        stored = self._current.seal(document, path, value) if sealed else value
         self.do(Op(verb, document, path, stored))
 
     def _is_touched(self, document: DocumentId, path: Path) -> bool:

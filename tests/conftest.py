@@ -152,9 +152,7 @@ class Replica:
         from sync.database import Database
 
         self.writer = StoreWriter(self.store, [self.device])
-        self.db = Database(
-            self.store, self.world.uid, self.now_ms, writer=self.writer, feed=self.feed, keys=self.keys
-        )
+        self.db = Database(self.store, self.world.uid, self.now_ms, writer=self.writer, feed=self.feed, keys=self.keys)
 
     def now_ms(self) -> int:
         """What its clock says."""

@@ -136,9 +136,10 @@ def _export(ctx: typer.Context, file: Path) -> ExitCode:
 def _audit_home(ctx: typer.Context, *, log_only: bool) -> ExitCode:
     out = invocation(ctx).out
     with opened(ctx, read_only=True) as session:
-        clean = log_only or all([_sound(out, partial(one, out, session), otherwise=False) for one in _ONLY_WHOLE])
+        checks = () if log_only else (_audit_feeds, _audit_databases)
+        verdicts = [_sound(out, partial(check, out, session), otherwise=False) for check in checks]
         code = _sound(out, partial(_audit_own_log, out, session), otherwise=ExitCode.FAILED)
-    return code if clean else ExitCode.FAILED
+    return code if all(verdicts) else ExitCode.FAILED
 
 
 def _audit_feeds(out: Output, session: Session) -> bool:
@@ -156,10 +157,6 @@ def _audit_databases(out: Output, session: Session) -> bool:
         _report_fault(out, fault)
         clean = False
     return clean
-
-
-_ONLY_WHOLE = (_audit_feeds, _audit_databases)
-"""What an audit of the log alone leaves out."""
 
 
 def _sound(out: Output, audit: Callable[[], T], *, otherwise: T) -> T:

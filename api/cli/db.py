@@ -114,7 +114,7 @@ def get(
     """Show a document: every field, and every value that stands beside another, because nobody has decided yet."""
     named = document(name)
     with reading(ctx, database) as opening, opening.database.read() as reader:
-        point = point_in_time(reader, when, axis)
+        point = point_in_time(invocation(ctx).out, reader, when, axis)
         state = reader.document(named) if point is None else reader.document_at(named, point.cut)
         if state is None or not state.view.exists:
             raise _missing(database, named, state, when)

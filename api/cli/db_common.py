@@ -245,8 +245,11 @@ _MAX_NOTE = 4096
 # --- points in time, entries, people --------------------------------------------------------------------------------
 
 
-def point_in_time(reader: Reader, when: str | None, axis: str) -> AsOf | None:
-    """The cut that ``--as-of`` and ``--axis`` mean; None without the first. Raises ``UsageError``."""
+def point_in_time(out: Output, reader: Reader, when: str | None, axis: str) -> AsOf | None:
+    """The cut that ``--as-of`` and ``--axis`` mean; None without the first. Raises ``UsageError``.
+
+    What is here and not in an anchored cut is told in a note.
+    """
     from api.asof import Axis, as_of, as_of_place
 
     try:
@@ -260,7 +263,17 @@ def point_in_time(reader: Reader, when: str | None, axis: str) -> AsOf | None:
             if chosen is not Axis.KNOWN:
                 raise UsageError(f"{when} is the place of a commit here", hint="--axis known goes with it")
             return as_of_place(reader, int(when))
-        return as_of(reader, chosen, parse_time(when))
+        point = as_of(reader, chosen, parse_time(when))
+    if point.left_out:
+        out.note(_left_out_text(when, point))
+    return point
+
+
+def _left_out_text(when: str, point: AsOf) -> str:
+    said = f"as anchored by {when}, without {point.left_out} of the entries that are here now"
+    if not point.unbound:
+        return said
+    return f"{said}, {point.unbound} of them of identities that have not bound this log ('holdfast identity bind-log')"
 
 
 def as_of_facts(out: Output, point: AsOf | None) -> dict[str, Plain] | None:

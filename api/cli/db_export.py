@@ -59,7 +59,7 @@ def export(
     check_names(column=key)
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader:
-        point = point_in_time(reader, when, axis)
+        point = point_in_time(out, reader, when, axis)
         source = _Source(opening, reader, collection, key, None if point is None else point.cut)
         write = _WRITERS[kind]
         with (

@@ -176,12 +176,12 @@ def diff(
     collection, key = part_of(part)
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader:
-        before, after = _cut(reader, since, axis), _cut(reader, until, axis)
+        before, after = _cut(out, reader, since, axis), _cut(out, reader, until, axis)
         _answer_differences(out, _differences(reader, before, after, collection, key))
 
 
-def _cut(reader: Reader, when: str | None, axis: str) -> Cut:
-    point = point_in_time(reader, when, axis)
+def _cut(out: Output, reader: Reader, when: str | None, axis: str) -> Cut:
+    point = point_in_time(out, reader, when, axis)
     return reader.now() if point is None else point.cut
 
 
@@ -370,11 +370,11 @@ def restore(
     out = invocation(ctx).out
     if dry_run:
         with reading(ctx, database) as opening, opening.database.read() as reader:
-            _answer_differences(out, _differences(reader, reader.now(), _cut(reader, when, axis), collection, key))
+            _answer_differences(out, _differences(reader, reader.now(), _cut(out, reader, when, axis), collection, key))
         return
     with writing(ctx, database, passphrase_file, device) as opening:
         with opening.database.read() as reader:
-            point = point_in_time(reader, when, axis)
+            point = point_in_time(out, reader, when, axis)
         assert point is not None
         done = opening.database.restore(point.cut, collection, key, note=note_of(note), several=several)
     made = [entry_text(one.reference) for one in done.commits if one.reference is not None]

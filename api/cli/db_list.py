@@ -86,7 +86,7 @@ def _list_documents(
 
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader, as_usage():
-        point = point_in_time(reader, when, axis)
+        point = point_in_time(out, reader, when, axis)
         at = None if point is None else point.cut
         page = scan(reader, collection, prefix=prefix, limit=limit, after=after, deleted=deleted, at=at)
         keys, uid = opening.databases.keys, opening.database.uid

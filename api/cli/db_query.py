@@ -76,7 +76,7 @@ def query(
 
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader, as_usage():
-        point = point_in_time(reader, when, axis)
+        point = point_in_time(out, reader, when, axis)
         page = run_query(reader, asked, limit=limit, after=after, at=None if point is None else point.cut)
         found = [(one, _opened(opening, one, asked)) for one in page.documents]
     _answer(out, found)

@@ -77,6 +77,8 @@ class Queries:
         "SELECT seq, place, ops, lamport, reading, leaf FROM database_txn"
         " WHERE branch = ? AND seq <= ? ORDER BY seq DESC LIMIT 1"
     )
+    # takes branch, seq: how many entries are behind an index
+    count_after: str = "SELECT count(*) FROM database_txn WHERE branch = ? AND seq > ?"
     # takes branch, seq: the first entry behind an index
     first_after: str = "SELECT place FROM database_txn WHERE branch = ? AND seq > ? ORDER BY seq LIMIT 1"
     # takes database: entries that are not transactions
@@ -367,9 +369,7 @@ class Queries:
         " ON CONFLICT DO NOTHING"
     )
     # takes database
-    strays: str = (
-        "SELECT feed, seq, leaf, kind, reason FROM database_stray WHERE database = ? ORDER BY feed, seq, leaf"
-    )
+    strays: str = "SELECT feed, seq, leaf, kind, reason FROM database_stray WHERE database = ? ORDER BY feed, seq, leaf"
 
     # splitting a branch
     # takes branch, seq: its entries behind an index

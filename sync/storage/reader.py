@@ -224,6 +224,13 @@ class Reader:
                 limits[branch.id] = newest.seq
         return self.closed(limits)
 
+    def left_out(self, cut: Cut) -> Iterator[tuple[Branch, int]]:
+        """How many entries that are here now are not in a cut, branch by branch where there are any."""
+        for branch in self.branches:
+            (count,) = checked(self.tx.fetch_one(self.sql.count_after, (branch.id, cut.vector.get(branch.id, -1))), int)
+            if count:
+                yield branch, count
+
     def _newest(self, branch: Branch, fits: Callable[[_Entry], bool]) -> _Entry | None:
         """The newest entry of a branch that fits; of those that do, every earlier one does too."""
         if branch.head is None:

@@ -5,7 +5,7 @@ What is read here is what the entry will have seen: it is written in the same tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from nacl.utils import random
@@ -20,7 +20,7 @@ from ledger.store import FeedKey
 from ledger.values import Reference
 from sync.cells import WRITES, CellKind, LiveDot, replaced
 from sync.clock import next_reading
-from sync.document_keys import DocumentKeys
+from sync.document_keys import DocumentKey, DocumentKeys
 from sync.membership import CarryEvents, MemberEntry, member_entry
 from sync.schema import Schema, check_document, check_op
 from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal

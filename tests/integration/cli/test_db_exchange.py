@@ -174,6 +174,32 @@ def test_a_feed_that_comes_alone_is_taken_in_too(pair: tuple[Any, Any]) -> None:
     assert read(shell)["fields"]["owner"] == "Eve"
 
 
+def test_what_an_anchored_state_leaves_out_is_told(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    anchored = ("--as-of", "2037-01-01T00:00:00Z", "--axis", "anchored")
+    told = "as anchored by 2037-01-01T00:00:00Z, without"
+    shell("checkpoint", "create")
+    shell("anchor", "run")
+    assert shell("db", "get", "bank", "accounts/1", *anchored).err == "", "all that is here is anchored"
+    patch(shell, '{"note": "x"}')
+    ran = shell("db", "list", "bank", "accounts", *anchored)
+    assert ran.err == f"holdfast: {told} 1 of the entries that are here now\n"
+    for text in ('{"owner": "Eve"}', '{"owner": "Eva"}'):
+        patch(other, text)
+    pass_on(other, shell)
+    shell("checkpoint", "create")
+    shell("anchor", "run")
+    for command in (("get", "bank", "accounts/1"), ("query", "bank", "accounts"), ("diff", "bank")):
+        since = ("--from", *anchored[1:]) if command[0] == "diff" else anchored
+        err = shell("db", *command, *since).err
+        assert f"{told} 2 of the entries that are here now, 2 of them of identities that have not bound this log" in err
+        assert "holdfast identity bind-log" in err
+    assert told in shell("db", "export", "bank", "accounts", "-o", "-", "--format", "csv", *anchored).err
+    assert told in shell("db", "restore", "bank", "--dry-run", *anchored).err
+    assert shell("db", "get", "bank", "accounts/1", *anchored, "--quiet").err == ""
+    assert told not in shell("db", "get", "bank", "accounts/1", *anchored[:2], "--axis", "claimed").err
+
+
 @pytest.mark.integration
 def test_a_home_on_postgresql_has_the_same(pair: tuple[Any, Any], postgres: Any) -> None:
     """A backup of the home, restored into PostgreSQL: the same documents, versions and conflicts, and it goes on."""

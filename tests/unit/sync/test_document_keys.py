@@ -61,6 +61,27 @@ def files_with(directory: Path, data: bytes) -> list[str]:
     return sorted(file.name for file in directory.rglob("*") if file.is_file() and data in file.read_bytes())
 
 
+def transactions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows with each transaction that is begun in a key file from now on."""
+    begun: list[str] = []
+    transaction = document_keys._KeyFile.transaction
+
+    def counted(file: Any, kind: str = "IMMEDIATE") -> Any:
+        begun.append(kind)
+        return transaction(file, kind)
+
+    monkeypatch.setattr(document_keys._KeyFile, "transaction", counted)
+    return begun
+
+
+def sealed_elsewhere(path: Path) -> bytes:
+    """Let another process make a key for Ada; its kid."""
+    row = (b"k" * 16, DATABASE, *ADA, b"s" * 32, NOW)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(f"INSERT INTO document_key VALUES (1, {', '.join('?' * len(row))})", row)
+    return row[0]
+
+
 def altered(path: Path, *statements: str) -> None:
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         for statement in statements:
@@ -86,6 +107,50 @@ def test_it_is_there_after_closing_and_for_others(keys: DocumentKeys, make: Call
     keys.close()
     keys.close()
     assert keys.find(key.kid) == key.secret
+
+
+def test_many_keys_are_made_in_one_transaction(keys: DocumentKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+    ada = keys.key_for(DATABASE, ADA)
+    made = transactions(monkeypatch)
+    documents = [DocumentId("people", str(n)) for n in range(100)]
+    found = keys.keys_for(DATABASE, [*documents, ADA, BOB, *documents])
+    assert list(found) == [*documents, ADA, BOB]
+    assert len(made) == 1
+    assert found[ADA] == ada
+    assert len({key.kid for key in found.values()}) == len({key.secret for key in found.values()}) == 102
+    assert keys.keys_for(DATABASE, documents) == {document: found[document] for document in documents}
+    assert keys.key_for(DATABASE, BOB) == found[BOB]
+    assert keys.keys_for(DATABASE, []) == {}
+    assert len(made) == 1, "what is there takes none"
+
+
+def test_all_keys_are_made_or_none(keys: DocumentKeys) -> None:
+    ada = keys.key_for(DATABASE, ADA)
+    with pytest.raises(MalformedError):
+        keys.keys_for(DATABASE, [BOB, DocumentId("people", "")])
+    refusal = "BEFORE INSERT ON document_key WHEN new.key = '2' BEGIN SELECT RAISE(ABORT, 'no third one'); END"
+    altered(keys.path, f"CREATE TRIGGER refusal {refusal}")
+    with pytest.raises(DamagedFile, match="no third one"):
+        keys.keys_for(DATABASE, [DocumentId("people", str(n)) for n in range(3)])
+    assert keys.export_keys(DATABASE).count(ada.kid) == 1
+    assert all(keys.of_document(DATABASE, DocumentId("people", str(n))) == () for n in range(3))
+    assert keys.of_document(DATABASE, BOB) == ()
+
+
+def test_keys_that_another_makes_meanwhile_are_taken(keys: DocumentKeys, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = document_keys._KeyFile.sealing_keys
+    theirs: list[bytes] = []
+
+    def overtaken(file: Any, *arguments: Any) -> Any:
+        found = looked(file, *arguments)
+        if not theirs:
+            theirs.append(sealed_elsewhere(keys.path))
+        return found
+
+    monkeypatch.setattr(document_keys._KeyFile, "sealing_keys", overtaken)
+    found = keys.keys_for(DATABASE, [ADA, BOB])
+    assert found[ADA].kid == theirs[0]
+    assert keys.of_document(DATABASE, ADA) == (theirs[0],)
 
 
 def test_reading_makes_no_file(keys: DocumentKeys) -> None:

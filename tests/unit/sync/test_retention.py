@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from identity.errors import MalformedError, RefusedError
-from ledger.values import to_python
+from ledger.values import Sealed, to_python
 from sync.changes import Changes, MissingDocument, PurgedDocument
 from sync.retention import (
     RETENTION_MS,
@@ -161,3 +161,14 @@ def test_a_sealed_value_that_breaks_its_schema_is_refused(world: Any) -> None:
     with_schema(laptop)
     with pytest.raises(MalformedError, match="phone"):
         laptop.put("accounts", "1", phone=7)
+
+
+def test_a_sealed_null_is_sealed_too(world: Any) -> None:
+    laptop = world.replica("laptop")
+    changes = Changes()
+    rules = {"type": "object", "properties": {"phone": {"type": ["text", "null"], "sealed": True}}}
+    changes.put("$schema", "accounts", {"schema": rules})
+    laptop.db.commit(changes)
+    laptop.put("accounts", "1", phone=None)
+    assert isinstance(to_python(laptop.fields("accounts", "1")["phone"]), Sealed)
+    assert laptop.db.unsealed(laptop.db.get("accounts", "1")).fields == {"phone": None}

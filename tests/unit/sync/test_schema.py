@@ -406,6 +406,20 @@ def test_what_is_declared(path: Path, kind: CellKind | None, sealed: bool) -> No
     assert schema.sealed(path) is sealed
 
 
+@pytest.mark.parametrize(
+    ("property_", "seals"),
+    [
+        ({"type": "text"}, False),
+        ({"type": "text", "sealed": True}, True),
+        ({"type": "object", "cell": "map", "properties": {"y": {"type": "text"}}}, False),
+        ({"type": "object", "cell": "map", "properties": {"y": {"sealed": True}}}, True),
+        ({"type": "object", "cell": "map"}, False),
+    ],
+)
+def test_whether_anything_is_sealed(property_: Any, seals: bool) -> None:
+    assert parse_schema({"type": "object", "properties": {"x": property_}}).seals is seals
+
+
 def test_a_property_by_its_path() -> None:
     found = parse_schema(ACCOUNT).property_at(("address", "visits"))
     assert found == Property(types=(FieldType.INTEGER,), cell=CellKind.CTR)

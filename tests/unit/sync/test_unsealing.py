@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
 
-from sync.changes import Changes
-from sync.transaction import DocumentId
+from sync.changes import Changes, PurgedDocument, StaleVersion
+from sync.document_keys import DocumentKeys
+from sync.transaction import DocumentId, Op, Verb
 from sync.unsealing import unseal_view
 
 ADA = DocumentId("people", "ada")
@@ -44,6 +46,55 @@ def test_values_open_where_the_key_is(laptop: Any) -> None:
     assert "$sealed" in state.view.fields["address"], "the view that was given is as it was"
     shown = {cell.path: cell.shown for cell in found.view.cells}
     assert shown["/contact/mail~1home"] == "ada@example"
+
+
+def test_many_documents_are_sealed_with_keys_that_were_made_together(
+    laptop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    keys_for = DocumentKeys.keys_for
+
+    def counted(keys: DocumentKeys, database: bytes, documents: Collection[DocumentId]) -> Any:
+        asked.append(len(documents))
+        return keys_for(keys, database, documents)
+
+    monkeypatch.setattr(DocumentKeys, "keys_for", counted)
+    changes = Changes()
+    for n in range(500):
+        changes.put("people", str(n), {"name": "N", "address": n, "contact": {"mail/home": f"{n}@example"}})
+        changes.put("people", f"none{n}", {"name": "N"})
+    changes.choose("people", "0", "address", "chosen")
+    laptop.db.commit(changes)
+    assert asked == [500]
+    kids = {laptop.keys.of_document(laptop.db.uid, DocumentId("people", str(n))) for n in range(500)}
+    assert len(kids) == 500
+    assert {len(one) for one in kids} == {1}
+    assert laptop.keys.of_document(laptop.db.uid, DocumentId("people", "none1")) == ()
+    state = laptop.db.get("people", "7")
+    found = unseal_view(state.view, laptop.db.uid, DocumentId("people", "7"), laptop.keys.find)
+    assert found.view.fields == {"name": "N", "address": 7, "contact": {"mail/home": "7@example"}}
+
+
+@pytest.mark.parametrize("condition", ["stale", "purged"])
+def test_what_is_not_written_takes_no_key(laptop: Any, condition: str) -> None:
+    bob = DocumentId("people", "bob")
+    if condition == "purged":
+        laptop.put("people", "bob", name="Bob")
+        changes = Changes()
+        changes.do(Op(Verb.PURGE, bob, (), None))
+        laptop.db.commit(changes)
+    changes = Changes()
+    changes.put("people", "bob", {"address": "x"}, if_match="AAAA" if condition == "stale" else None)
+    with pytest.raises(StaleVersion if condition == "stale" else PurgedDocument):
+        laptop.db.commit(changes)
+    assert laptop.keys.of_document(laptop.db.uid, bob) == ()
+
+
+def test_what_is_sealed_already_takes_no_new_key(laptop: Any) -> None:
+    state = laptop.db.get("people", "ada")
+    laptop.keys.destroy(laptop.db.uid, ADA, 1)
+    laptop.put("people", "ada", **state.fields)
+    assert laptop.keys.of_document(laptop.db.uid, ADA) == ()
 
 
 def test_values_stay_sealed_without_the_key(world: Any, laptop: Any) -> None:
