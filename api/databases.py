@@ -175,7 +175,7 @@ class Databases:
         else:
             report = join(store, bundle, session.now_ms())
         settle_erasures(self._reading(uid))
-        (info,) = (info for info in self.known() if info.uid == uid)
+        (info,) = (info for info in list_databases(store) if info.uid == uid)  # a bundle can be without entries
         return info, report, not is_known
 
     def take_in(self) -> list[TakenIn]:

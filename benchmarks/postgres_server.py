@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import socket
@@ -147,9 +148,7 @@ def _running(binaries: Path, user: str | None, directory: Path | None) -> Iterat
     with tempfile.TemporaryDirectory(prefix="holdfast-pg-", dir=directory) as name:
         if user is not None:
             shutil.chown(name, user)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         server = PostgresServer(binaries, Path(name), port, user)
         server.initialize()
         server.start()
@@ -158,3 +157,16 @@ def _running(binaries: Path, user: str | None, directory: Path | None) -> Iterat
         finally:
             with suppress(ToolFailed):  # whoever used it may have left it stopped
                 server.stop()
+
+
+def _free_port() -> int:
+    """A port that nobody listens on, below those from which connections take theirs: they come while a cluster is made.
+
+    Raises ``ServerAbsent`` when none of many is free.
+    """
+    for _ in range(200):
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise ServerAbsent("no free port for a PostgreSQL server")

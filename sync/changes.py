@@ -341,6 +341,8 @@ class _Resolving:
         flags = [dot for dot in self._ahead.dots(document) if dot.verb is Verb.HIDE]
         if hidden and not self._ahead.exists(document):
             raise MissingDocument(document)
+        if hidden:
+            self._require_seen(document, ())  # the entry has seen everything here: it would hide that as well
         if hidden or any(dot.val == encode(True) for dot in flags):
             self.do(Op(Verb.HIDE, document, (), hidden))
 
@@ -457,6 +459,7 @@ class _Resolving:
     def _set_counter(self, document: DocumentId, path: Path, value: Value) -> None:
         pointer = path_text(path)
         held = [part for part in self._ahead.counters(document) if part.path == pointer]
+        self._require_seen(document, path)  # else the difference would take away what others have added
         difference = exact_sum([number_of(value), total_of(held).copy_negate()])
         if difference or not held:
             self.do(Op(Verb.INC, document, path, _amount_value(difference, value)))
@@ -472,6 +475,18 @@ class _Resolving:
         for val, element in wanted.items():
             if val not in held:
                 self.do(Op(Verb.ADD, document, path, element))
+
+    def _require_seen(self, document: DocumentId, path: Path) -> None:
+        """Return only when the client has seen all that is live at a path and beneath it. Raises ``StaleVersion``."""
+        base, pointer = self._base, path_text(path)
+        if base is None:
+            return
+        dots = [dot for dot in self._current.dots(document) if dot.verb not in FLAGS]
+        live = [(dot.path, dot.branch, dot.seq) for dot in dots]
+        live += [(part.path, part.branch, part.last) for part in self._current.counters(document)]
+        if any(is_beneath(at, pointer) and not sees(base, branch, seq) for at, branch, seq in live):
+            etag, view = self._current.etag(document), self._current.view(document)
+            raise StaleVersion(document, "an older version", etag, view)
 
     def _context(self, op: Op, base: Vector) -> tuple[Dot, ...] | None:
         """None when the client has seen all that the operation would replace; else the dots that it has seen."""

@@ -665,7 +665,7 @@ class Database:
         return taken
 
 
-class _NothingToWrite(AuditError):
+class _NothingToWrite(RefusedError):
     """All is so already."""
 
 

@@ -204,7 +204,10 @@ def _day(text: str) -> date:
 def _moment(text: str) -> datetime:
     if not _MOMENT.fullmatch(text):
         raise MalformedError(f"not {_WRITTEN[FieldType.TIMESTAMP]}")
-    return datetime.fromisoformat(text).astimezone(UTC)
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except OverflowError as exc:  # its offset leads out of the years 1 to 9999
+        raise MalformedError("not within the years 1 to 9999, in UTC") from exc
 
 
 def _reference(text: str) -> Reference:

@@ -1,6 +1,6 @@
 """Membership: who may write to a database, and which of the entries that were written count.
 
-Implements docs/spec/transaction.md, section "Membership". Standing counts only through entries of kind ``member``,
+Implements docs/spec/membership.md. Standing counts only through entries of kind ``member``,
 which carry the identity events they rely on, so that causal dependencies put them in an order. ``fold_members`` makes
 of a *set* of such acts who is a member, in what role, and where the feeds end of those who were dismissed or whose
 device was revoked. The caller folds twice: over the acts in an entry's causal past, to ask ``may_write``; and over all

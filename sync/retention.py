@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from identity.encoding import decode
+from identity.encoding import Value, decode
 from identity.errors import ConfigurationError, RefusedError
 from ledger.entry import parse_entry
 from ledger.values import Sealed, to_python
@@ -227,6 +227,7 @@ def erase(database: Database, document: DocumentId, reason: str) -> Erased:
     ``ConfigurationError`` when this replica keeps no keys.
     """
     keys = _keys(database)
+    named: list[bytes] = []
 
     def make(writing: Writing) -> Erasure:
         _refuse_held(writing, document)
@@ -234,14 +235,15 @@ def erase(database: Database, document: DocumentId, reason: str) -> Erased:
         if found is None:
             raise MissingDocument(document)
         history = writing.projection.documents.history(found.id)
-        kids = {kid for (dot, _), _ in history for kid in _kids_in(dot.val)}
+        kids = {kid for (dot, _), _ in history for kid in _kids_in(decode(dot.val))}
         kids.update(keys.of_document(database.uid, document))
         if not kids:
             raise RefusedError(f"{document} has no sealed values", hint="only fields declared sealed can be erased")
-        return Erasure(writing.stamp(), document, tuple(sorted(kids)), reason)
+        named[:] = sorted(kids)
+        return Erasure(writing.stamp(), document, tuple(named), reason)
 
     commit = database.write(make)
-    destroyed = keys.destroy(database.uid, document, database.now_ms())
+    destroyed = keys.destroy(database.uid, document, database.now_ms(), named)  # also those that are not here
     return Erased(commit, destroyed.kids, destroyed.unreachable)
 
 
@@ -268,12 +270,19 @@ def settle_erasures(database: Database) -> list[DocumentId]:
     return settled
 
 
-def _kids_in(val: bytes) -> Iterator[bytes]:
-    value = decode(val)
-    if isinstance(value, dict) and "$sealed" in value:
-        sealed = to_python(value)
-        assert isinstance(sealed, Sealed)
-        yield sealed.kid
+def _kids_in(value: Value) -> Iterator[bytes]:
+    """The key ids of all sealed values in what an operation writes, however deep they stand in it."""
+    match value:
+        case {"$sealed": _}:
+            sealed = to_python(value)
+            assert isinstance(sealed, Sealed)
+            yield sealed.kid
+        case list():
+            for item in value:
+                yield from _kids_in(item)
+        case dict():
+            for item in value.values():
+                yield from _kids_in(item)
 
 
 def _keys(database: Database) -> DocumentKeys:

@@ -4,8 +4,8 @@ Implements docs/spec/transaction.md. One entry is one atomic change of several d
 author had seen: ``back``, the entry of this database before it in the same feed, and ``deps``, entries of other feeds
 that were new since then. Both are references by hash, so nobody can change afterwards what was seen.
 
-Here it is decided whether bytes are in the format. Whether they may count is decided by ``sync.validity`` (form, which
-needs the causal past) and ``sync.membership`` (standing).
+Here it is decided whether bytes are in the format. Whether they may count is decided where they are taken in
+(``sync.storage.projection``), by their causal past, and by ``sync.membership`` (standing).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from sync.clock import MAX_READING, wall_ms
 __all__ = [
     "CKPT",
     "DATABASE_KINDS",
-    "DATABASE_LIMITS",
     "ERASE",
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
@@ -86,11 +85,12 @@ MAX_INCREMENT_DIGITS: Final = 18
 MAX_INCREMENT_SCALE: Final = 10
 """Of one increment, before and after the point: the sum of ten thousand million of them is still a decimal."""
 
-DATABASE_LIMITS: Final = 512
-"""References in ``deps``, and distinct entries that the contexts of a transaction name, times two: 1,024."""
+MAX_REFERENCES: Final = 1024
+"""Entries in ``deps``; and distinct ones that the contexts of one transaction can name, and that it can undo."""
 
-MAX_REFERENCES: Final = 2 * DATABASE_LIMITS
-"""Distinct entries that the contexts of one transaction can name, and that it can undo."""
+_MAX_TEXT: Final = 4096
+"""Characters of a note, and of an erasure's reason."""
+_MAX_KIDS: Final = 4096
 _MAX_POINTER: Final = MAX_PATH * (2 * MAX_NAME + 1)
 _SYSTEM_COLLECTIONS: Final = frozenset({"$schema", "$hold"})
 
@@ -349,7 +349,9 @@ _CHECKS: Final = {
 
 
 def stamp_fields(stamp: Stamp) -> dict[str, Value]:
-    """The members of an entry's body that carry the stamp."""
+    """The members of an entry's body that carry the stamp. Raises ``LimitExceeded`` when it names too many entries."""
+    if len(stamp.deps) > MAX_REFERENCES:  # nobody could read it, and the feed would end with it
+        raise LimitExceeded(f"stamp: {len(stamp.deps)} entries in 'deps', at most {MAX_REFERENCES} are allowed")
     return {
         "db": stamp.database,
         "back": None if stamp.back is None else stamp.back.members(),
@@ -406,7 +408,13 @@ def transaction_entry(transaction: Transaction) -> Entry:
         raise LimitExceeded(f"transaction: {len(transaction.ops)} operations, 1 to {MAX_OPS} are allowed")
     for op in transaction.ops:
         check_op(op)
+    for guard in transaction.guards:
+        _check_document(guard.document)
+    if len(transaction.note) > _MAX_TEXT:
+        raise LimitExceeded(f"transaction: a note of {len(transaction.note)} characters, at most {_MAX_TEXT} are kept")
     documents = sorted({op.document for op in transaction.ops} | {guard.document for guard in transaction.guards})
+    if len(documents) > MAX_OPS:
+        raise LimitExceeded(f"transaction: about {len(documents)} documents, at most {MAX_OPS} are allowed")
     number = {document: place for place, document in enumerate(documents)}
     references = _in_order(dot.entry for op in transaction.ops for dot in op.context or ())
     if max(len(references), len(transaction.undoes)) > MAX_REFERENCES:
@@ -454,7 +462,7 @@ def parse_transaction(entry: Entry) -> Transaction:
     reader.done()
     if any(guards[i].document >= guards[i + 1].document for i in range(len(guards) - 1)):
         raise MalformedError("transaction: 'grd' is not in ascending order")
-    note = fields.text("note", min=1, max=4096) if fields.has("note") else ""
+    note = fields.text("note", min=1, max=_MAX_TEXT) if fields.has("note") else ""
     undoes = _references(fields, "undo") if fields.has("undo") else ()
     fields.done()
     return Transaction(stamp, ops, guards, note, undoes)
@@ -577,7 +585,9 @@ def parse_state_root(entry: Entry) -> StateRoot:
 
 
 def erasure_entry(erasure: Erasure) -> Entry:
-    """The entry that carries the erasure."""
+    """The entry that carries the erasure. Raises ``LimitExceeded`` when it is not well-formed."""
+    if len(erasure.reason) > _MAX_TEXT or len(erasure.kids) > _MAX_KIDS:
+        raise LimitExceeded(f"erasure: more than {_MAX_TEXT} characters of reason, or {_MAX_KIDS} keys")
     body: dict[str, Value] = {
         **stamp_fields(erasure.stamp),
         "doc": list(erasure.document),
@@ -596,8 +606,8 @@ def parse_erasure(entry: Entry) -> Erasure:
     if wall_ms(stamp.reading) != entry.claimed_ms:
         raise MalformedError("erasure: the claimed time is not its clock's")
     (document,) = _parse_documents([fields.value("doc")])
-    kids = fields.bytes_list("kids", length=16, max=4096)
-    erasure = Erasure(stamp, document, kids, fields.text("reason", max=4096))
+    kids = fields.bytes_list("kids", length=16, max=_MAX_KIDS)
+    erasure = Erasure(stamp, document, kids, fields.text("reason", max=_MAX_TEXT))
     fields.done()
     if list(kids) != sorted(set(kids)):
         raise MalformedError("erasure: 'kids' is not in ascending order")

@@ -75,7 +75,7 @@ class Branches:
         self._database = database
         self._by_id: dict[int, Branch] = {}
         self._of_feed: dict[FeedKey, list[Branch]] = {}
-        self._continued: set[FeedKey] = set()
+        self._continued: set[tuple[FeedKey, bytes]] = set()
         self._last_id: int | None = None
         self._facts: dict[tuple[int, int], EntryFacts] = {}
         self._pasts: dict[tuple[int, int], Vector] = {}
@@ -162,8 +162,8 @@ class Branches:
         return excluded_from is not None and seq >= excluded_from
 
     def is_continued(self, branch: Branch) -> bool:
-        """Whether another feed that is here goes on from the branch's feed: nothing more comes in it."""
-        return branch.feed in self._continued
+        """Whether another feed of its device that is here goes on from the branch's feed: nothing more comes in it."""
+        return (branch.feed, branch.author.device) in self._continued
 
     def reference(self, facts: EntryFacts) -> Reference:
         """The reference that means an entry on every replica."""
@@ -308,7 +308,7 @@ class Branches:
         if manifest is None or description is None:
             raise DamagedFile(f"the database has lost feed {feed.hex()}")
         if description.continues is not None:
-            self._continued.add(description.continues.key)
+            self._continued.add((FeedKey(description.continues.key), device_key(manifest)))
         return Author(feed, device_key(manifest), description.identity)
 
 

@@ -60,6 +60,8 @@ KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
 
 _SCHEMAS: Final = "$schema"
 _BLOCKS_A_TIME: Final = 1024
+_BLOCKS_AT_FIRST: Final = 16
+"""Of a feed that soon waits for another again, as two that answer each other do, few are read in vain."""
 _ENTRIES_HELD: Final = 16_384
 """Entries that are taken in before they are written: what bounds the memory, however many there are."""
 
@@ -158,7 +160,7 @@ class Projection:
         self.next_place: int = max(0 if newest is None else newest[0] + newest[1], rebuilt or 0) + 1
         self.branches = Branches(tx, self._sql, self._number)
         self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
-        self._txns: list[tuple[Any, ...]] = []
+        self._txns: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._without_schema: set[str] = set()
         self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
         self.standing = Standing(self.uid, self.branches)
@@ -198,8 +200,8 @@ class Projection:
     def _flush_entries(self) -> None:
         self.branches.flush()
         if self._txns:
-            self._tx.insert_many(self._sql.add_txn, self._txns)
-            self._txns = []
+            self._tx.insert_many(self._sql.add_txn, self._txns.values())
+            self._txns = {}
             self.branches.entries_written()
         self.documents.flush_ops()
         if self._tracks is not None:
@@ -419,9 +421,10 @@ class Projection:
         """The blocks of a branch that were not looked at, in pieces: entries are written in between."""
         state = self._tx.feed(branch.feed)
         length = 0 if state is None else state.length
+        size = _BLOCKS_AT_FIRST
         while branch.next_seq < length:
             start = branch.next_seq
-            stop = min(start + _BLOCKS_A_TIME, length)
+            stop, size = min(start + size, length), min(2 * size, _BLOCKS_A_TIME)
             yield from enumerate(list(self._tx.blocks(branch.feed, start, stop)), start)
             if branch.next_seq == start:
                 return
@@ -533,10 +536,8 @@ class Projection:
         return (facts.branch, facts.seq, dot.op)
 
     def _pending_txn(self, facts: EntryFacts) -> tuple[Any, ...] | None:
-        for row in reversed(self._txns):
-            if row[1] == facts.branch and row[2] == facts.seq:
-                return (row[0], row[3], row[4])
-        return None
+        row = self._txns.get((facts.branch, facts.seq))
+        return None if row is None else (row[0], row[3], row[4])
 
     def heads(self) -> tuple[Reference, ...]:
         """The newest entry of each branch: the cut that everything here is."""
@@ -646,7 +647,8 @@ class Projection:
                 row = self._tx.fetch_one(self._sql.first_after, (branch.id, past.get(branch.id, -1)))
                 if row is not None:
                     places.append(row[0])
-                places += [row[0] for row in self._txns if row[1] == branch.id and not sees(past, row[1], row[2])]
+                pending = (row for row in self._txns.values() if row[1] == branch.id)
+                places += [row[0] for row in pending if not sees(past, row[1], row[2])]
         return min(places)
 
     def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:
@@ -679,7 +681,7 @@ class Projection:
         known = {} if branch.head is None else {**branch.past, branch.id: branch.head.seq}
         past = None if branch.head is not None and placed.past == known else encode_vector(placed.past)
         numbers = (KIND_NUMBER[kind], ops, placed.lamport, placed.reading)
-        self._txns.append((place, branch.id, seq, *numbers, leaf, past, reason, now_ms))
+        self._txns[branch.id, seq] = (place, branch.id, seq, *numbers, leaf, past, reason, now_ms)
         facts = EntryFacts(branch.id, seq, placed.lamport, placed.reading, leaf)
         self.branches.take(branch, facts, placed.past, recorded=past is not None)
         return place

@@ -86,11 +86,6 @@ class Queries:
         "SELECT t.branch, t.seq, t.kind, t.leaf, t.masked FROM database_txn t JOIN database_branch b ON b.id = t.branch"
         " WHERE b.database = ? AND t.kind <> 1 ORDER BY t.place"
     )
-    # takes database, place, limit: entries in the order in which they were taken in
-    entries_after: str = (
-        "SELECT t.place, t.branch, t.seq, t.kind, t.ops, t.reading, t.masked, t.taken_ms FROM database_txn t"
-        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? AND t.place > ? ORDER BY t.place LIMIT ?"
-    )
 
     # documents
     document: str = (

@@ -158,11 +158,14 @@ class Writing:
 
     def check_required(self, ops: Sequence[Op]) -> None:
         """Return only when the documents will have all that their schemas require. Raises ``MalformedError``."""
-        for document in dict.fromkeys(op.document for op in ops):
+        by_document: dict[DocumentId, list[Op]] = {}
+        for op in ops:
+            by_document.setdefault(op.document, []).append(op)
+        for document, found in by_document.items():
             schema = self.schema(document.collection)
             if schema is None:
                 continue
-            after = self._after(document, [op for op in ops if op.document == document])
+            after = self._after(document, found)
             faults = check_document(schema, after.fields) if after.exists else []
             if faults:
                 raise MalformedError(f"{document}: {faults[0]}")

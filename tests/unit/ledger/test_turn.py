@@ -123,7 +123,7 @@ def test_condition_sees_what_the_turn_took_before_it(
         turn = Turn(tx, feeds)
         turn.take(key, fresh[:2], None)
         turn.take(key, fresh[2:], lambda turn: turn.feed(key))
-        assert turn.take(key, [b"last"], look) == (key, length)
+        assert turn.take(key, [b"last"], look) == (key, length, length + 1)
         turn.finish()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from identity.errors import LimitExceeded, MalformedError
 from sync.changes import Changes, MissingDocument, StaleVersion
 from sync.transaction import DocumentId
 
@@ -120,3 +121,43 @@ def test_a_document_of_another_device_that_breaks_a_later_schema_can_be_deleted(
     gone.delete("accounts", "1")
     phone.db.commit(gone)
     assert phone.fields("accounts", "1") is None
+
+
+def test_a_stale_client_neither_deletes_nor_sets_a_counter_over_what_it_has_not_seen(world: Any) -> None:
+    laptop = world.replica("laptop")
+    changes = Changes()
+    changes.patch("accounts", "1", {"owner": "A"})
+    changes.increment("accounts", "1", "visits", 100)
+    laptop.db.commit(changes)
+    seen = laptop.db.context()
+    laptop.db.increment("accounts", "1", "visits", 50)
+    gone, counted = Changes(base=seen), Changes(base=seen)
+    gone.delete("accounts", "1")
+    counted.patch("accounts", "1", {"visits": 100})
+    for stale in (gone, counted):
+        with pytest.raises(StaleVersion):
+            laptop.db.commit(stale)
+    assert laptop.fields("accounts", "1") == {"owner": "A", "visits": 150}
+    again = Changes(base=laptop.db.context())
+    again.patch("accounts", "1", {"visits": 7})
+    again.delete("accounts", "1")
+    laptop.db.commit(again)
+    assert laptop.fields("accounts", "1") is None
+
+
+def test_nothing_is_written_that_others_could_not_read(world: Any) -> None:
+    laptop = world.replica("laptop")
+    with pytest.raises(LimitExceeded, match="a note of 4097 characters"):
+        laptop.db.put("accounts", "1", {"owner": "A"}, note="n" * 4097)
+    guarded = Changes()
+    guarded.patch("accounts", "1", {"owner": "A"})
+    guarded.require("accounts", "a\0b", None)
+    with pytest.raises(MalformedError, match=r"U\+0000"):
+        laptop.db.commit(guarded)
+    many = Changes()
+    for number in range(4096):
+        many.patch("accounts", str(number), {"owner": "A"})
+    many.require("accounts", "other", None)
+    with pytest.raises(LimitExceeded, match="about 4097 documents"):
+        laptop.db.commit(many)
+    assert laptop.fields("accounts", "1") is None
