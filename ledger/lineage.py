@@ -20,7 +20,8 @@ __all__ = ["check_all_lineages", "check_lineage", "find_rival", "find_successor"
 def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
     """A feed of the store that is a fork with the feed of ``manifest``, or None.
 
-    It has the same device, name and continued feed, or continues the same feed.
+    It has the same device, name and continued feed, or continues the same feed. A feed of another identity is none:
+    anybody can make a manifest that names somebody's feed.
     """
     description, key = describe(manifest), feed_key(manifest)
     if description is None:
@@ -31,17 +32,24 @@ def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
         told = describe(other)
         if feed.key == key or told is None or _key(told.continues) != _key(older):
             continue
+        if told.identity != description.identity:
+            continue
         if older is not None or (other.signers, told.name) == (manifest.signers, description.name):
             return feed
     return None
 
 
 def find_successor(tx: ReadTransaction, key: FeedKey) -> FeedState | None:
-    """A feed of the store that continues the feed ``key``, or None. To one that is continued nothing is appended."""
+    """A feed of the store that continues the feed ``key``, or None. To one that is continued nothing is appended.
+
+    Only the same identity continues a feed: else a stranger could end anybody's.
+    """
+    older = tx.feed(key)
+    owner = None if older is None else describe(parse_manifest(older.manifest))
     for feed in tx.feeds():
         # A manifest that continues a feed holds its key as it is: parsing all of them would cost far more.
         told = describe(parse_manifest(feed.manifest)) if feed.manifest.count(key) else None
-        if told is not None and _key(told.continues) == key:
+        if told is not None and _key(told.continues) == key and (owner is None or told.identity == owner.identity):
             return feed
     return None
 
@@ -63,7 +71,9 @@ def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> 
         _check_taken_over(tx, description.continues)
     for feed in tx.feeds():
         told = describe(parse_manifest(feed.manifest)) if feed.length else None
-        if told is not None and told.continues is not None and told.continues.key == state.key:
+        if told is None or told.continues is None or told.continues.key != state.key:
+            continue
+        if description is None or told.identity == description.identity:
             _check_taken_over(tx, told.continues)
 
 
@@ -82,7 +92,7 @@ def lineage_faults(tx: ReadTransaction) -> Iterator[tuple[FeedKey, VerificationE
         if description is None or not state.length:
             continue
         older = description.continues
-        place = (manifest.signers, description.name) if older is None else older.key
+        place = (manifest.signers, description.name) if older is None else (description.identity, older.key)
         rival = places.setdefault(place, state)
         if rival is not state:
             yield state.key, _forked(tx, rival, state)

@@ -13,6 +13,7 @@ from identity.errors import DamagedFile, RefusedError, RootMismatch
 from ledger.feed import check_device, create_feed_in, feed_state
 from ledger.head import FORK, verify_head
 from ledger.identities import key_history
+from ledger.lineage import find_successor
 from ledger.manifest import Continuation, describe, device_key, parse_manifest
 from ledger.merkle import TreeBuilder, tree_hash
 from ledger.store import FeedKey, FeedState, ReadTransaction, WriteTransaction
@@ -72,8 +73,7 @@ def feed_to_append(
 
 
 def _is_continued(tx: ReadTransaction, key: FeedKey) -> bool:
-    described = [describe(parse_manifest(feed.manifest)) for feed in tx.feeds()]
-    return any(one.continues is not None and one.continues.key == key for one in described if one is not None)
+    return find_successor(tx, key) is not None
 
 
 def copy_feed_to(tx: WriteTransaction, source: ReadTransaction, feed: FeedState) -> None:

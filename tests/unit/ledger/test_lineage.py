@@ -12,6 +12,7 @@ from identity.errors import ForkDetected, RefusedError, RootMismatch
 from ledger.feed import append, create_feed
 from ledger.head import SIGNABLE_BYTES, sign_head
 from ledger.identities import add_events
+from ledger.lineage import find_successor, lineage_faults
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import EMPTY_TREE_HASH, TreeBuilder
 from ledger.storage.memory import MemoryStore
@@ -113,3 +114,22 @@ def test_a_feed_of_ours_beside_its_rival_is_not_begun(member: Any, known: Store,
     take_in(known, *force(member, "notes", Continuation(old, 0, EMPTY_TREE_HASH), b"one"))
     with pytest.raises(RefusedError, match="would be a fork"):
         create_feed(known, member.device, member.identity, "notes", older(known, old, 1))
+
+
+def test_a_stranger_continues_nobodys_feed(member: Any, new_member: Any, fill_feed: Any, target: Store) -> None:
+    source = MemoryStore()
+    old = fill_feed(source, member, [[b"a"], [b"b"]])
+    taking, theirs = force(new_member(7), "notes", older(source, old, 1), b"mine now")
+    lying, lies = force(new_member(8), "notes", Continuation(old, 2, b"\7" * 32), b"another tree")
+    for store, key in ((taking, theirs), (lying, lies), (source, old)):
+        take_in(target, store, key)
+    with target.read() as tx:
+        assert find_successor(tx, old) is None
+        assert list(lineage_faults(tx)) != []  # the lie about the tree is named, and stops nobody else
+    new = create_feed(source, member.device, member.identity, "notes", older(source, old, 2))
+    append(source, new, member.device, [b"c"])
+    take_in(target, source, new)
+    with target.read() as tx:
+        successor = find_successor(tx, old)
+        assert successor is not None
+        assert successor.key == new
