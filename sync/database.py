@@ -22,7 +22,7 @@ from threading import Condition
 from time import monotonic
 from typing import Any, BinaryIO, Final
 
-from identity.errors import AuditError, MalformedError, MissingEvidenceError, RefusedError
+from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.history import SignedEvent
 from identity.textforms import check_name
 from ledger.storage.rows import checked

@@ -65,6 +65,7 @@ ANSWERS = {
 NAMES = {name for name, command in build_app().walk() if not isinstance(command, TyperGroup)}
 ELSEWHERE = {
     "init",
+    "backup forget",
     "recover fetch",
     "recover succeed",
     "proof create",
@@ -78,6 +79,8 @@ ELSEWHERE = {
     "devchain serve",
 }
 """Those that make homes of their own, take files of others, or do not end: they have tests of their own."""
+
+ELSEWHERE |= {name for name in NAMES if name.startswith("db ")}  # every one needs a database: test_db*.py have them
 
 MAKES = ("bind-log", "identity close", "submit", "recover")
 """More that answer differently each time: with a new event, or with the key that would be made."""
@@ -95,8 +98,12 @@ PROSE = {
 def documented(root: Path) -> dict[str, tuple[str, list[str]]]:
     """What docs/reference/json.md says of each command: the kind of its answer, and the fields."""
     page = (root / "docs" / "reference" / "json.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", page, re.MULTILINE)
-    return {command: (kind, re.findall(r"`([^`]+)`", fields)) for command, kind, fields in rows}
+    rows = re.findall(r"^\| (`[a-z].*`) \| `([^`]+)`.* \| (.+) \|$", page, re.MULTILINE)
+    return {
+        command: (kind, re.findall(r"`([^`]+)`", fields))
+        for commands, kind, fields in rows
+        for command in re.findall(r"`([^`]+)`", commands)
+    }
 
 
 def command_of(line: str) -> str:
