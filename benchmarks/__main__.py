@@ -28,6 +28,7 @@ SHORT: Final[dict[str, list[str]]] = {
     "evidence": ["--rounds", "3"],
     "anchoring": ["--rounds", "3"],
     "writers": ["--writers", "1,16", "--rounds", "2"],
+    "database": ["--rounds", "2", "--ops", "20000"],
     "scale": [],
 }
 FULL: Final[dict[str, list[str]]] = {
@@ -39,6 +40,7 @@ FULL: Final[dict[str, list[str]]] = {
     "berka_import": ["--rounds", "5"],
     "evidence": ["--rounds", "9"],
     "anchoring": ["--rounds", "9"],
+    "database": ["--rounds", "7"],
     "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }

@@ -5,8 +5,7 @@
 The floor is ``benchmarks._database_floor``: from the same blocks, the same rows in the same layout, and no judgement.
 *Merge* takes in a feed that is in the store already: 10 operations a transaction, each overwriting what its author last
 saw in one of 10 fields, in documents one after the other or at random. *Commit* is durable and signed, one writer or 16
-that share a signature. *Kernel* is what decides which operation replaces which, against plain dictionaries. pycrdt and
-Loro merge the same number of map entries, in memory and unverified, when they are installed.
+that share a signature. *Kernel* is what decides which operation replaces which, against plain dictionaries.
 """
 
 from __future__ import annotations
