@@ -327,7 +327,8 @@ class _Resolving:
     def put(self, wish: _Put) -> None:
         document = wish.document
         schema = self._current.schema(document.collection)
-        if self._ahead.is_deleted(document):
+        if wish.whole or self._ahead.is_deleted(document):
+            # Also where something shows a deleted document that is about to be removed.
             self.hide(document, hidden=False)
         if wish.whole:
             for name in _names_beneath(self._ahead, document, ()):

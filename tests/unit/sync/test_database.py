@@ -161,3 +161,16 @@ def test_nothing_is_written_that_others_could_not_read(world: Any) -> None:
     with pytest.raises(LimitExceeded, match="about 4097 documents"):
         laptop.db.commit(many)
     assert laptop.fields("accounts", "1") is None
+
+
+def test_a_put_shows_a_deleted_document_whatever_came_before_it_in_the_transaction(world: Any) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner=None)
+    gone = Changes()
+    gone.delete("accounts", "1")
+    laptop.db.commit(gone)
+    back = Changes()
+    back.increment("accounts", "1", "visits", 0)
+    back.put("accounts", "1", {"owner": None})
+    laptop.db.commit(back)
+    assert laptop.fields("accounts", "1") == {"owner": None}
