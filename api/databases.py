@@ -26,11 +26,11 @@ from ledger.entry import parse_entry
 from ledger.manifest import describe, device_key, parse_manifest
 from ledger.store import FeedKey, ReadTransaction
 from ledger.succession import newest_continuation
+from sync.acts import Found, parse_member
 from sync.bundle import BundleReader
 from sync.database import Database, DatabaseInfo, found, join, list_databases, register_database
 from sync.document_keys import DocumentKeys
 from sync.exchange import ImportReport
-from sync.membership import Found, parse_member
 from sync.retention import settle_erasures
 from sync.storage.projection import feed_name
 from sync.transaction import Founding, database_id

@@ -12,8 +12,9 @@ from identity.errors import MissingEvidenceError, RefusedError
 from identity.history import LastGood, parse_signed_event
 from ledger.manifest import describe, parse_manifest
 from ledger.storage.sql import SqlStore
+from sync.acts import Act, Admit, CarryEvents, Dismiss, MemberEntry, Role
 from sync.database import Commit, Database
-from sync.membership import Act, Admit, CarryEvents, Dismiss, Member, MemberEntry, Role
+from sync.membership import Member
 from sync.storage.projection import feed_name
 from sync.storage.writing import Writing
 

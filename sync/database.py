@@ -31,11 +31,13 @@ from ledger.store import FeedKey
 from ledger.turn import Turn
 from ledger.values import Reference, from_python, to_python
 from ledger.writer import StoreWriter
+from sync.acts import Found, MemberEntry
 from sync.asof import anchored_at, claimed_at, known_at, known_at_place
 from sync.bundle import BundleHeader, BundleReader, Have
 from sync.changefeed import START, ChangePage
 from sync.changes import Changes, Fields, resolve
 from sync.conflicts import OpenConflicts, open_conflicts
+from sync.content import Content
 from sync.document_keys import DocumentKeys
 from sync.exchange import ImportReport, Sent, take_bundle, write_bundle
 from sync.filtertext import parse_field, parse_filter
@@ -47,13 +49,12 @@ from sync.history import (
     history_of,
     recorded_entry,
 )
-from sync.membership import Found, MemberEntry
 from sync.query import EVERYTHING, KEY, Query
 from sync.schema import parse_schema, schema_value
 from sync.storage.audit import audit_database
 from sync.storage.changefeed import changes_after
 from sync.storage.fieldindex import drop_indexes
-from sync.storage.projection import Content, Projection
+from sync.storage.projection import Projection
 from sync.storage.queries import Queries, queries_for
 from sync.storage.query import QueryPage, run_query
 from sync.storage.reader import Cut, DocumentState, Reader

@@ -38,6 +38,7 @@ from ledger.merkle import Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, SignedHead, stored_tree_hash
 from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES
 from ledger.values import Reference
+from sync.acts import Found, parse_member
 from sync.bundle import (
     BlockRecord,
     BundleHeader,
@@ -51,7 +52,6 @@ from sync.bundle import (
     Record,
     RunRecord,
 )
-from sync.membership import Found, parse_member
 from sync.storage.branches import Branches
 from sync.storage.projection import KIND_NUMBER, Projection, feed_name
 from sync.storage.queries import Queries

@@ -37,62 +37,29 @@ The founding is proven by the database's id, so nothing excludes it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from itertools import pairwise
 from types import MappingProxyType
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
-from identity.encoding import Fields, Value
-from identity.errors import LimitExceeded, MalformedError, VerificationError
-from identity.event import MAX_LAST_GOOD, LastGood, SignedEvent, event_digest, parse_event, parse_signed_event
+from identity.errors import MalformedError, VerificationError
+from identity.event import LastGood, SignedEvent
 from identity.history import KeyHistory, fold
-from identity.textforms import parse_zbase32, to_zbase32
-from ledger.entry import Entry
-from ledger.merkle import HASH_BYTES, MAX_LENGTH
 from ledger.values import Reference
-from sync.clock import wall_ms
-from sync.transaction import MEMBER, Founding, Stamp, database_id, entry_id, parse_stamp, stamp_fields
+from sync.acts import Act, Admit, CarryEvents, Dismiss, Found, MemberEntry, Role, event_link
+from sync.transaction import Stamp, database_id, entry_id
 
 __all__ = [
-    "MAX_ACT_BYTES",
-    "MAX_EVENTS",
-    "Act",
-    "Admit",
     "Author",
-    "CarryEvents",
-    "Dismiss",
     "Ending",
-    "Found",
     "Member",
-    "MemberEntry",
     "Membership",
     "PlacedAct",
     "Refusal",
-    "Role",
     "fold_members",
-    "member_entry",
-    "parse_member",
 ]
-
-MAX_EVENTS: Final = 1024
-"""Identity events in one act."""
-
-MAX_ACT_BYTES: Final = 512 * 1024
-"""Of all signed events in one act together."""
-
-_SALT_BYTES: Final = 16
-_MAX_REASON: Final = 4096
-
-
-class Role(StrEnum):
-    """What a member may do. An admin writes and decides about members; a reader does neither."""
-
-    ADMIN = "admin"
-    WRITER = "writer"
-    READER = "reader"
 
 
 class Refusal(StrEnum):
@@ -112,197 +79,7 @@ class Refusal(StrEnum):
     """A purge or an erasure: what nobody can bring back takes an admin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
-    """The first act: the founder is an admin whom nobody else can dismiss."""
-
-    founding: Founding
-    events: tuple[SignedEvent, ...]
-
-    @property
-    def identity(self) -> bytes:
-        """The founder's."""
-        return self.founding.identity
-
-
-@dataclass(frozen=True, slots=True)
-class Admit:
-    """An admin makes ``identity`` a member, or gives a member another role.
-
-    Its ``events`` may be left to a ``CarryEvents`` of the new member's own.
-    """
-
-    identity: bytes
-    role: Role
-    events: tuple[SignedEvent, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class CarryEvents:
-    """Newer events of ``identity``. Anybody may carry them: their signatures speak for themselves."""
-
-    identity: bytes
-    events: tuple[SignedEvent, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Dismiss:
-    """An admin ends a membership. ``last_good``, by feed key, is what counts of each feed; one left out has nothing."""
-
-    identity: bytes
-    last_good: Mapping[bytes, LastGood]
-    reason: str
-
-
-Act: TypeAlias = Found | Admit | CarryEvents | Dismiss
-
-
-@dataclass(frozen=True, slots=True)
-class MemberEntry:
-    """What an entry of kind ``member`` carries: one act."""
-
-    stamp: Stamp
-    act: Act
-
-
-# --- the entry ------------------------------------------------------------------------------------------------------
-
-
-def member_entry(member: MemberEntry) -> Entry:
-    """The entry that carries the act; its claimed time is the clock's. Events are put in their one order.
-
-    Raises ``MalformedError`` or ``LimitExceeded`` when the act is not well-formed.
-    """
-    body: dict[str, Value] = {**stamp_fields(member.stamp), "act": _act_fields(member.act)}
-    entry = Entry(MEMBER, wall_ms(member.stamp.reading), body)
-    parse_member(entry)
-    return entry
-
-
-def parse_member(entry: Entry) -> MemberEntry:
-    """The act that an entry of kind ``member`` carries. Its events are well-formed, and not verified.
-
-    Raises ``MalformedError``, ``LimitExceeded``, ``UnsupportedVersion`` for events that this reader does not know.
-    """
-    if entry.kind != MEMBER:
-        raise MalformedError(f"entry: of kind {entry.kind!r}, not an act of membership")
-    fields = Fields(dict(entry.body), "member")
-    stamp = parse_stamp(fields)
-    if wall_ms(stamp.reading) != entry.claimed_ms:
-        raise MalformedError("member: the claimed time is not its clock's")
-    act = fields.map("act")
-    reader = _READERS.get(act.text("type", max=64))
-    if reader is None:
-        raise MalformedError("member: an unknown act")
-    member = MemberEntry(stamp, reader(act))
-    act.done()
-    fields.done()
-    return member
-
-
-def _act_fields(act: Act) -> dict[str, Value]:
-    match act:
-        case Found():
-            return {"type": "found", **act.founding.fields(), "events": _encode_events(act.events)}
-        case Admit():
-            events = _encode_events(act.events)
-            return {"type": "admit", "identity": act.identity, "role": str(act.role), "events": events}
-        case CarryEvents():
-            return {"type": "events", "identity": act.identity, "events": _encode_events(act.events)}
-        case Dismiss():
-            last_good: dict[str, Value] = {
-                to_zbase32(feed): [good.length, good.tree_hash] for feed, good in act.last_good.items()
-            }
-            return {"type": "dismiss", "identity": act.identity, "last_good": last_good, "reason": act.reason}
-
-
-def _encode_events(events: Iterable[SignedEvent]) -> list[Value]:
-    return [signed.encode() for signed in sorted(events, key=lambda signed: _link(signed).order)]
-
-
-def _read_found(fields: Fields) -> Found:
-    name, identity = fields.name("name"), fields.bytes("identity", length=HASH_BYTES)
-    founding = Founding(name, identity, fields.bytes("salt", length=_SALT_BYTES))
-    return Found(founding, _read_events(fields, identity, least=1))
-
-
-def _read_admit(fields: Fields) -> Admit:
-    identity, role = fields.bytes("identity", length=HASH_BYTES), fields.text("role", max=64)
-    if role not in _ROLES:
-        raise MalformedError("member: an unknown role")
-    return Admit(identity, Role(role), _read_events(fields, identity, least=0))
-
-
-def _read_carried(fields: Fields) -> CarryEvents:
-    identity = fields.bytes("identity", length=HASH_BYTES)
-    return CarryEvents(identity, _read_events(fields, identity, least=1))
-
-
-def _read_dismiss(fields: Fields) -> Dismiss:
-    identity = fields.bytes("identity", length=HASH_BYTES)
-    feeds = fields.dict("last_good", max=MAX_LAST_GOOD)
-    last_good = {parse_zbase32(feed): _read_last_good(item) for feed, item in feeds.items()}
-    return Dismiss(identity, MappingProxyType(last_good), fields.text("reason", max=_MAX_REASON))
-
-
-_ROLES: Final = frozenset(role.value for role in Role)
-_READERS: Final[Mapping[str, Callable[[Fields], Act]]] = {
-    "found": _read_found,
-    "admit": _read_admit,
-    "events": _read_carried,
-    "dismiss": _read_dismiss,
-}
-
-
-def _read_last_good(item: Value) -> LastGood:
-    match item:
-        case [int() as length, bytes() as tree_hash] if (
-            not isinstance(length, bool) and 1 <= length <= MAX_LENGTH and len(tree_hash) == HASH_BYTES
-        ):
-            return LastGood(length, tree_hash)
-    raise MalformedError("member: an item of 'last_good' is a length from 1 and a 32-byte tree hash")
-
-
-def _read_events(fields: Fields, identity: bytes, *, least: int) -> tuple[SignedEvent, ...]:
-    """Events of one identity in ascending order of seq and digest: a set has one spelling."""
-    events = []
-    left = MAX_ACT_BYTES
-    for item in fields.list("events", min=least, max=MAX_EVENTS):
-        if not isinstance(item, bytes):
-            raise MalformedError("member: an event is bytes")
-        left -= len(item)
-        if left < 0:
-            raise LimitExceeded(f"member: more than {MAX_ACT_BYTES} bytes of events")
-        events.append(parse_signed_event(item))
-    links = [_link(signed) for signed in events]
-    if any(link.identity != identity for link in links):
-        raise MalformedError("member: an event of another identity")
-    if any(first.order >= second.order for first, second in pairwise(links)):
-        raise MalformedError("member: 'events' is not in ascending order")
-    return tuple(events)
-
-
 # --- key histories --------------------------------------------------------------------------------------------------
-
-
-class _Link(NamedTuple):
-    """Where an event says that it belongs. ``prev`` is None for an inception, whose digest is the identity."""
-
-    seq: int
-    digest: bytes
-    prev: bytes | None
-    identity: bytes
-
-    @property
-    def order(self) -> tuple[int, bytes]:
-        return self.seq, self.digest
-
-
-@lru_cache(maxsize=4096)  # each is looked at in every fold over a set that has it
-def _link(signed: SignedEvent) -> _Link:
-    event = parse_event(signed.event)
-    digest = event_digest(signed.event)
-    return _Link(event.seq, digest, event.prev, digest if event.identity is None else event.identity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,7 +120,7 @@ _NO_KEYS: Final = _KeyLog((), None, frozenset())
 @lru_cache(maxsize=1024)  # signatures are verified once for a set of events, not once for each act that is judged
 def _key_log(identity: bytes, events: frozenset[SignedEvent]) -> _KeyLog:
     """What the events of an identity amount to. Costs a fold of the whole chain for every chain that they form."""
-    chains = {tuple(_link(signed).digest for signed in chain): chain for chain in _chains(identity, events)}
+    chains = {tuple(event_link(signed).digest for signed in chain): chain for chain in _chains(identity, events)}
     ends = sorted(
         (path for path in chains if not any(other != path and other[: len(path)] == path for other in chains)),
         key=lambda path: (-len(path), path),
@@ -363,7 +140,7 @@ def _chains(identity: bytes, events: Iterable[SignedEvent]) -> list[tuple[Signed
     spellings: dict[bytes, list[SignedEvent]] = {}
     prev: dict[bytes, bytes | None] = {}
     for signed in sorted(events, key=SignedEvent.encode):
-        link = _link(signed)
+        link = event_link(signed)
         spellings.setdefault(link.digest, []).append(signed)
         prev[link.digest] = link.prev
     chains = []
@@ -688,7 +465,7 @@ def _judge_dismissal(past: Membership, author: Author, rank: int, act: Dismiss) 
 
 
 def _judge_carried(keys: _KeyLog, events: Sequence[SignedEvent]) -> str:
-    loose = sum(_link(signed).digest not in keys.holding for signed in events)
+    loose = sum(event_link(signed).digest not in keys.holding for signed in events)
     return f"{loose} of its {len(events)} identity events do not follow from those that are known" if loose else ""
 
 

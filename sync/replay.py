@@ -14,7 +14,7 @@ stands behind a gap, or rests on an entry that is not here, is *parked* and left
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
@@ -28,26 +28,15 @@ from identity.errors import MalformedError
 from ledger.entry import Entry, parse_entry
 from ledger.merkle import TreeBuilder, tree_hash
 from ledger.values import Reference
+from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot
+from sync.content import Content, ReadEntry, read_entry
 from sync.liveness import EntryKey, Past, ReplayedOp, counters_of, dot_of, live_ops
-from sync.membership import (
-    Author,
-    Ending,
-    MemberEntry,
-    Membership,
-    PlacedAct,
-    Refusal,
-    Role,
-    fold_members,
-    parse_member,
-)
-from sync.schema import Schema, check_op, parse_schema
+from sync.membership import Author, Ending, Membership, PlacedAct, Refusal, fold_members
+from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.transaction import (
-    CKPT,
     DATABASE_KINDS,
-    ERASE,
     MEMBER,
-    TXN,
     DocumentId,
     Erasure,
     Guard,
@@ -57,9 +46,6 @@ from sync.transaction import (
     Transaction,
     Verb,
     entry_id,
-    parse_erasure,
-    parse_stamp_of,
-    parse_state_root,
     parse_transaction,
     path_text,
 )
@@ -76,7 +62,6 @@ __all__ = [
     "Stray",
 ]
 
-Content = Transaction | MemberEntry | StateRoot | Erasure
 
 _SCHEMAS: Final = "$schema"
 _READ_ENTRIES: Final = 256
@@ -159,15 +144,6 @@ class ReplayedEntry:
     def key(self) -> EntryKey:
         """What names it within the replay."""
         return self.line, self.reference.index
-
-
-class _Read(NamedTuple):
-    """An entry as it was read: what it carries, or why that cannot be read."""
-
-    kind: str
-    stamp: Stamp | None
-    content: Content | None
-    reason: str | None
 
 
 class _Believed(NamedTuple):
@@ -412,7 +388,7 @@ class Replay:
             entry = self._entry_of_ours(block)
             if entry is None:
                 continue
-            read = _read(entry)
+            read = read_entry(entry)
             reference = Reference(line.author.feed, block.seq, block.leaf_hash)
             fault = _displaced(read, None if before is None else before.reference)
             if fault is not None or read.stamp is None:
@@ -434,7 +410,7 @@ class Replay:
             reference = Reference(line.author.feed, block.seq, block.leaf_hash)
             if entry is None or reference in self.strays:
                 continue
-            fault = _displaced(_read(entry), before)
+            fault = _displaced(read_entry(entry), before)
             if fault is not None and missing is not None:
                 self.strays[reference] = Stray(entry.kind, fault)
             else:
@@ -481,7 +457,7 @@ class Replay:
                 break
             if entry is None:
                 continue
-            reference, read = Reference(author.feed, block.seq, block.leaf_hash), _read(entry)
+            reference, read = Reference(author.feed, block.seq, block.leaf_hash), read_entry(entry)
             fault = _displaced(read, before)
             if fault is not None:
                 self.strays[reference] = Stray(read.kind, fault)
@@ -509,7 +485,7 @@ class Replay:
 
     # --- judging ---
 
-    def _judge(self, line: Line, reference: Reference, read: _Read, before: ReplayedEntry | None) -> ReplayedEntry:
+    def _judge(self, line: Line, reference: Reference, read: ReadEntry, before: ReplayedEntry | None) -> ReplayedEntry:
         """An entry in its place, whether it counts, and what it means for those that come to see it."""
         assert read.stamp is not None  # else it were a stray
         stamp = self._believe(line, read.stamp, before)
@@ -637,7 +613,7 @@ class Replay:
         """Why an operation does not fit the schema that was in force in the past of its entry."""
         for op in ops:
             if op.document.collection == _SCHEMAS:
-                reason = _schema_misfit(op)
+                reason = check_schema_op(op)
             else:
                 schema = self._schema(op.document.collection, past)
                 reason = None if schema is None else check_op(schema, op)
@@ -717,23 +693,7 @@ def _has_tree(chain: Sequence[KnownBlock], ending: Ending) -> bool:
 # --- entries --------------------------------------------------------------------------------------------------------
 
 
-_PARSERS: Final[Mapping[str, Callable[[Entry], Content]]] = {
-    TXN: parse_transaction,
-    MEMBER: parse_member,
-    CKPT: parse_state_root,
-    ERASE: parse_erasure,
-}
-
-
-def _read(entry: Entry) -> _Read:
-    try:
-        content = _PARSERS[entry.kind](entry)
-    except MalformedError as exc:
-        return _Read(entry.kind, parse_stamp_of(entry), None, f"malformed: {exc}")
-    return _Read(entry.kind, content.stamp, content, None)
-
-
-def _displaced(read: _Read, before: Reference | None) -> str | None:
+def _displaced(read: ReadEntry, before: Reference | None) -> str | None:
     """Why an entry has no place behind ``before``."""
     if read.stamp is None:
         return read.reason or "malformed: no stamp"
@@ -745,18 +705,6 @@ def _takes_an_admin(content: Content) -> bool:
     if isinstance(content, Transaction):
         return any(op.verb is Verb.PURGE for op in content.ops)
     return isinstance(content, Erasure)
-
-
-def _schema_misfit(op: Op) -> str | None:
-    if op.verb is Verb.DEL:
-        return None
-    if op.verb is not Verb.SET or op.path != ("schema",):
-        return "a schema is the register 'schema'"
-    try:
-        parse_schema(op.value)
-    except MalformedError as exc:
-        return str(exc)
-    return None
 
 
 def _could_replace(op: Op, named: Op) -> bool:

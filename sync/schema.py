@@ -42,6 +42,7 @@ __all__ = [
     "Shape",
     "check_document",
     "check_op",
+    "check_schema_op",
     "document_reference",
     "parse_schema",
     "schema_from_json",
@@ -730,3 +731,16 @@ _JUDGES: Final[Mapping[FieldType, Callable[[Property, FieldType, Any, str], str 
     FieldType.ARRAY: _judge_list,
     FieldType.OBJECT: _judge_map,
 }
+
+
+def check_schema_op(op: Op) -> str | None:
+    """Why an operation cannot be about a schema, which is one register of its document; None when it can. Total."""
+    if op.verb is Verb.DEL:
+        return None
+    if op.verb is not Verb.SET or op.path != ("schema",):
+        return "a schema is the register 'schema'"
+    try:
+        parse_schema(op.value)
+    except MalformedError as exc:
+        return str(exc)
+    return None

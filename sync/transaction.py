@@ -62,6 +62,7 @@ __all__ = [
     "parse_transaction",
     "path_text",
     "stamp_fields",
+    "stamp_of",
     "state_root_entry",
     "transaction_entry",
 ]
@@ -375,6 +376,14 @@ def parse_stamp(fields: Fields) -> Stamp:
     )
 
 
+def stamp_of(entry: Entry, fields: Fields) -> Stamp:
+    """``parse_stamp`` of the entry's body, when its clock and the entry's claimed time agree. Raises as it does."""
+    stamp = parse_stamp(fields)
+    if wall_ms(stamp.reading) != entry.claimed_ms:
+        raise MalformedError(f"{fields.what}: the claimed time is not its clock's")
+    return stamp
+
+
 def parse_stamp_of(entry: Entry) -> Stamp | None:
     """The stamp of an entry whose body is not as it should be otherwise; None when the stamp is not either."""
     try:
@@ -451,9 +460,7 @@ def parse_transaction(entry: Entry) -> Transaction:
     if entry.kind != TXN:
         raise MalformedError(f"entry: of kind {entry.kind!r}, not a transaction")
     fields = Fields(dict(entry.body), "transaction")
-    stamp = parse_stamp(fields)
-    if wall_ms(stamp.reading) != entry.claimed_ms:
-        raise MalformedError("transaction: the claimed time is not its clock's")
+    stamp = stamp_of(entry, fields)
     documents = _parse_documents(fields.list("docs", min=1, max=MAX_OPS))
     references = _references(fields, "refs") if fields.has("refs") else ()
     reader = _OpReader(documents, references)
@@ -573,9 +580,7 @@ def parse_state_root(entry: Entry) -> StateRoot:
     if entry.kind != CKPT:
         raise MalformedError(f"entry: of kind {entry.kind!r}, not a state root")
     fields = Fields(dict(entry.body), "state root")
-    stamp = parse_stamp(fields)
-    if wall_ms(stamp.reading) != entry.claimed_ms:
-        raise MalformedError("state root: the claimed time is not its clock's")
+    stamp = stamp_of(entry, fields)
     cut = tuple(parse_reference(value) for value in fields.list("cut", min=1))
     statement = StateRoot(stamp, cut, fields.bytes("root", length=32), fields.int("rules", min=1))
     fields.done()
@@ -602,9 +607,7 @@ def parse_erasure(entry: Entry) -> Erasure:
     if entry.kind != ERASE:
         raise MalformedError(f"entry: of kind {entry.kind!r}, not an erasure")
     fields = Fields(dict(entry.body), "erasure")
-    stamp = parse_stamp(fields)
-    if wall_ms(stamp.reading) != entry.claimed_ms:
-        raise MalformedError("erasure: the claimed time is not its clock's")
+    stamp = stamp_of(entry, fields)
     (document,) = _parse_documents([fields.value("doc")])
     kids = fields.bytes_list("kids", length=16, max=_MAX_KIDS)
     erasure = Erasure(stamp, document, kids, fields.text("reason", max=_MAX_TEXT))

@@ -15,8 +15,8 @@ from api.cli.session import PassphraseFile
 if TYPE_CHECKING:
     from api.bootstrap import Session
     from api.cli.db_common import Opened
+    from sync.acts import Role
     from sync.database import Commit
-    from sync.membership import Role
 
 __all__: list[str] = []
 
@@ -123,7 +123,7 @@ def _whom(session: Session, text: str) -> bytes:
 
 
 def _role(text: str) -> Role:
-    from sync.membership import Role
+    from sync.acts import Role
 
     try:
         return Role(text)

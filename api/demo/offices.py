@@ -25,10 +25,10 @@ from identity.event import DeviceClass
 from identity.keystore import KeyRing, open_keystore
 from ledger.identities import add_events
 from ledger.values import to_python
+from sync.acts import Role
 from sync.changes import Changes
 from sync.database import Commit, Database
 from sync.exchange import ImportReport
-from sync.membership import Role
 
 __all__ = [
     "ACCOUNTS",

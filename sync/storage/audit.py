@@ -22,9 +22,9 @@ from ledger.entry import parse_entry
 from ledger.storage.rows import checked
 from ledger.store import FeedKey
 from ledger.values import Reference
+from sync.acts import Found, parse_member
 from sync.cells import WRITES, LiveDot, StoredOp, deaths
 from sync.liveness import ReplayedOp
-from sync.membership import Found, parse_member
 from sync.replay import KnownBlock, KnownFeed, Line, Replay, ReplayedDocument, ReplayedEntry
 from sync.schema import Schema
 from sync.stateroot import leaf_of

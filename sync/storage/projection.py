@@ -10,7 +10,7 @@ wherever it arrives, and then the documents that they had touched are made anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
@@ -22,9 +22,11 @@ from ledger.manifest import describe, parse_manifest
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
+from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot, deaths
-from sync.membership import MemberEntry, Membership, Refusal, Role, parse_member
-from sync.schema import Schema, check_op, parse_schema
+from sync.content import Content, ReadEntry, read_entry
+from sync.membership import Membership, Refusal
+from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.storage.branches import Branch, Branches, EntryFacts
 from sync.storage.documents import Document, Documents
 from sync.storage.forks import Track, Tracks, branch_id, branch_to_extend, end_of, split_branch
@@ -44,16 +46,12 @@ from sync.transaction import (
     StateRoot,
     Transaction,
     Verb,
-    parse_erasure,
-    parse_stamp_of,
-    parse_state_root,
-    parse_transaction,
     path_text,
 )
 from sync.vector import Vector, covers, encode_vector, sees
 from sync.view import RankOf
 
-__all__ = ["KIND_NUMBER", "Content", "Projection", "Taken", "feed_name", "schema_in_force"]
+__all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name", "schema_in_force"]
 
 KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
 """How a store writes the kind of an entry."""
@@ -87,28 +85,6 @@ class _Placed:
     lamport: int
     reading: int
     reason: str | None
-
-
-Content = Transaction | MemberEntry | StateRoot | Erasure
-"""What an entry of a database carries."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """An entry as it was read: what it carries, or why that cannot be read."""
-
-    kind: str
-    content: Content | None
-    stamp: Stamp | None
-    reason: str | None
-
-
-def _read(entry: Entry) -> _Read:
-    try:
-        content = _PARSERS[entry.kind](entry)
-    except MalformedError as exc:
-        return _Read(entry.kind, None, parse_stamp_of(entry), f"malformed: {exc}")
-    return _Read(entry.kind, content, content.stamp, None)
 
 
 class _Waits(Exception):
@@ -255,7 +231,9 @@ class Projection:
 
     def take_own(self, branch: Branch, seq: int, block: bytes, kind: str, content: Content, now_ms: int) -> Taken:
         """Take in an entry that is being written, which has seen everything that is here."""
-        return self._take(branch, seq, leaf_node(seq, block).hash, _Read(kind, content, content.stamp, None), now_ms)
+        return self._take(
+            branch, seq, leaf_node(seq, block).hash, ReadEntry(kind, content.stamp, content, None), now_ms
+        )
 
     def reason_against(self, branch: Branch, kind: str, content: Content) -> str | None:
         """Why an entry that has seen everything that is here would be masked on every replica; None: it counts."""
@@ -330,7 +308,7 @@ class Projection:
         for seq, block in self._blocks(branch):
             entry = self._entry_of_ours(block)
             if entry is not None:
-                leaf, read = leaf_node(seq, block).hash, _read(entry)
+                leaf, read = leaf_node(seq, block).hash, read_entry(entry)
                 try:
                     if not self._is_stray(branch.feed, branch.head, seq, leaf, read, now_ms):
                         self._take(branch, seq, leaf, read, now_ms)
@@ -357,7 +335,7 @@ class Projection:
             entry = self._entry_of_ours(block)
             if entry is not None:
                 try:
-                    taken += self._meet(track, seq, leaf_node(seq, block).hash, _read(entry), now_ms)
+                    taken += self._meet(track, seq, leaf_node(seq, block).hash, read_entry(entry), now_ms)
                 except _Waits as waits:
                     track.waits_for, track.changed = waits.reference, True
                     return taken
@@ -367,7 +345,7 @@ class Projection:
                 advance(1)
         return taken
 
-    def _meet(self, track: Track, seq: int, leaf: bytes, read: _Read, now_ms: int) -> int:
+    def _meet(self, track: Track, seq: int, leaf: bytes, read: ReadEntry, now_ms: int) -> int:
         """Take in the next entry of a line, when no other line has brought it. Returns how many were taken in."""
         feed = track.line.feed
         if self._is_stray(feed, track.at, seq, leaf, read, now_ms):
@@ -405,7 +383,7 @@ class Projection:
         self._rebuild(touched)
 
     def _is_stray(
-        self, feed: FeedKey, before: EntryFacts | None, seq: int, leaf: bytes, read: _Read, now_ms: int
+        self, feed: FeedKey, before: EntryFacts | None, seq: int, leaf: bytes, read: ReadEntry, now_ms: int
     ) -> bool:
         """Whether an entry has no place, because it does not name the one before it: then that is all that is kept."""
         reason = "back is not the entry before it"
@@ -437,7 +415,7 @@ class Projection:
             return None
         return entry if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.uid else None
 
-    def _take(self, branch: Branch, seq: int, leaf: bytes, read: _Read, now_ms: int) -> Taken:
+    def _take(self, branch: Branch, seq: int, leaf: bytes, read: ReadEntry, now_ms: int) -> Taken:
         assert read.stamp is not None  # else it were a stray
         placed = self._place(branch, read.stamp)
         reason = read.reason or placed.reason
@@ -605,7 +583,7 @@ class Projection:
         as_it_stands = is_complete and not self._vouches_for_sides()
         for op in ops:
             if op.document.collection == _SCHEMAS:
-                reason = _schema_misfit(op)
+                reason = check_schema_op(op)
             else:
                 schema = self.schema_of(op.document.collection, None if as_it_stands else past)
                 reason = None if schema is None else check_op(schema, op)
@@ -724,14 +702,6 @@ class Projection:
                 yield from (row[0] for row in self._tx.fetch_all(self._sql.writers_beyond, where))
 
 
-_PARSERS: Final[Mapping[str, Callable[[Entry], Content]]] = {
-    TXN: parse_transaction,
-    MEMBER: parse_member,
-    CKPT: parse_state_root,
-    ERASE: parse_erasure,
-}
-
-
 def _same_cell(op: Op, dot: LiveDot) -> bool:
     """Whether an operation could replace a dot at all."""
     path = path_text(op.path)
@@ -755,19 +725,6 @@ def _is_in(dot: LiveDot, past: Vector) -> bool:
 
 def _is_before(dot: LiveDot, end: int | None) -> bool:
     return end is None or dot.seq < end
-
-
-def _schema_misfit(op: Op) -> str | None:
-    """Why an operation cannot be about a schema."""
-    if op.verb is Verb.DEL:
-        return None
-    if op.verb is not Verb.SET or op.path != ("schema",):
-        return "a schema is the register 'schema'"
-    try:
-        parse_schema(op.value)
-    except MalformedError as exc:
-        return str(exc)
-    return None
 
 
 def schema_in_force(dots: Iterable[LiveDot], rank: RankOf) -> Schema | None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from ledger.entry import parse_entry
 from ledger.values import Reference
-from sync.membership import MemberEntry, Membership, PlacedAct, fold_members, parse_member
+from sync.acts import MemberEntry, parse_member
+from sync.membership import Membership, PlacedAct, fold_members
 from sync.storage.branches import Branch, Branches
 from sync.transaction import MEMBER, entry_id
 from sync.vector import Vector, sees

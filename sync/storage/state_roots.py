@@ -14,7 +14,7 @@ from identity.errors import MissingEvidenceError, RefusedError, RootMismatch, Ve
 from ledger.entry import parse_entry
 from ledger.store import FeedKey
 from ledger.values import Reference
-from sync.membership import Found, parse_member
+from sync.acts import Found, parse_member
 from sync.replay import KnownFeed, Replay
 from sync.stateroot import (
     RULES,

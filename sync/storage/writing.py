@@ -18,15 +18,16 @@ from ledger.entry import Entry, encode_entry
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey
 from ledger.values import Reference
+from sync.acts import CarryEvents, MemberEntry, member_entry
 from sync.cells import WRITES, CellKind, LiveDot, replaced
 from sync.clock import next_reading
+from sync.content import Content
 from sync.document_keys import DocumentKey, DocumentKeys
-from sync.membership import CarryEvents, MemberEntry, member_entry
 from sync.schema import Schema, check_document, check_op
 from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
 from sync.storage.branches import Branches
 from sync.storage.documents import count_increments
-from sync.storage.projection import Content, Projection
+from sync.storage.projection import Projection
 from sync.storage.reader import Reader
 from sync.transaction import (
     CKPT,

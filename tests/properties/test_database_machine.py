@@ -46,10 +46,11 @@ from ledger.merkle import leaf_node
 from ledger.store import stored_tree_hash
 from ledger.transfer import ingest_feed
 from ledger.values import Reference
+from sync.acts import parse_member
 from sync.cells import KIND_OF, WRITES, CellKind
 from sync.changes import Changes, MissingDocument, PurgedDocument, StaleVersion, Strength
 from sync.clock import MAX_AHEAD_MS, reading_at, wall_ms
-from sync.membership import Author, Membership, PlacedAct, fold_members, parse_member
+from sync.membership import Author, Membership, PlacedAct, fold_members
 from sync.replay import KnownBlock, KnownFeed, Replay
 from sync.schema import Schema, check_op, parse_schema
 from sync.stateroot import state_root

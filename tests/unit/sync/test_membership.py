@@ -29,25 +29,9 @@ from identity.keys import Ed25519Signer, Signer
 from identity.textforms import to_zbase32
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.values import Reference
+from sync.acts import MAX_EVENTS, Act, Admit, CarryEvents, Dismiss, Found, MemberEntry, Role, member_entry, parse_member
 from sync.clock import reading_at
-from sync.membership import (
-    MAX_EVENTS,
-    Act,
-    Admit,
-    Author,
-    CarryEvents,
-    Dismiss,
-    Found,
-    Member,
-    MemberEntry,
-    Membership,
-    PlacedAct,
-    Refusal,
-    Role,
-    fold_members,
-    member_entry,
-    parse_member,
-)
+from sync.membership import Author, Member, Membership, PlacedAct, Refusal, fold_members
 from sync.transaction import Founding, Stamp, database_id, entry_id
 
 HASH = b"\x0c" * 32

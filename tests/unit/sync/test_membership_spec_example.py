@@ -8,8 +8,8 @@ from pathlib import Path
 from identity.event import LastGood
 from ledger.entry import encode_entry, parse_entry
 from ledger.values import Reference
+from sync.acts import Dismiss, MemberEntry, member_entry, parse_member
 from sync.clock import reading_at
-from sync.membership import Dismiss, MemberEntry, member_entry, parse_member
 from sync.transaction import Stamp
 
 SPEC = (Path(__file__).resolve().parents[3] / "docs" / "spec" / "membership.md").read_text("utf-8")

@@ -11,8 +11,8 @@ from identity.errors import MissingEvidenceError, RefusedError, RootMismatch
 from identity.event import event_digest
 from identity.history import build_add_device, fold
 from identity.keys import Ed25519Signer
+from sync.acts import CarryEvents, MemberEntry
 from sync.changes import Changes
-from sync.membership import CarryEvents, MemberEntry
 from sync.stateroot import RULES
 from sync.transaction import DocumentId, StateRoot
 

@@ -1,0 +1,59 @@
+"""What an entry of a database carries: one of four kinds of content, read or not to be read.
+
+Whoever takes entries in begins here: the tables that are kept up to date (``sync.storage.projection``) and the replay
+that they are held against (``sync.replay``), which share how an entry is read and nothing of how it is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final, NamedTuple, TypeAlias
+
+from identity.errors import MalformedError
+from ledger.entry import Entry
+from sync.acts import MemberEntry, parse_member
+from sync.transaction import (
+    CKPT,
+    ERASE,
+    MEMBER,
+    TXN,
+    Erasure,
+    Stamp,
+    StateRoot,
+    Transaction,
+    parse_erasure,
+    parse_stamp_of,
+    parse_state_root,
+    parse_transaction,
+)
+
+__all__ = ["Content", "ReadEntry", "read_entry"]
+
+Content: TypeAlias = Transaction | MemberEntry | StateRoot | Erasure
+"""What an entry of a database carries."""
+
+
+class ReadEntry(NamedTuple):
+    """An entry as it was read: what it carries, or why that cannot be read. ``stamp`` may be readable all the same."""
+
+    kind: str
+    stamp: Stamp | None
+    content: Content | None
+    reason: str | None
+
+
+def read_entry(entry: Entry) -> ReadEntry:
+    """Read an entry of one of a database's kinds. Total."""
+    try:
+        content = _PARSERS[entry.kind](entry)
+    except MalformedError as exc:
+        return ReadEntry(entry.kind, parse_stamp_of(entry), None, f"malformed: {exc}")
+    return ReadEntry(entry.kind, content.stamp, content, None)
+
+
+_PARSERS: Final[Mapping[str, Callable[[Entry], Content]]] = {
+    TXN: parse_transaction,
+    MEMBER: parse_member,
+    CKPT: parse_state_root,
+    ERASE: parse_erasure,
+}
