@@ -17,7 +17,7 @@ from anchoring.receipt import parse_header
 from anchoring.storage import load_receipt, newest_final_anchor
 from identity.errors import MissingEvidenceError
 from ledger.identities import key_history
-from ledger.log_writer import covered_lengths
+from ledger.log_writer import covered_heads
 from ledger.store import FeedKey
 from sync.asof import anchored_at, claimed_at, known_at, known_at_place
 from sync.storage.reader import Cut, Reader
@@ -76,8 +76,7 @@ def _anchored(reader: Reader, at_ms: int) -> AsOf:
         receipt = load_receipt(connection, anchor)
         if receipt is not None and parse_header(receipt.header).timestamp_s * 1000 <= at_ms:
             feeds = {FeedKey(branch.feed) for branch in reader.branches}
-            lengths = covered_lengths(reader.tx, anchor.size, feeds)
-            cut = anchored_at(reader, lengths)
+            cut = anchored_at(reader, covered_heads(reader.tx, anchor.size, feeds).values())
             return AsOf(cut, Axis.ANCHORED, at_ms, anchor.size, anchor.block_number, *_left_out(reader, cut))
         anchor = newest_final_anchor(connection, below=anchor.size)
     raise MissingEvidenceError(

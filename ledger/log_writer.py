@@ -49,7 +49,7 @@ from ledger.store import (
     stored_tree_hash,
 )
 
-__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason", "begin_log", "covered_lengths"]
+__all__ = ["LogWriter", "Plan", "WithheldFeed", "WithheldReason", "begin_log", "covered_heads", "covered_lengths"]
 
 _CHUNK: Final = 4096
 """Leaves read at a time when looking back for what the log states last."""
@@ -279,9 +279,17 @@ class LogWriter:
 def covered_lengths(tx: ReadTransaction, size: int, feeds: set[FeedKey]) -> dict[FeedKey, int]:
     """The lengths up to which the log's first ``size`` leaves cover these feeds; one that they do not name is left out.
 
+    As ``covered_heads`` otherwise.
+    """
+    return {key: head.length for key, head in covered_heads(tx, size, feeds).items()}
+
+
+def covered_heads(tx: ReadTransaction, size: int, feeds: set[FeedKey]) -> dict[FeedKey, FeedHead]:
+    """The last head of each of these feeds in the log's first ``size`` leaves; one that they do not name is left out.
+
     Read from the end, no further than to the last head of each feed.
     """
-    covered: dict[FeedKey, int] = {}
+    covered: dict[FeedKey, FeedHead] = {}
     missing = set(feeds)
     for _, leaf in _backwards(tx, size) if missing else ():
         key = feed_head_key(leaf)
@@ -289,7 +297,7 @@ def covered_lengths(tx: ReadTransaction, size: int, feeds: set[FeedKey]) -> dict
             continue
         statement = parse_statement(leaf)
         assert isinstance(statement, FeedHead)
-        covered[FeedKey(key)] = statement.length
+        covered[FeedKey(key)] = statement
         missing.discard(FeedKey(key))
         if not missing:
             break

@@ -7,12 +7,16 @@ reading at a cut is exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 from identity.errors import MalformedError
 from ledger.entry import MAX_CLAIMED_MS
-from ledger.store import FeedKey
+from ledger.statement import FeedHead
+from ledger.store import FeedKey, stored_tree_hash
 from sync.clock import reading_at
+from sync.membership import Ending
+from sync.storage.branches import Branch
+from sync.storage.forks import vouched_end
 from sync.storage.reader import Cut, Reader
 
 __all__ = ["anchored_at", "claimed_at", "known_at", "known_at_place"]
@@ -47,17 +51,30 @@ def claimed_at(reader: Reader, ms: int) -> Cut:
     return reader.before_reading(reading_at(ms, last=True))
 
 
-def anchored_at(reader: Reader, lengths: Mapping[FeedKey, int]) -> Cut:
-    """What is shown to have been there: at most these lengths of the feeds, and of each entry its whole past.
+def anchored_at(reader: Reader, heads: Iterable[FeedHead]) -> Cut:
+    """What is shown to have been there: at most what these heads cover, and of each entry its whole past.
 
-    ``lengths`` are those of the newest checkpoint that was anchored by the time in question; that they are is taken on
-    trust here. A feed that is not named had nothing.
+    ``heads`` are those that the newest checkpoint states which was anchored by the time in question, one a feed; that
+    they are is taken on trust here. What they say of a feed's tree is not: of a feed that forked only the side shows
+    that has that tree, and of one that has another tree here, or fewer blocks, nothing does.
     """
     limits = {}
-    for feed, length in lengths.items():
-        for branch in reader.branches.of_feed(feed):
-            limits[branch.id] = length - 1
+    for head in heads:
+        for branch in reader.branches.of_feed(FeedKey(head.key)):
+            end = _anchored_end(reader, branch, head)
+            if end:
+                limits[branch.id] = end - 1
     return reader.closed(limits)
+
+
+def _anchored_end(reader: Reader, branch: Branch, head: FeedHead) -> int | None:
+    tracks = reader.tracks.of_feed(branch.feed)
+    if tracks:
+        return vouched_end(reader.branches, tracks, branch, Ending(head.length, head.length, head.tree_hash))
+    state = reader.tx.feed(branch.feed)
+    if state is None or state.length < head.length:
+        return None
+    return head.length if stored_tree_hash(reader.tx, branch.feed, head.length) == head.tree_hash else None
 
 
 def _check_time(ms: int) -> None:

@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, Final
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.history import SignedEvent
 from identity.textforms import check_name
+from ledger.statement import FeedHead
 from ledger.storage.rows import checked
 from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey
@@ -579,10 +580,10 @@ class Database:
         place: int | None = None,
         known_ms: int | None = None,
         claimed_ms: int | None = None,
-        anchored: Mapping[FeedKey, int] | None = None,
+        anchored: Collection[FeedHead] | None = None,
     ) -> Cut:
         """The cut that one of these means: what this replica had taken in up to a place or a time, what was written by
-        a time as the authors claim, or what an anchored checkpoint shows of each feed. See ``sync.asof``.
+        a time as the authors claim, or what the heads in an anchored checkpoint show. See ``sync.asof``.
 
         Raises ``MalformedError`` for none or several of them, and for a time that there is not.
         """
@@ -596,7 +597,7 @@ class Database:
                 return known_at(reader, known_ms)
             if claimed_ms is not None:
                 return claimed_at(reader, claimed_ms)
-            return anchored_at(reader, anchored or {})
+            return anchored_at(reader, anchored or ())
 
     def entry(self, reference: Reference) -> RecordedEntry:
         """An entry as it was taken in. Raises ``MissingEvidenceError`` when it was not."""

@@ -26,7 +26,7 @@ from sync.storage.queries import Queries
 from sync.storage.sides import LEDGER, Line, Sides
 from sync.vector import decode_vector, encode_vector
 
-__all__ = ["Track", "Tracks", "branch_id", "branch_to_extend", "end_of", "split_branch"]
+__all__ = ["Track", "Tracks", "branch_id", "branch_to_extend", "end_of", "split_branch", "vouched_end"]
 
 _ROWS_A_TIME: Final = 4096
 
@@ -221,10 +221,14 @@ def end_of(branches: Branches, tracks: Callable[[], Tracks], branch: Branch, mem
 
 
 def _end(branches: Branches, tracks: Sequence[Track], branch: Branch, ending: Ending) -> int:
+    vouched = vouched_end(branches, tracks, branch, ending)
+    return ending.cut if vouched is None else vouched
+
+
+def vouched_end(branches: Branches, tracks: Sequence[Track], branch: Branch, ending: Ending) -> int | None:
+    """The index up to which entries of the branch stand on a line that has the tree; None when no line here has it."""
     good = [track for track in tracks if _has_tree(track.line, ending)]
-    if not good:
-        return ending.cut
-    return max(_vouched(branches, track, branch, ending.cut) for track in good)
+    return max((_vouched(branches, track, branch, ending.cut) for track in good), default=None)
 
 
 def _has_tree(line: Line, ending: Ending) -> bool:

@@ -28,7 +28,7 @@ from ledger.feed import FeedWriter, create_feed
 from ledger.identities import add_events
 from ledger.log import consistency_proof, hash_leaf, inclusion_proof, verify_consistency, verify_inclusion
 from ledger.log_transfer import LogAudit, audit_log, export_log, feeds_at_hand, log_records, read_log_export
-from ledger.log_writer import LogWriter, WithheldFeed, WithheldReason, covered_lengths
+from ledger.log_writer import LogWriter, WithheldFeed, WithheldReason, covered_heads, covered_lengths
 from ledger.manifest import FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import tree_hash
 from ledger.statement import (
@@ -43,7 +43,7 @@ from ledger.statement import (
     parse_statement,
 )
 from ledger.storage.memory import MemoryStore
-from ledger.store import FeedKey, Store, StoredCheckpoint, newest_checkpoint
+from ledger.store import FeedKey, Store, StoredCheckpoint, newest_checkpoint, stored_tree_hash
 
 LOG_KEY = Ed25519Signer(b"log".ljust(32, b"\0"))
 CHAIN = ChainBinding(31337, bytes(20), bytes(20))
@@ -566,4 +566,6 @@ def test_lengths_that_a_size_covers(vault: Vault, monkeypatch: pytest.MonkeyPatc
         for position, size in enumerate(sizes, start=1):
             assert covered_lengths(tx, size, feeds) == {vault.feed: 3 * position, quiet: 2}
         assert covered_lengths(tx, sizes[-1], {quiet}) == {quiet: 2}
+        (head,) = covered_heads(tx, sizes[-1], {quiet}).values()
+        assert (head.key, head.tree_hash) == (quiet, stored_tree_hash(tx, quiet, 2))
         assert covered_lengths(tx, sizes[-1], set()) == covered_lengths(tx, 0, feeds) == {}

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from identity.errors import MalformedError
+from ledger.merkle import tree_hash
+from ledger.statement import FeedHead
 from sync.changes import Changes
 from sync.storage.reader import Cut, Reader
 
@@ -107,20 +109,30 @@ def test_a_feed_s_entries_are_there_as_far_as_their_past_is(world: Any) -> None:
     phone.receive(laptop)
     _increment(phone)
     laptop.receive(phone)
-    lengths = _lengths(laptop)
+    heads = _heads(laptop)
     _increment(laptop)
-    assert _count(laptop, laptop.db.as_of(anchored=lengths)) == 2
-    only = {phone.feed: lengths[phone.feed]}
+    assert _count(laptop, laptop.db.as_of(anchored=heads)) == 2
+    only = [head for head in heads if head.key == phone.feed]
     assert _count(laptop, laptop.db.as_of(anchored=only)) is None
     assert laptop.db.as_of(anchored=only).vector == {}
-    assert laptop.db.as_of(anchored={}).vector == {}
-    assert _count(laptop, laptop.db.as_of(anchored={laptop.feed: 10**6, phone.feed: 0})) == 1
-    assert laptop.db.as_of(anchored={bytes(32): 5}).vector == {}
+    assert laptop.db.as_of(anchored=[]).vector == {}
+    mine = [head for head in _heads(laptop) if head.key == laptop.feed]
+    assert _count(laptop, laptop.db.as_of(anchored=mine)) == 1
+    assert laptop.db.as_of(anchored=[FeedHead(bytes(32), 5, bytes(32))]).vector == {}
 
 
-def _lengths(replica: Any) -> dict[Any, int]:
+def test_another_tree_than_the_anchored_one_is_not_shown(world: Any) -> None:
+    laptop = world.replica("laptop")
+    _increment(laptop)
+    (head,) = _heads(laptop)
+    assert laptop.db.as_of(anchored=[head]).vector != {}
+    assert laptop.db.as_of(anchored=[FeedHead(head.key, head.length, bytes(32))]).vector == {}
+    assert laptop.db.as_of(anchored=[FeedHead(head.key, head.length + 1, head.tree_hash)]).vector == {}
+
+
+def _heads(replica: Any) -> list[FeedHead]:
     with replica.store.read() as tx:
-        return {state.key: state.length for state in tx.feeds()}
+        return [FeedHead(state.key, state.length, tree_hash(state.roots)) for state in tx.feeds() if state.length]
 
 
 # --- any cut --------------------------------------------------------------------------------------------------------
@@ -148,11 +160,11 @@ def test_a_cut_is_what_a_replica_shows_that_knew_no_more(world: Any) -> None:
                 replica.receive(replicas[1 - number])
             else:
                 with replica.db.read() as reader:
-                    saved.append((_named(reader, reader.now()), _shown(replica.db.get("c", key)), _lengths(replica)))
+                    saved.append((_named(reader, reader.now()), _shown(replica.db.get("c", key)), _heads(replica)))
         world.exchange()
         for replica in replicas:
-            for vector, shown, lengths in saved:
-                cut = replica.db.as_of(anchored=lengths)
+            for vector, shown, heads in saved:
+                cut = replica.db.as_of(anchored=heads)
                 with replica.db.read() as reader:
                     assert _named(reader, cut) == vector
                 assert _shown(replica.db.get("c", key, cut)) == shown

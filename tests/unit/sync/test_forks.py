@@ -25,6 +25,7 @@ from ledger.feed import FeedWriter
 from ledger.fork import parse_fork, verify_fork
 from ledger.manifest import feed_key, parse_manifest
 from ledger.merkle import leaf_node
+from ledger.statement import FeedHead
 from ledger.store import stored_tree_hash
 from ledger.succession import continue_feed
 from sync.bundle import Have, read_have
@@ -171,6 +172,25 @@ def test_what_was_seen_of_either_side_follows_it(forked: tuple[Any, Any, Any, An
     carry(laptop, desk)
     assert desk.db.get("accounts", "1").view.conflicts == ()
     assert facts(laptop) == facts(desk)
+
+
+def test_an_anchored_read_shows_the_side_that_was_anchored(forked: tuple[Any, Any, Any, Any]) -> None:
+    """A device that forks below what was anchored does not change what the anchor shows, whichever side came first."""
+    laptop, phone, desk, clone = forked
+    with phone.store.read() as tx:
+        state = tx.feed(phone.feed)
+        head = FeedHead(phone.feed, state.length, stored_tree_hash(tx, phone.feed, state.length))
+        base = tx.feed(desk.world.replicas["laptop"].feed)
+        heads = [head, FeedHead(base.key, base.length, stored_tree_hash(tx, base.key, base.length))]
+    for first, second, reader in ((phone, clone, laptop), (clone, phone, desk)):
+        carry(first, reader, whole=True)
+        carry(second, reader, whole=True)
+        cut = reader.db.as_of(anchored=heads)
+        shown = reader.db.get("accounts", "1", cut)
+        assert shown.fields == {"owner": "phone", "limit": 1}
+        assert reader.db.get("accounts", "2", cut).fields == {"owner": "phone only"}
+        neither = [FeedHead(head.key, head.length, bytes(32)), heads[1]]
+        assert reader.db.get("accounts", "1", reader.db.as_of(anchored=neither)) is None
 
 
 def test_who_is_not_disputed_shows(forked: tuple[Any, Any, Any, Any]) -> None:
