@@ -232,6 +232,12 @@ class DocumentKeys:
                 unreachable = tuple(path for path in file.copies() if not _destroy_in_copy(file, Path(path), secrets))
             return Destroyed(file.destroyed_kids(database, document), unreachable)
 
+    def destroyed(self, database: bytes, document: DocumentId) -> tuple[bytes, ...]:
+        """The kids of the document's destroyed keys, also of those that were never here, in ascending order."""
+        _check_place(database, document)
+        with self._mutex:
+            return self._current().destroyed_kids(database, document) if self._is_there() else ()
+
     def backup(self, path: Path) -> None:
         """Copy the key file to ``path``, and remember that, so that keys are destroyed there too.
 

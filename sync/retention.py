@@ -264,8 +264,11 @@ def settle_erasures(database: Database) -> list[DocumentId]:
                     due.append((erasure.document, erasure.kids))
     settled = []
     for document, kids in due:
-        if any(database.keys.find(kid) is not None for kid in kids):
+        here = set(kids) & set(database.keys.of_document(database.uid, document))
+        if here or not set(kids) <= set(database.keys.destroyed(database.uid, document)):
+            # Also what is not here is remembered as destroyed, so that no bundle brings it later.
             database.keys.destroy(database.uid, document, database.now_ms(), kids)
+        if here:
             settled.append(document)
     return settled
 

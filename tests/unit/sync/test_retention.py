@@ -20,7 +20,7 @@ from sync.retention import (
     settle_erasures,
     trash,
 )
-from sync.transaction import DocumentId
+from sync.transaction import DocumentId, Erasure
 
 ACCOUNT = DocumentId("accounts", "1")
 SCHEMA = {"type": "object", "properties": {"phone": {"type": "text", "sealed": True}}}
@@ -172,3 +172,27 @@ def test_a_sealed_null_is_sealed_too(world: Any) -> None:
     laptop.put("accounts", "1", phone=None)
     assert isinstance(to_python(laptop.fields("accounts", "1")["phone"]), Sealed)
     assert laptop.db.unsealed(laptop.db.get("accounts", "1")).fields == {"phone": None}
+
+
+def test_a_key_that_comes_after_its_erasure_is_not_taken(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    with_schema(laptop)
+    laptop.put("accounts", "1", phone="123")
+    handed_over = laptop.keys.export_keys(world.uid)
+    erase(laptop.db, ACCOUNT, "asked")
+    world.exchange()
+    assert settle_erasures(phone.db) == []
+    assert phone.keys.import_keys(handed_over) == ()
+    assert phone.keys.of_document(world.uid, ACCOUNT) == ()
+
+
+def test_an_erasure_that_names_the_key_of_another_document_leaves_it(world: Any) -> None:
+    laptop = world.replica("laptop")
+    with_schema(laptop)
+    laptop.put("accounts", "1", phone="123")
+    laptop.put("accounts", "2", phone="456")
+    (other,) = laptop.keys.of_document(world.uid, DocumentId("accounts", "2"))
+    laptop.db.write(lambda writing: Erasure(writing.stamp(), ACCOUNT, (other,), "hostile"))
+    for _ in range(2):
+        assert settle_erasures(laptop.db) == []
+    assert laptop.keys.find(other) is not None
