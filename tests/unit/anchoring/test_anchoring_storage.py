@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import text
 
 from anchoring.receipt import AnchorReceipt, receipt_digest
@@ -37,7 +35,6 @@ from anchoring.storage import (
 )
 from identity.errors import ConflictError, DamagedFile, RefusedError, StorageError
 from ledger.storage.engine import open_store
-from ledger.storage.schema import metadata
 from ledger.storage.sql import SqlStore
 
 PENDING, SUBMITTED, MINED, FINAL, FAILED = AnchorState
@@ -83,21 +80,6 @@ def transaction(size: int, number: int = 1) -> StoredTransaction:
 def sizes(store: SqlStore, *states: AnchorState) -> list[int]:
     with store.read() as tx:
         return [anchor.size for anchor in load_anchors(tx.connection, *states)]
-
-
-def test_migrated_tables_match_the_metadata(store: SqlStore) -> None:
-    with store.read() as tx:
-        context = MigrationContext.configure(
-            tx.connection,
-            opts={
-                "compare_type": True,
-                "include_name": lambda name, kind, parents: kind != "table" or name in TABLES,
-                "include_object": lambda thing, name, kind, *_: (
-                    name in TABLES if kind == "table" else thing.table.name != "timestamp_token" or kind == "column"
-                ),  # the constraint on (size, response) is an index over the response's digest on PostgreSQL
-            },
-        )
-        assert compare_metadata(context, metadata) == []
 
 
 # Asking
