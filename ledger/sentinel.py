@@ -223,11 +223,22 @@ def describe_store(tx: ReadTransaction, store: bytes, machine: bytes, *, sequenc
 
 
 def updated(sentinel: Sentinel, committed: Committed) -> Sentinel:
-    """The sentinel after a transaction of the store. Transactions may be told in another order than they were made."""
+    """The sentinel after a transaction of the store. Transactions may be told in another order than they were made.
+
+    Telling what it knows already changes nothing: a process that starts may have described the store between a commit
+    and its telling.
+    """
     feeds = [change for change in committed.feeds if change.after.local]
     heads = {head.key: head for head in sentinel.heads}
+    names_all = len(heads) < MAX_HEADS
+    new_feeds, new_entries = 0, 0
     for change in feeds:
         older = heads.pop(change.after.key, None)
+        if older is not None:
+            new_entries += max(0, change.after.length - older.length)
+        else:
+            new_feeds += names_all or change.created
+            new_entries += change.after.length - (0 if names_all else change.start)
         longer = older is not None and older.length > change.after.length
         heads[change.after.key] = older if older is not None and longer else _head(change.after)
     written = {change.after.key for change in feeds}
@@ -239,8 +250,8 @@ def updated(sentinel: Sentinel, committed: Committed) -> Sentinel:
     return replace(
         sentinel,
         sequence=sentinel.sequence + 1,
-        feeds=sentinel.feeds + sum(change.created for change in feeds),
-        entries=sentinel.entries + sum(change.after.length - change.start for change in feeds),
+        feeds=sentinel.feeds + new_feeds,
+        entries=sentinel.entries + new_entries,
         log_size=log_size,
         log_root=log_root,
         heads=tuple(kept[:MAX_HEADS]),

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from identity.errors import StorageError
-from ledger.log import append_to_frontier
-from ledger.merkle import Node
+from ledger.log import append_to_frontier, root_at
+from ledger.merkle import Node, tree_hash
 from ledger.noderow import completed_by
 from ledger.storage.schema import MAX_LENGTH
-from ledger.store import Committed, FeedState, LogState, ReadTransaction, SignedHead
+from ledger.store import Committed, CommittedLog, FeedState, LogState, ReadTransaction, SignedHead, stored_tree_hash
 
 __all__ = ["is_written", "log_rows", "moved_feed"]
 
@@ -52,9 +52,22 @@ def log_rows(expected: LogState | None, state: LogState, leaves: Sequence[bytes]
 
 
 def is_written(tx: ReadTransaction, told: Committed) -> bool:
-    """Whether the store holds what a commit without an answer was to write: nobody else brings a feed there."""
+    """Whether the store holds what a commit without an answer was to write.
+
+    As long a feed, or log, is not enough: another process may have gone on there instead.
+    """
+    return _logged(tx, told.log) and all(_appended(tx, change.after) for change in told.feeds)
+
+
+def _logged(tx: ReadTransaction, told: CommittedLog | None) -> bool:
+    if told is None:
+        return True
     log = tx.log()
-    if told.log is not None and (log is None or log.size < told.log.size):
+    return log is not None and log.size >= told.size and root_at(tx.log_node, told.size) == told.root
+
+
+def _appended(tx: ReadTransaction, told: FeedState) -> bool:
+    feed = tx.feed(told.key)
+    if feed is None or feed.length < told.length:
         return False
-    feeds = [(tx.feed(change.after.key), change.after.length) for change in told.feeds]
-    return all(feed is not None and feed.length >= length for feed, length in feeds)
+    return stored_tree_hash(tx, told.key, told.length) == tree_hash(told.roots)

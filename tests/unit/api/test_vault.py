@@ -365,6 +365,30 @@ def test_what_a_commit_without_an_answer_wrote_is_recorded_before_it_is_told(
     assert told == [1, 2]
 
 
+def test_what_another_process_wrote_in_the_place_of_a_commit_without_an_answer_is_not_recorded_as_ours(
+    vault: Vault, ring: KeyRing, ledger: FeedKey, guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The feed is as long as that commit would have made it, and longer: by another hand."""
+    told: list[tuple[int, int]] = []
+    vault.store.after_commit = lambda one: told.extend((change.start, change.after.length) for change in one.feeds)
+    writing = vault.store._writing
+    assert writing is not None
+    commit, answers = writing._commit, iter([False])
+
+    def lost(connection: Any) -> None:
+        if not next(answers, True):
+            raise UnknownOutcome("nobody answered")
+        commit(connection)
+
+    monkeypatch.setattr(writing, "_commit", lost)
+    with pytest.raises(UnknownOutcome):
+        vault.append(ring, ledger, [entry(1), entry(2)])
+    with closing(Vault(vault.store.reopen(), guard)) as other:
+        assert other.append(ring, ledger, [entry(number) for number in range(3, 7)]).length == 4
+    assert vault.append(ring, ledger, [entry(7)]).length == 5
+    assert told == [(4, 5)]
+
+
 def test_a_feed_of_another_history_of_the_database_is_continued(
     vault: Vault, ring: KeyRing, guard: Guard, empty_postgres: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

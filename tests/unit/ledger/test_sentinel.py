@@ -248,6 +248,16 @@ def test_the_order_in_which_it_is_told_does_not_matter() -> None:
     assert one == other
 
 
+def test_what_a_process_that_started_has_described_is_not_counted_when_it_is_told() -> None:
+    parts = [grown(1, 0, 2, created=True), grown(1, 2, 5), grown(2, 0, 0, created=True), grown(2, 0, 1)]
+    found = NOTHING
+    for part in parts:
+        found = updated(found, part)
+    for part in parts:
+        again = updated(found, part)
+        assert (again.feeds, again.entries, set(again.heads)) == (2, 6, set(found.heads))
+
+
 def test_feeds_of_others_do_not_count() -> None:
     found = updated(NOTHING, grown(1, 0, 3, local=False, created=True))
     assert (found.feeds, found.entries, found.heads) == (0, 0, ())

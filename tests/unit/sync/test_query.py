@@ -453,11 +453,11 @@ def test_the_engine_uses_the_index(world: Any, url: str) -> None:
     if url:
         with laptop.store.write() as tx:
             tx.execute("ANALYZE database_document", ())
-    for text, order, field in [
+    for text, order, *fields in [
         ("balance = 7", KEY, "balance"),
         ("balance > 590", KEY, "balance"),
         ("balance >= 5 and balance < 9", ("balance",), "balance"),
-        ('owner = "o7" and balance > 5', KEY, "owner"),
+        ('owner = "o7" and balance > 5', KEY, "owner", "balance"),  # which of the two is the engine's to say
         ('owner ^= "o49"', ("owner",), "owner"),
         ('owner in ("o1", "o2")', ("owner",), "owner"),
         ("balance absent", KEY, "balance"),
@@ -465,7 +465,7 @@ def test_the_engine_uses_the_index(world: Any, url: str) -> None:
     ]:
         with laptop.db.read() as reader:
             plan = "\n".join(explain(reader, Query("accounts", parse_filter(text), order)))
-            assert index_name(reader.uid, "accounts", field) in plan, (text, plan)
+            assert any(index_name(reader.uid, "accounts", field) in plan for field in fields), (text, plan)
     with laptop.db.read() as reader:
         alternatives = parse_filter('balance < 5 or owner = "o3"')
         plan = "\n".join(explain(reader, Query("accounts", alternatives)))
