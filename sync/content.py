@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple, TypeAlias
 
 from identity.errors import MalformedError
-from ledger.entry import Entry
+from ledger.entry import Entry, parse_entry
 from sync.acts import MemberEntry, parse_member
 from sync.transaction import (
     CKPT,
@@ -27,10 +27,19 @@ from sync.transaction import (
     parse_transaction,
 )
 
-__all__ = ["Content", "ReadEntry", "read_entry"]
+__all__ = ["Content", "ReadEntry", "entry_of", "read_entry"]
 
 Content: TypeAlias = Transaction | MemberEntry | StateRoot | Erasure
 """What an entry of a database carries."""
+
+
+def entry_of(database: bytes, block: bytes) -> Entry | None:
+    """The entry that a block is, when it is one of the database; whatever else is in a feed is nothing to it. Total."""
+    try:
+        entry = parse_entry(block)
+    except MalformedError:
+        return None
+    return entry if entry.kind in _PARSERS and entry.body.get("db") == database else None
 
 
 class ReadEntry(NamedTuple):

@@ -6,40 +6,37 @@ in the order in which entries come. Here nothing is kept up to date. What every 
 references; whether an operation is live is asked of all operations of its document at once; so the order in which
 feeds or entries are given cannot matter. Only what entries say, who may write and how live values are shown is shared.
 
-A *line* is a feed, or of one that forked a part without a fork: the entries before it, and each side. An entry that
-does not name the one before it is on no line, a *stray*. Blocks of a feed have to be known from the first one on: what
-stands behind a gap, or rests on an entry that is not here, is *parked* and left out.
+Lines are those of ``sync.lines``. An entry that does not name the one before it has no place on one, it is a *stray*.
+Blocks of a feed have to be known from the first one on: what stands behind a gap, or rests on an entry that is not
+here, is *parked* and left out.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Final, NamedTuple
 
-from identity.contexts import BRANCH_ID
 from identity.encoding import decode, encode, encode_stored
 from identity.errors import MalformedError
-from ledger.entry import Entry, parse_entry
-from ledger.merkle import TreeBuilder, tree_hash
+from ledger.entry import parse_entry
 from ledger.values import Reference
 from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot
-from sync.content import Content, ReadEntry, read_entry
+from sync.content import Content, ReadEntry, entry_of, read_entry
+from sync.lines import KnownFeed, Line, ReplayedEntry, Stray, displaced, draw_lines, end_on
 from sync.liveness import EntryKey, Past, ReplayedOp, counters_of, dot_of, live_ops
-from sync.membership import Author, Ending, Membership, PlacedAct, Refusal, fold_members
+from sync.membership import Membership, PlacedAct, Refusal, fold_members
 from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.transaction import (
-    DATABASE_KINDS,
     MEMBER,
     DocumentId,
     Erasure,
-    Guard,
     Op,
     Stamp,
     StateRoot,
@@ -51,99 +48,12 @@ from sync.transaction import (
 )
 from sync.view import ABSENT_ETAG, CounterPart, Rank, View, document_version, etag_of, make_view
 
-__all__ = [
-    "Contest",
-    "KnownBlock",
-    "KnownFeed",
-    "Line",
-    "Replay",
-    "ReplayedDocument",
-    "ReplayedEntry",
-    "Stray",
-]
+__all__ = ["Contest", "Replay", "ReplayedDocument"]
 
 
 _SCHEMAS: Final = "$schema"
 _READ_ENTRIES: Final = 256
 """Transactions that are kept as they were read, for contexts that name them."""
-
-
-class KnownBlock(NamedTuple):
-    """A block of a feed, whose place and leaf hash were verified."""
-
-    seq: int
-    """Its index in the feed."""
-    leaf_hash: bytes
-    block: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class KnownFeed:
-    """What is known of a feed: its blocks from the first one on, and when it forked what else stands in it.
-
-    Each of ``sides`` is what follows on another side, from the first block on that differs from ``blocks``. All of
-    them are read more than once.
-    """
-
-    author: Author
-    blocks: Sequence[KnownBlock]
-    sides: tuple[Sequence[KnownBlock], ...] = ()
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """One line of entries. ``number`` is its place among the lines by ``uid``, which is the same for everybody."""
-
-    uid: bytes
-    author: Author
-    blocks: Sequence[KnownBlock]
-    """All blocks of the feed; of one that forked only its entries."""
-    parent: Line | None
-    is_whole: bool = True
-    number: int = -1
-    entries: dict[int, ReplayedEntry] = field(default_factory=dict)
-    """What was placed, by index in the feed, ascending."""
-
-    @property
-    def ancestors(self) -> Iterator[Line]:
-        """The lines that it goes on from, the nearest first."""
-        at = self.parent
-        while at is not None:
-            yield at
-            at = at.parent
-
-    @property
-    def head(self) -> ReplayedEntry | None:
-        """The newest entry that was placed."""
-        return next(reversed(self.entries.values()), None)
-
-    def block(self, index: int) -> KnownBlock:
-        """The block of an entry that was placed."""
-        return self.blocks[index if self.is_whole else bisect_left(self.blocks, index, key=lambda one: one.seq)]
-
-
-@dataclass(frozen=True, slots=True)
-class ReplayedEntry:
-    """An entry in its place. ``masked`` says why it has no effect; ``ops`` is how many operations were kept of it."""
-
-    reference: Reference
-    line: int
-    kind: str
-    ops: int
-    lamport: int
-    reading: int
-    masked: str | None
-    past: Past
-    follows: tuple[EntryKey, ...]
-    """What its stamp says that it had seen last, as far as that is true."""
-    guards: tuple[Guard, ...] = ()
-    undoes: tuple[EntryKey, ...] = ()
-    """What it takes back, as far as it had seen that."""
-
-    @property
-    def key(self) -> EntryKey:
-        """What names it within the replay."""
-        return self.line, self.reference.index
 
 
 class _Believed(NamedTuple):
@@ -173,13 +83,6 @@ class ReplayedDocument:
         return ABSENT_ETAG if self.version is None else etag_of(self.version)
 
 
-class Stray(NamedTuple):
-    """An entry that has no place, because it does not name the one before it, and what is wrong with it."""
-
-    kind: str
-    reason: str
-
-
 class Contest(NamedTuple):
     """A guard that something broke which was written without knowing of it."""
 
@@ -196,12 +99,11 @@ class Replay:
 
     def __init__(self, database: bytes, feeds: Iterable[KnownFeed]) -> None:
         self.database = database
-        self.strays: dict[Reference, Stray] = {}
-        """Entries that have no place."""
         self.parked: dict[Reference, Reference | None] = {}
         """Entries that were left out, and what each waits for; None: for a block of its feed that is missing."""
         self._feeds = {feed.author.feed: feed for feed in feeds}
-        self.lines = self._draw_lines()
+        self.lines, self.strays = draw_lines(database, self._feeds.values())
+        """The lines, and the entries that have no place on one."""
         self._placed: dict[tuple[bytes, int], list[ReplayedEntry]] = {}
         self._acts: dict[bytes, PlacedAct] = {}
         self._folds: dict[frozenset[bytes], Membership] = {}
@@ -211,7 +113,7 @@ class Replay:
         self._place_all()
         self.membership = self._within(frozenset(self._acts))
         """Who may write, as far as all acts that are here say."""
-        self.ends = tuple(map(self._end_of, self.lines))
+        self.ends = tuple(end_on(line, self._feeds[line.author.feed], self.membership) for line in self.lines)
         """Of each line the index from which on entries do not count, whatever they had seen; None: all of them do."""
 
     # --- what there is ---
@@ -385,12 +287,12 @@ class Replay:
             while line.is_whole and block.seq != expected:
                 yield None
             expected += 1
-            entry = self._entry_of_ours(block)
+            entry = entry_of(self.database, block.block)
             if entry is None:
                 continue
             read = read_entry(entry)
             reference = Reference(line.author.feed, block.seq, block.leaf_hash)
-            fault = _displaced(read, None if before is None else before.reference)
+            fault = displaced(read, None if before is None else before.reference)
             if fault is not None or read.stamp is None:
                 self.strays[reference] = Stray(read.kind, fault or "")
                 continue
@@ -406,22 +308,15 @@ class Replay:
         head = next((one.head for one in (line, *line.ancestors) if one.head is not None), None)
         before = None if head is None else head.reference
         for block in line.blocks:
-            entry = None if block.seq in line.entries else self._entry_of_ours(block)
+            entry = None if block.seq in line.entries else entry_of(self.database, block.block)
             reference = Reference(line.author.feed, block.seq, block.leaf_hash)
             if entry is None or reference in self.strays:
                 continue
-            fault = _displaced(read_entry(entry), before)
+            fault = displaced(read_entry(entry), before)
             if fault is not None and missing is not None:
                 self.strays[reference] = Stray(entry.kind, fault)
             else:
                 self.parked[reference], missing, before = missing, reference, reference
-
-    def _entry_of_ours(self, block: KnownBlock) -> Entry | None:
-        try:
-            entry = parse_entry(block.block)
-        except MalformedError:
-            return None
-        return entry if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.database else None
 
     def _missing(self, line: Line, stamp: Stamp) -> Reference | None:
         """What a stamp names that is not here, before it names what it must not."""
@@ -431,57 +326,6 @@ class Replay:
             if self.find(reference) is None:
                 return reference
         return None
-
-    # --- lines ---
-
-    def _draw_lines(self) -> tuple[Line, ...]:
-        lines: list[Line] = []
-        for feed in self._feeds.values():
-            if feed.sides:
-                chains = [self._entries_on(feed.author, chain) for chain in _chains(feed)]
-                lines += _split(feed.author, chains, None, 0)
-            else:
-                lines.append(Line(feed.author.feed, feed.author, feed.blocks, None))
-        lines.sort(key=lambda line: line.uid)
-        for number, line in enumerate(lines):
-            line.number = number
-        return tuple(lines)
-
-    def _entries_on(self, author: Author, chain: Sequence[KnownBlock]) -> list[KnownBlock]:
-        """The entries on one side of a feed, from its first block on, that name the one before them."""
-        found: list[KnownBlock] = []
-        before: Reference | None = None
-        for expected, block in enumerate(chain):
-            entry = self._entry_of_ours(block)
-            if block.seq != expected:
-                break
-            if entry is None:
-                continue
-            reference, read = Reference(author.feed, block.seq, block.leaf_hash), read_entry(entry)
-            fault = _displaced(read, before)
-            if fault is not None:
-                self.strays[reference] = Stray(read.kind, fault)
-            else:
-                found.append(block)
-                before = reference
-        return found
-
-    def _end_of(self, line: Line) -> int | None:
-        """The index from which on entries of a line do not count.
-
-        Who vouches for a feed names a length and a tree hash: of one that forked, a side. Where no side that is here
-        has that tree the index alone decides.
-        """
-        feed, endings = self._feeds[line.author.feed], self.membership.endings(line.author)
-        if not feed.sides or not endings:
-            return self.membership.cut(line.author)
-        return min(self._end_by(line, feed, ending) for ending in endings)
-
-    def _end_by(self, line: Line, feed: KnownFeed, ending: Ending) -> int:
-        good = [chain for chain in _chains(feed) if _has_tree(chain, ending)]
-        if not good:
-            return ending.cut
-        return max(_vouched(line, chain, ending.cut) for chain in good)
 
     # --- judging ---
 
@@ -644,60 +488,7 @@ class Replay:
         return entry.reading, entry_id(entry.reference), op.op
 
 
-# --- lines ----------------------------------------------------------------------------------------------------------
-
-
-def _chains(feed: KnownFeed) -> list[Sequence[KnownBlock]]:
-    """Of a feed that forked every history that it has, each from the first block on."""
-    return [feed.blocks, *([*feed.blocks[: side[0].seq], *side] for side in feed.sides if side)]
-
-
-def _split(author: Author, chains: Sequence[list[KnownBlock]], parent: Line | None, start: int) -> Iterator[Line]:
-    """The lines of chains of entries that agree before place ``start``: what they share from there, then each side."""
-    longest = max(chains, key=len)
-    fork = start
-    while fork < len(longest) and all(one[fork : fork + 1] in ([], [longest[fork]]) for one in chains):
-        fork += 1
-    uid = author.feed
-    if parent is not None:
-        first = longest[start]
-        uid = sha256(BRANCH_ID + author.feed + first.seq.to_bytes(8, "big") + first.leaf_hash).digest()
-    line = Line(uid, author, longest[start:fork], parent, is_whole=False)
-    yield line
-    sides: dict[KnownBlock, list[list[KnownBlock]]] = {}
-    for one in chains:
-        if len(one) > fork:
-            sides.setdefault(one[fork], []).append(one)
-    for found in sides.values():
-        yield from _split(author, found, line, fork)
-
-
-def _vouched(line: Line, chain: Sequence[KnownBlock], cut: int) -> int:
-    """The index up to which the entries of a line stand on the chain too, before block ``cut``."""
-    on_it = {(block.seq, block.leaf_hash) for block in chain[:cut]}
-    beyond = [index for index, one in line.entries.items() if (index, one.reference.leaf_hash) not in on_it]
-    if len(beyond) == len(line.entries):
-        return 0 if line.parent is None else line.blocks[0].seq
-    return min([cut, *beyond[:1]])
-
-
-def _has_tree(chain: Sequence[KnownBlock], ending: Ending) -> bool:
-    """Whether the blocks that an ending vouches for are the first ones of the chain."""
-    if not 0 < ending.length <= len(chain):
-        return False
-    tree = TreeBuilder()
-    tree.append_many([block.block for block in chain[: ending.length]])
-    return tree_hash(tree.roots) == ending.tree_hash
-
-
 # --- entries --------------------------------------------------------------------------------------------------------
-
-
-def _displaced(read: ReadEntry, before: Reference | None) -> str | None:
-    """Why an entry has no place behind ``before``."""
-    if read.stamp is None:
-        return read.reason or "malformed: no stamp"
-    return None if read.stamp.back == before else "back is not the entry before it"
 
 
 def _takes_an_admin(content: Content) -> bool:

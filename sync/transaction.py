@@ -27,7 +27,6 @@ from sync.clock import MAX_READING, wall_ms
 
 __all__ = [
     "CKPT",
-    "DATABASE_KINDS",
     "ERASE",
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
@@ -71,8 +70,6 @@ TXN: Final = "txn"
 MEMBER: Final = "member"
 CKPT: Final = "ckpt"
 ERASE: Final = "erase"
-DATABASE_KINDS: Final = frozenset({TXN, MEMBER, CKPT, ERASE})
-"""The kinds of entries that carry a stamp."""
 
 MAX_OPS: Final = 4096
 MAX_PATH: Final = 8

@@ -24,8 +24,9 @@ from ledger.store import FeedKey
 from ledger.values import Reference
 from sync.acts import Found, parse_member
 from sync.cells import WRITES, LiveDot, StoredOp, deaths
+from sync.lines import KnownBlock, KnownFeed, Line, ReplayedEntry
 from sync.liveness import ReplayedOp
-from sync.replay import KnownBlock, KnownFeed, Line, Replay, ReplayedDocument, ReplayedEntry
+from sync.replay import Replay, ReplayedDocument
 from sync.schema import Schema
 from sync.stateroot import leaf_of
 from sync.storage.audit_queries import audit_queries_for

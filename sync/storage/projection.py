@@ -17,14 +17,13 @@ from typing import Any, Final
 
 from identity.encoding import decode, encode, encode_stored
 from identity.errors import AuditError, DamagedFile, MalformedError
-from ledger.entry import Entry, parse_entry
 from ledger.manifest import describe, parse_manifest
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
 from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot, deaths
-from sync.content import Content, ReadEntry, read_entry
+from sync.content import Content, ReadEntry, entry_of, read_entry
 from sync.membership import Membership, Refusal
 from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.storage.branches import Branch, Branches, EntryFacts
@@ -34,7 +33,6 @@ from sync.storage.queries import Queries
 from sync.storage.standing import Standing
 from sync.transaction import (
     CKPT,
-    DATABASE_KINDS,
     ERASE,
     MEMBER,
     TXN,
@@ -306,7 +304,7 @@ class Projection:
         if branch.waits_for is not None and self.branches.find(branch.waits_for) is None:
             return 0
         for seq, block in self._blocks(branch):
-            entry = self._entry_of_ours(block)
+            entry = entry_of(self.uid, block)
             if entry is not None:
                 leaf, read = leaf_node(seq, block).hash, read_entry(entry)
                 try:
@@ -332,7 +330,7 @@ class Projection:
         if track.waits_for is not None and self.branches.find(track.waits_for) is None:
             return 0
         for seq, block in enumerate(track.line.blocks(track.next_seq, track.line.length), track.next_seq):
-            entry = self._entry_of_ours(block)
+            entry = entry_of(self.uid, block)
             if entry is not None:
                 try:
                     taken += self._meet(track, seq, leaf_node(seq, block).hash, read_entry(entry), now_ms)
@@ -406,14 +404,6 @@ class Projection:
             yield from enumerate(list(self._tx.blocks(branch.feed, start, stop)), start)
             if branch.next_seq == start:
                 return
-
-    def _entry_of_ours(self, block: bytes) -> Entry | None:
-        """The entry, when it is one of this database; whatever else is in the feed is nothing to us."""
-        try:
-            entry = parse_entry(block)
-        except MalformedError:
-            return None
-        return entry if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.uid else None
 
     def _take(self, branch: Branch, seq: int, leaf: bytes, read: ReadEntry, now_ms: int) -> Taken:
         assert read.stamp is not None  # else it were a stray

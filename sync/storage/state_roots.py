@@ -15,7 +15,8 @@ from ledger.entry import parse_entry
 from ledger.store import FeedKey
 from ledger.values import Reference
 from sync.acts import Found, parse_member
-from sync.replay import KnownFeed, Replay
+from sync.lines import KnownFeed
+from sync.replay import Replay
 from sync.stateroot import (
     RULES,
     DocumentContent,

@@ -8,8 +8,8 @@ from typing import Any, Final, overload
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey
 from ledger.values import Reference
+from sync.lines import KnownBlock, KnownFeed
 from sync.membership import Author
-from sync.replay import KnownBlock, KnownFeed
 from sync.storage.sides import LEDGER, Line
 
 __all__ = ["StoredBlocks", "find_block", "known_block", "known_feed"]

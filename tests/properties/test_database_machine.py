@@ -50,13 +50,15 @@ from sync.acts import parse_member
 from sync.cells import KIND_OF, WRITES, CellKind
 from sync.changes import Changes, MissingDocument, PurgedDocument, StaleVersion, Strength
 from sync.clock import MAX_AHEAD_MS, reading_at, wall_ms
+from sync.lines import KnownBlock, KnownFeed
 from sync.membership import Author, Membership, PlacedAct, fold_members
-from sync.replay import KnownBlock, KnownFeed, Replay
+from sync.replay import Replay
 from sync.schema import Schema, check_op, parse_schema
 from sync.stateroot import state_root
 from sync.storage.state_leaves import leaves_now
 from sync.transaction import (
-    DATABASE_KINDS,
+    CKPT,
+    ERASE,
     MEMBER,
     TXN,
     DocumentId,
@@ -134,7 +136,7 @@ class Model:
         for index, leaf, block in feed.known:
             with suppress(MalformedError):
                 entry = parse_entry(block)
-                if entry.kind in DATABASE_KINDS and entry.body.get("db") == self.database:
+                if entry.kind in (TXN, MEMBER, CKPT, ERASE) and entry.body.get("db") == self.database:
                     found.append((Reference(feed.author.feed, index, leaf), entry))
         return found
 

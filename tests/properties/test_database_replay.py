@@ -24,9 +24,10 @@ from ledger.store import FeedKey
 from ledger.values import Reference
 from sync.cells import FLAGS, WRITES
 from sync.changes import Changes
+from sync.lines import KnownFeed, ReplayedEntry
 from sync.liveness import ReplayedOp
 from sync.membership import Author
-from sync.replay import KnownFeed, Replay, ReplayedEntry
+from sync.replay import Replay
 from sync.stateroot import leaf_of, state_root
 from sync.storage.stored_feeds import StoredBlocks
 from sync.transaction import DocumentId, Verb

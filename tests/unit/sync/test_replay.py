@@ -14,8 +14,9 @@ from ledger.entry import Entry, encode_entry
 from ledger.merkle import leaf_node
 from ledger.values import Reference
 from sync.acts import Found, MemberEntry, member_entry
+from sync.lines import KnownBlock, KnownFeed, Stray
 from sync.membership import Author
-from sync.replay import KnownBlock, KnownFeed, Replay, Stray
+from sync.replay import Replay
 from sync.stateroot import leaf_of, state_root
 from sync.transaction import DocumentId, Op, Stamp, StateRoot, Transaction, Verb, state_root_entry, transaction_entry
 
