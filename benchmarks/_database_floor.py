@@ -1,13 +1,15 @@
 """The floor of the database: the same rows in the same layout, by straight-line code.
 
-One SQLite file with the tables and indexes of ``sync.storage.tables`` as far as a merge or a commit writes them. It
-takes on trust what ours judges: who wrote, what was seen, whether an entry is well-formed, which schema was in force.
-It keeps what is live in dictionaries.
+One SQLite file with the tables and indexes of a store as far as a merge or a commit writes them. It takes on trust what
+ours judges: who wrote, what was seen, whether an entry is well-formed, which schema was in force. It keeps what is live
+in dictionaries.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
@@ -16,30 +18,30 @@ from typing import Any, Final
 import libipld
 
 from benchmarks._floor import SqliteFloor
+from ledger.storage.engine import open_store
 
 __all__ = ["DatabaseFloor"]
 
-_DDL: Final = """
-CREATE TABLE txn (
-    place INTEGER PRIMARY KEY, branch INT, seq INT, kind INT, ops INT, lamport INT, reading INT, leaf BLOB, past BLOB,
-    masked TEXT, taken_ms INT, UNIQUE (branch, seq)
-);
-CREATE TABLE document (
-    id INTEGER PRIMARY KEY, collection TEXT, key TEXT, place INT, etag TEXT, shown INT, conflicts INT, exact_from INT,
-    sort_keys TEXT, UNIQUE (collection, key)
-);
-CREATE INDEX document_place ON document (place);
-CREATE TABLE op (
-    place INTEGER PRIMARY KEY, branch INT, seq INT, op INT, document INT, path TEXT, verb INT, val BLOB, context BLOB,
-    dead INT
-);
-CREATE INDEX op_live ON op (document) WHERE dead IS NULL AND verb <> 3;
-CREATE INDEX op_history ON op (document, place);
-"""
+_TABLES: Final = ("database", "database_branch", "database_txn", "database_document", "database_op")
 _PUT: Final = (
-    "INSERT INTO document VALUES (?, ?, ?, ?, ?, 1, 0, 0, NULL)"
+    "INSERT INTO database_document VALUES (?, 1, ?, ?, ?, ?, 1, 0, 0, NULL)"
     " ON CONFLICT (id) DO UPDATE SET place = excluded.place, etag = excluded.etag"
 )
+
+
+def _layout(directory: Path) -> list[str]:
+    """The statements that make these tables and their indexes, as a store has them."""
+    with (
+        tempfile.TemporaryDirectory(dir=directory) as name,
+        closing(open_store(Path(name) / "s", create=True)) as store,
+        store.read() as tx,
+    ):
+        named = ", ".join("?" * len(_TABLES))
+        rows = tx.fetch_all(
+            f"SELECT sql FROM sqlite_schema WHERE tbl_name IN ({named}) AND sql IS NOT NULL ORDER BY type DESC",
+            _TABLES,
+        )
+    return [row[0] for row in rows]
 
 
 class DatabaseFloor(SqliteFloor):
@@ -47,7 +49,8 @@ class DatabaseFloor(SqliteFloor):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.db.executescript(_DDL)
+        for statement in _layout(path.parent):
+            self.db.execute(statement)
         self._place = count(1)
         self._documents: dict[tuple[str, str], int] = {}
         self._live: dict[tuple[int, str], int] = {}
@@ -83,9 +86,9 @@ class DatabaseFloor(SqliteFloor):
                 self._live[number, path] = place
                 ops[place] = [place, branch, seq, at, number, path, 1, libipld.encode_dag_cbor(value), None, None]
                 touched[number] = (number, *body["docs"][document], place, leaf.hex()[:22])
-        self.db.executemany("INSERT INTO txn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", txns)
-        self.db.executemany("INSERT INTO op VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ops.values())
-        self.db.executemany("UPDATE op SET dead = ? WHERE place = ?", deaths)
+        self.db.executemany("INSERT INTO database_txn VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", txns)
+        self.db.executemany("INSERT INTO database_op VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", ops.values())
+        self.db.executemany("UPDATE database_op SET dead = ? WHERE place = ?", deaths)
         self.db.executemany(_PUT, touched.values())
         return len(ops)
 
@@ -95,8 +98,9 @@ class DatabaseFloor(SqliteFloor):
     def get(self, collection: str, key: str) -> dict[str, Any]:
         """What a document shows now."""
         rows = self.db.execute(
-            "SELECT o.path, o.val FROM document d JOIN op o ON o.document = d.id AND o.dead IS NULL AND o.verb <> 3"
-            " WHERE d.collection = ? AND d.key = ?",
+            "SELECT o.path, o.val FROM database_document d"
+            " JOIN database_op o ON o.document = d.id AND o.dead IS NULL AND o.verb <> 3"
+            " WHERE d.database = 1 AND d.collection = ? AND d.key = ?",
             (collection, key),
         )
         return {path: libipld.decode_dag_cbor(val) for path, val in rows}
@@ -104,8 +108,9 @@ class DatabaseFloor(SqliteFloor):
     def get_at(self, collection: str, key: str, place: int) -> dict[str, Any]:
         """What it showed at a place."""
         rows = self.db.execute(
-            "SELECT o.path, o.val FROM document d JOIN op o ON o.document = d.id"
-            " WHERE d.collection = ? AND d.key = ? AND o.place <= ? AND (o.dead IS NULL OR o.dead > ?)",
+            "SELECT o.path, o.val FROM database_document d JOIN database_op o ON o.document = d.id"
+            " WHERE d.database = 1 AND d.collection = ? AND d.key = ?"
+            " AND o.place <= ? AND (o.dead IS NULL OR o.dead > ?)",
             (collection, key, place, place),
         )
         return {path: libipld.decode_dag_cbor(val) for path, val in rows}
@@ -113,8 +118,8 @@ class DatabaseFloor(SqliteFloor):
     def changes(self) -> Iterator[tuple[Any, ...]]:
         """Every operation with its document, in the order in which they came."""
         yield from self.db.execute(
-            "SELECT o.place, d.collection, d.key, o.path, o.val FROM op o JOIN document d ON d.id = o.document"
-            " ORDER BY o.place"
+            "SELECT o.place, d.collection, d.key, o.path, o.val"
+            " FROM database_op o JOIN database_document d ON d.id = o.document ORDER BY o.place"
         )
 
     def close(self) -> None:

@@ -119,29 +119,28 @@ def merge(directory: Path, ops: int, rounds: int, *, at_random: bool) -> Compari
     kind = "random" if at_random else "order"
     wanted = operations(ops, max(ops // 100, 1), at_random=at_random)
 
-    def prepared() -> tuple[Place, list[bytes]]:
+    def prepared() -> tuple[Place, list[bytes], DatabaseFloor]:
         place = new_place(directory / f"merge-{kind}-{next(names)}.db")
         blocks = blocks_of(place, wanted)
         device = Ed25519Signer(DEVICE_SEED)
         writer = FeedWriter(place.store, place.feed, device)
         for start in range(0, len(blocks), 1000):
             writer.append(blocks[start : start + 1000])
-        return place, blocks
+        return place, blocks, DatabaseFloor(directory / f"floor-{kind}-{next(names)}.db")
 
     ready = [prepared() for _ in range(rounds + 1)]
+    floors = [(blocks, floor) for _, blocks, floor in ready]
 
     def ours() -> int:
-        place, blocks = ready.pop()
+        place, blocks, _ = ready.pop()
         taken = place.database.take_new()
         assert taken == len(blocks)
         place.close()
         return ops
 
-    _, example = ready[-1]
-
     def straight() -> int:
-        floor = DatabaseFloor(directory / f"floor-{kind}-{next(names)}.db")
-        done = floor.merge(example, 1, 1)
+        blocks, floor = floors.pop()
+        done = floor.merge(blocks, 1, 1)
         assert done == ops
         floor.close()
         return ops

@@ -175,6 +175,9 @@ def sealed_value(sealed: Sealed) -> Value:
 
 def check_value(value: Value) -> None:
     """Return only when ``value`` is a stored value. Raises ``MalformedError``, ``LimitExceeded`` beyond the limits."""
+    kind = type(value)
+    if kind is str and value.isascii():  # type: ignore[union-attr]
+        return  # by far the most, and looked at for each operation of a merge
     if not check_scalars((value,)):
         _to_python(value, 0)
 

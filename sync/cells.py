@@ -145,27 +145,26 @@ def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: 
     one after the other, so those before it are seen as well. With a ``context`` only the dots that it names are
     replaced; counters are never replaced one by one.
     """
-    if dot.verb in (Verb.INC, Verb.PURGE) or (dot.verb is not Verb.DEL and dot.path not in live):
-        return []
-    entry = (dot.branch, dot.seq)
-    found = [
-        one
-        for one in _candidates(dot, live)
-        if past is None or sees(past, one.branch, one.seq) or (one.branch, one.seq) == entry
-    ]
+    found = _candidates(dot, live)
+    if found and past is not None:
+        entry = (dot.branch, dot.seq)
+        found = [one for one in found if sees(past, one.branch, one.seq) or (one.branch, one.seq) == entry]
     if context is None:
         return found
     return [one for one in found if one.verb is not Verb.INC and one.key in context]
 
 
-def _candidates(dot: LiveDot, live: Live) -> Iterable[LiveDot]:
-    if dot.verb is Verb.DEL:
+def _candidates(dot: LiveDot, live: Live) -> list[LiveDot]:
+    verb = dot.verb
+    if verb is Verb.DEL:
         beneath = (dots for path, dots in live.items() if is_beneath(path, dot.path))
         return [one for dots in beneath for one in dots if one.verb not in FLAGS]
-    at = live.get(dot.path, ())
-    if dot.verb in (Verb.ADD, Verb.REM):
+    at = live.get(dot.path)
+    if not at or verb is Verb.INC or verb is Verb.PURGE:
+        return []
+    if verb is Verb.ADD or verb is Verb.REM:
         return [one for one in at if one.verb is Verb.ADD and one.val == dot.val]
-    return [one for one in at if one.verb is dot.verb]
+    return [one for one in at if one.verb is verb]
 
 
 def deaths(ops: Iterable[StoredOp], past_of: Callable[[int, int], Vector]) -> dict[int, int]:

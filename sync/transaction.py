@@ -22,7 +22,7 @@ from identity.encoding import MAX_INT, Fields, Value, encode
 from identity.errors import LimitExceeded, MalformedError
 from identity.textforms import MAX_NAME, check_name
 from ledger.entry import Entry
-from ledger.values import Reference, check_scalars, check_value, parse_reference
+from ledger.values import Reference, check_value, parse_reference
 from sync.clock import MAX_READING, wall_ms
 
 __all__ = [
@@ -289,8 +289,7 @@ def _check_indexed(text: str, what: str) -> None:
 def _check_valued(op: Op) -> None:
     if not op.path:
         raise MalformedError(f"operation: {op.verb} needs a field")
-    if not check_scalars((op.value,)):
-        check_value(op.value)
+    check_value(op.value)
 
 
 def _check_inc(op: Op) -> None:
@@ -497,16 +496,22 @@ class _OpReader:
         self._cited: set[int] = set()
 
     def read(self, value: Value) -> Op:
-        if type(value) is not list or not 4 <= len(value) <= 5:
+        context = None
+        if type(value) is list and len(value) == 4:
+            verb, document, path, content = value
+        elif type(value) is list and len(value) == 5:
+            verb, document, path, content, dots = value
+            context = self._context(dots)
+        else:
             raise MalformedError(
                 "transaction: an operation is a verb, a document, a path, a value, and a context or not"
             )
-        verb, document, path, content = value[:4]
         if type(verb) is not str or type(document) is not int or type(path) is not str:
             raise MalformedError("transaction: an operation begins with a verb, the number of a document and a path")
-        context = self._context(value[4]) if len(value) == 5 else None
-        op = Op(_verb(verb), self._document(document), parse_path(path), content, context)
-        _CHECKS[op.verb](op)
+        if (known := _VERBS.get(verb)) is None:
+            raise MalformedError("operation: an unknown verb")
+        op = Op(known, self._document(document), parse_path(path), content, context)
+        _CHECKS[known](op)
         return op
 
     def read_guard(self, value: Value) -> Guard:
@@ -549,13 +554,6 @@ class _OpReader:
 
 
 _VERBS: Final = {verb.value: verb for verb in Verb}
-
-
-def _verb(text: str) -> Verb:
-    verb = _VERBS.get(text)
-    if verb is None:
-        raise MalformedError("operation: an unknown verb")
-    return verb
 
 
 # --- state roots and erasures ---------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from sync.membership import Author
 from sync.storage.queries import Queries
 from sync.storage.sides import read_block
 from sync.transaction import entry_id
-from sync.vector import Vector, decode_vector, join
+from sync.vector import Vector, covers, decode_vector, join
 
 __all__ = ["Branch", "Branches", "EntryFacts", "decode_reference", "encode_reference"]
 
@@ -74,6 +74,7 @@ class Branches:
         self._sql = queries
         self._database = database
         self._by_id: dict[int, Branch] = {}
+        self._clock: dict[int, int] = {}
         self._of_feed: dict[FeedKey, list[Branch]] = {}
         self._continued: set[tuple[FeedKey, bytes]] = set()
         self._last_id: int | None = None
@@ -119,11 +120,16 @@ class Branches:
 
     def clock(self) -> dict[int, int]:
         """A vector of everything that was taken in."""
-        return {branch.id: branch.head.seq for branch in self if branch.head is not None}
+        return dict(self._clock)
+
+    def are_all_in(self, vector: Vector) -> bool:
+        """Whether everything that was taken in is included in a vector."""
+        return covers(vector, self._clock)
 
     def take(self, branch: Branch, facts: EntryFacts, past: dict[int, int], *, recorded: bool) -> None:
         """Record that an entry was taken in; ``recorded``: its past is to stand in its row."""
         branch.head, branch.past = facts, past
+        self._clock[branch.id] = facts.seq
         branch.next_seq = facts.seq + 1
         branch.changed = True
         self._unwritten[facts.branch, facts.seq] = facts
@@ -266,6 +272,8 @@ class Branches:
     def _keep(self, branch: Branch) -> None:
         self._by_id[branch.id] = branch
         self._of_feed.setdefault(branch.feed, []).append(branch)
+        if branch.head is not None:
+            self._clock[branch.id] = branch.head.seq
 
     def _remember(self, facts: EntryFacts) -> None:
         if len(self._facts) >= _REMEMBERED:

@@ -77,6 +77,8 @@ class Document:
     counters: dict[tuple[str, int], CounterPart] = field(default_factory=dict)
     """By path and branch."""
     changed: bool = False
+    etag_place: int = 0
+    """What ``place`` was when the ETag was made."""
     weight: int = 0
     """What it counted as when its size was last looked at: its live dots, and one."""
 
@@ -123,7 +125,7 @@ class Documents:
             self._touch(held)  # its number is taken, also when it is only the subject of a guard
         else:
             number, place, etag, _, _, exact_from = checked(row, int, int, str, int, int, int)
-            held = Document(number, name, place, etag, exact_from)
+            held = Document(number, name, place, etag, exact_from, etag_place=place)
             for dot in map(read_dot, self._tx.fetch_all(self._sql.live, (number,))):
                 held.live.setdefault(dot.path, []).append(dot)
             for part in map(read_counter, self._tx.fetch_all(self._sql.counters, (number,))):
@@ -158,30 +160,35 @@ class Documents:
     def apply(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, past: Vector | None) -> None:
         """Let an operation take effect. ``past`` None: its entry has seen everything that is here."""
         self._touch(document)
-        document.place = dot.place
-        for victim in replaced(dot, context, document.live, past):
-            self._kill(victim.place, dot.place)
-            document.live[victim.path].remove(victim)
-        if dot.verb is Verb.DEL and context is None and document.counters:
-            self._reset_counters(document, dot, past)
-        if dot.verb is Verb.INC:
+        place, verb, live = dot.place, dot.verb, document.live
+        document.place = place
+        for victim in replaced(dot, context, live, past):
+            self._kill(victim.place, place)
+            live[victim.path].remove(victim)
+        dead = None
+        if verb is Verb.INC:
             self._count(document, dot)
-        elif dot.verb in WRITES:
-            document.live.setdefault(dot.path, []).append(dot)
-        self._record(document, dot, context, dead=None if dot.verb in WRITES else dot.place)
+        elif verb in WRITES:
+            live.setdefault(dot.path, []).append(dot)
+        else:
+            dead = place
+            if verb is Verb.DEL and context is None and document.counters:
+                self._reset_counters(document, dot, past)
+        self._record(document, dot, context, dead)
 
     def record_masked(
         self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, _past: Vector | None
     ) -> None:
         """Keep an operation that does not count."""
         self._touch(document)
-        self._record(document, dot, context, dead=dot.place)
+        self._record(document, dot, context, dot.place)
 
     def _touch(self, document: Document) -> None:
-        document.changed = True
-        self._changed[document.id] = document
+        if not document.changed:
+            document.changed = True
+            self._changed[document.id] = document
 
-    def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, *, dead: int | None) -> None:
+    def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, dead: int | None) -> None:
         place, branch, seq, op, verb, path, val = dot
         packed = None if context is None else encode_dots(context)
         self._ops[place] = [place, branch, seq, op, document.id, path, VERB_NUMBER[verb], val, packed, dead]
@@ -275,8 +282,12 @@ class Documents:
 
     def etag(self, document: Document) -> str:
         """The ETag of the document as it stands in memory."""
-        if not document.changed:
-            return document.etag
+        if document.etag_place != document.place:
+            document.etag = self._make_etag(document)
+            document.etag_place = document.place
+        return document.etag
+
+    def _make_etag(self, document: Document) -> str:
         dots, parts = document.dots, document.counters.values()
         if not dots and not parts:
             return ABSENT_ETAG
@@ -312,15 +323,15 @@ class Documents:
         self._deaths = []
 
     def _row(self, document: Document, indexed: tuple[str, ...]) -> tuple[Any, ...]:
-        document.etag = self.etag(document)
-        if document.etag == ABSENT_ETAG:
+        etag = self.etag(document)
+        if etag == ABSENT_ETAG:
             shown, conflicts, keys = columns_of(None, indexed)
         elif not indexed and not document.counters and is_plain(document.dots):
             shown, conflicts, keys = _SHOWN, 0, None
         else:
             shown, conflicts, keys = columns_of(self.view(document), indexed)
         name, place, exact_from = document.name, document.place, document.exact_from
-        return (document.id, self._database, *name, place, document.etag, shown, conflicts, exact_from, keys)
+        return (document.id, self._database, *name, place, etag, shown, conflicts, exact_from, keys)
 
     def _weigh(self, document: Document) -> None:
         weight = 1 + sum(map(len, document.live.values()))

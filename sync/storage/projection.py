@@ -46,7 +46,7 @@ from sync.transaction import (
     Verb,
     path_text,
 )
-from sync.vector import Vector, covers, encode_vector, sees
+from sync.vector import Vector, encode_vector, sees
 from sync.view import RankOf
 
 __all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name", "schema_in_force"]
@@ -410,11 +410,11 @@ class Projection:
         placed = self._place(branch, read.stamp)
         reason = read.reason or placed.reason
         content = read.content if reason is None else None
-        is_complete = covers(placed.past, self.branches.clock())
+        is_complete = self.branches.are_all_in(placed.past)
         ops: Sequence[Op] = content.ops if isinstance(content, Transaction) else ()
         contexts: list[frozenset[DotKey] | None] = []
         try:
-            contexts = [self._context(op, placed.past) for op in ops]
+            contexts = [None if op.context is None else self._context(op, placed.past) for op in ops]
         except MalformedError as exc:
             reason, ops = str(exc), ()
         if reason is None and isinstance(content, StateRoot):
@@ -426,13 +426,18 @@ class Projection:
         place = self._record(branch, seq, leaf, read.kind, len(ops), placed, reason, now_ms)
         counts = reason is None and not self.branches.is_excluded(branch.id, seq)
         effect = self.documents.apply if counts else self.documents.record_masked
+        past = None if is_complete else placed.past
+        document = None
         for at, (op, context) in enumerate(zip(ops, contexts, strict=True)):
-            if op.document.collection == _SCHEMAS:
-                self._without_schema.discard(op.document.key)
-            dot = LiveDot(place + 1 + at, branch.id, seq, at, op.verb, path_text(op.path), encode_stored(op.value))
-            effect(self.documents[op.document], dot, context, None if is_complete else placed.past)
+            verb, name, path, value, _ = op
+            if document is None or name is not document.name:
+                if name.collection == _SCHEMAS:
+                    self._without_schema.discard(name.key)
+                document = self.documents[name]
+            dot = LiveDot(place + 1 + at, branch.id, seq, at, verb, path_text(path), encode_stored(value))
+            effect(document, dot, context, past)
         if reason is None:
-            self._follow(branch, seq, leaf, content, place, None if is_complete else placed.past)
+            self._follow(branch, seq, leaf, content, place, past)
         return Taken(place, reason)
 
     def _follow(
@@ -571,11 +576,15 @@ class Projection:
     def _misfit(self, ops: Sequence[Op], past: Vector, *, is_complete: bool) -> str | None:
         """Why operations do not fit the schemas that were in force where they were written."""
         as_it_stands = is_complete and not self._vouches_for_sides()
+        schemas: dict[str, Schema | None] = {}
         for op in ops:
-            if op.document.collection == _SCHEMAS:
+            collection = op.document.collection
+            if collection == _SCHEMAS:
                 reason = check_schema_op(op)
             else:
-                schema = self.schema_of(op.document.collection, None if as_it_stands else past)
+                if collection not in schemas:
+                    schemas[collection] = self.schema_of(collection, None if as_it_stands else past)
+                schema = schemas[collection]
                 reason = None if schema is None else check_op(schema, op)
             if reason is not None:
                 return f"schema: {op.document}: {reason}"

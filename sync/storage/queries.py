@@ -92,6 +92,11 @@ class Queries:
         "SELECT id, place, etag, shown, conflicts, exact_from FROM database_document"
         " WHERE database = ? AND collection = ? AND key = ?"
     )
+    # the same parameters: id, ETag, and whether it has counters
+    document_to_show: str = (
+        "SELECT d.id, d.etag, EXISTS (SELECT 1 FROM database_counter c WHERE c.document = d.id)"
+        " FROM database_document d WHERE d.database = ? AND d.collection = ? AND d.key = ?"
+    )
     # takes database, collection: documents that a reader finds
     shown: str = "SELECT key FROM database_document WHERE database = ? AND collection = ? AND shown = 1 ORDER BY key"
     # takes database: documents that are deleted

@@ -44,23 +44,33 @@ class Cut:
 class DocumentState:
     """A document at a cut. What it shows is made when it is first asked for, where nothing has to be judged."""
 
-    __slots__ = ("_look", "_view", "counters", "dots", "etag", "name")
+    __slots__ = ("_etag", "_look", "_view", "counters", "dots", "name")
 
     def __init__(
         self,
         name: DocumentId,
-        etag: str,
+        etag: str | Callable[[], str],
         look: Callable[[], View],
         dots: tuple[LiveDot, ...],
         counters: tuple[CounterPart, ...],
     ) -> None:
-        """``look`` reads the snapshot where something has to be judged: then it is called at once."""
+        """``look`` reads the snapshot where something has to be judged: then it is called at once.
+
+        ``etag`` may be what makes it, which does not read the snapshot.
+        """
         self.name = name
-        self.etag = etag
+        self._etag = etag
         self.dots = dots
         self.counters = counters
         self._look = look
         self._view: View | None = None if self._is_plain else look()
+
+    @property
+    def etag(self) -> str:
+        """The ETag of the version; "" when nothing is live in it."""
+        if not isinstance(self._etag, str):
+            self._etag = self._etag()
+        return self._etag
 
     @property
     def view(self) -> View:
@@ -88,7 +98,7 @@ class DocumentState:
 
     def showing(self, view: View) -> DocumentState:
         """The same document with another view of it: its sealed values opened."""
-        shown = DocumentState(self.name, self.etag, lambda: view, self.dots, self.counters)
+        shown = DocumentState(self.name, self._etag, lambda: view, self.dots, self.counters)
         shown._view = view
         return shown
 
@@ -155,12 +165,14 @@ class Reader:
 
     def document(self, name: DocumentId) -> DocumentState | None:
         """The document as it is now; None when no operation was ever about it."""
-        row = self.tx.fetch_one(self.sql.document, (self.number, *name))
+        row = self.tx.fetch_one(self.sql.document_to_show, (self.number, *name))
         if row is None:
             return None
-        number, _, etag, _, _, _ = checked(row, int, int, str, int, int, int)
+        number, etag = checked(row[:2], int, str)
         dots = tuple(map(read_dot, self.tx.fetch_all(self.sql.live, (number,))))
-        counters = tuple(map(read_counter, self.tx.fetch_all(self.sql.counters, (number,))))
+        counters: tuple[CounterPart, ...] = ()
+        if row[2]:
+            counters = tuple(map(read_counter, self.tx.fetch_all(self.sql.counters, (number,))))
         return DocumentState(name, etag, lambda: self.view(dots, counters), dots, counters)
 
     def view(self, dots: Iterable[LiveDot], counters: Iterable[CounterPart]) -> View:
@@ -297,9 +309,10 @@ class Reader:
             return None
         dots = tuple(dot for dot in live if dot.verb is not Verb.INC)
         counters = tuple(count_increments(dot for dot in live if dot.verb is Verb.INC))
+        _ = self.branches  # read while the snapshot can be
         return DocumentState(
             name,
-            etag_of(self.version_within(cut.vector, name, dots, counters)),
+            lambda: etag_of(self.version_within(cut.vector, name, dots, counters)),
             lambda: make_view(dots, counters, lambda dot: self._rank_at(dot, cut), self._past_of),
             dots,
             counters,

@@ -26,6 +26,7 @@ from ledger.storage.schema import metadata
 __all__ = ["DATABASE_TABLES"]
 
 _Row = BigInteger().with_variant(Integer(), "sqlite")
+"""A primary key that is SQLite's own number of the row: no index beside the table."""
 
 _database: Final = Table(
     "database",
@@ -56,7 +57,7 @@ _branch: Final = Table(
 _txn: Final = Table(
     "database_txn",
     metadata,
-    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", _Row, primary_key=True, autoincrement=False),
     Column("branch", BigInteger, ForeignKey("database_branch.id"), nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("kind", Integer, nullable=False),
@@ -108,7 +109,7 @@ _LIVE = text("dead IS NULL AND verb <> 3")
 _op: Final = Table(
     "database_op",
     metadata,
-    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", _Row, primary_key=True, autoincrement=False),
     Column("branch", BigInteger, nullable=False),
     Column("seq", BigInteger, nullable=False),
     Column("op", Integer, nullable=False),
@@ -169,7 +170,7 @@ _undo: Final = Table(
 _leaf: Final = Table(
     "database_leaf",
     metadata,
-    Column("document", BigInteger, primary_key=True, autoincrement=False),
+    Column("document", _Row, primary_key=True, autoincrement=False),
     Column("place", BigInteger, nullable=False),
     Column("version", LargeBinary, nullable=False),
     Column("content", LargeBinary, nullable=False),

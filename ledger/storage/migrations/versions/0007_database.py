@@ -39,7 +39,7 @@ DDL = (
     "CREATE INDEX ix_database_branch_feed ON database_branch (feed)",
     """
     CREATE TABLE database_txn (
-        place BIGINT NOT NULL PRIMARY KEY CHECK (place > 0),
+        place {id} CHECK (place > 0),
         branch BIGINT NOT NULL REFERENCES database_branch (id),
         seq BIGINT NOT NULL CHECK (seq >= 0),
         kind INTEGER NOT NULL CHECK (kind BETWEEN 1 AND 4),
@@ -73,7 +73,7 @@ DDL = (
     "CREATE INDEX ix_database_document_conflicts ON database_document (database, collection, key) WHERE conflicts > 0",
     """
     CREATE TABLE database_op (
-        place BIGINT NOT NULL PRIMARY KEY,
+        place {id},
         branch BIGINT NOT NULL,
         seq BIGINT NOT NULL,
         op INTEGER NOT NULL,
@@ -133,7 +133,7 @@ DDL = (
     """,
     """
     CREATE TABLE database_leaf (
-        document BIGINT NOT NULL PRIMARY KEY,
+        document {id},
         place BIGINT NOT NULL,
         version {bytes} NOT NULL CHECK (length(version) = 32),
         content {bytes} NOT NULL CHECK (length(content) = 32)
