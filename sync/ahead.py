@@ -52,20 +52,14 @@ class Ahead:
 
     def dots(self, document: DocumentId) -> Sequence[LiveDot]:
         """What will be live in the document, without increments."""
-        if document not in self._ops:
-            return self._current.dots(document)
         return [dot for dots in self._settle(document).live.values() for dot in dots]
 
     def counters(self, document: DocumentId) -> Sequence[CounterPart]:
         """Its counters."""
-        if document not in self._ops:
-            return self._current.counters(document)
         return list(self._settle(document).counters.values())
 
     def is_deleted(self, document: DocumentId) -> bool:
         """Whether the delete flag will hide it."""
-        if document not in self._ops:
-            return self._current.view(document).deleted
         return self._settle(document).deleted
 
     def exists(self, document: DocumentId) -> bool:
@@ -75,9 +69,9 @@ class Ahead:
 
     def kind(self, document: DocumentId, path: Path) -> CellKind | None:
         """The kind of the cell at a path, of several the first by name; None when there is none."""
-        pointer = path_text(path)
-        kinds = {KIND_OF[dot.verb] for dot in self.dots(document) if dot.path == pointer and dot.verb not in FLAGS}
-        if any(part.path == pointer for part in self.counters(document)):
+        pointer, held = path_text(path), self._settle(document)
+        kinds = {KIND_OF[dot.verb] for dot in held.live.get(pointer, ()) if dot.verb not in FLAGS}
+        if any(counted == pointer for counted, _ in held.counters):
             kinds.add(CellKind.CTR)
         return min(kinds, default=None)
 
@@ -88,7 +82,7 @@ class Ahead:
             for dot in self._current.dots(name):
                 held.live.setdefault(dot.path, []).append(dot)
             held.counters = {(part.path, part.branch): part for part in self._current.counters(name)}
-        ops = self._ops[name]
+        ops = self._ops.get(name, ())
         for at in range(held.done, len(ops)):
             self._apply(held, ops[at], at)
         held.done = len(ops)

@@ -105,6 +105,8 @@ class Documents:
         self._ops: dict[int, list[Any]] = {}
         self._deaths: list[tuple[int, int]] = []
         self._counters: dict[tuple[int, str, int], CounterPart | None] = {}
+        self._views: dict[int, tuple[int, View]] = {}
+        """What documents showed at a place, as far as somebody has looked since the last flush."""
 
     def use(self, tx: Any) -> None:
         """Go on in another transaction of the store, which stands where the last one left it."""
@@ -270,7 +272,11 @@ class Documents:
 
     def view(self, document: Document) -> View:
         """What the document shows."""
-        return make_view(document.dots, document.counters.values(), self.rank, self._branches.past_of)
+        place, view = self._views.get(document.id, (None, None))
+        if view is None or place != document.place:
+            view = make_view(document.dots, document.counters.values(), self.rank, self._branches.past_of)
+            self._views[document.id] = (document.place, view)
+        return view
 
     def rank(self, dot: LiveDot) -> Rank:
         """The order of concurrent values."""
@@ -305,6 +311,7 @@ class Documents:
             document.changed = False
             self._weigh(document)
         self._changed.clear()
+        self._views.clear()
         kept = [part for part in self._counters.items() if part[1] is not None]
         gone = [where for where, part in self._counters.items() if part is None]
         self._tx.update_many(self._sql.drop_counter, gone)
