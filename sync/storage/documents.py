@@ -161,17 +161,22 @@ class Documents:
 
     def apply(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, past: Vector | None) -> None:
         """Let an operation take effect. ``past`` None: its entry has seen everything that is here."""
-        self._touch(document)
-        place, verb, live = dot.place, dot.verb, document.live
+        if not document.changed:
+            self._touch(document)
+        place, _, _, _, verb, path, _ = dot
+        live, dead = document.live, None
         document.place = place
         for victim in replaced(dot, context, live, past):
             self._kill(victim.place, place)
             live[victim.path].remove(victim)
-        dead = None
         if verb is Verb.INC:
             self._count(document, dot)
         elif verb in WRITES:
-            live.setdefault(dot.path, []).append(dot)
+            at = live.get(path)
+            if at is None:
+                live[path] = [dot]
+            else:
+                at.append(dot)
         else:
             dead = place
             if verb is Verb.DEL and context is None and document.counters:
@@ -186,9 +191,8 @@ class Documents:
         self._record(document, dot, context, dot.place)
 
     def _touch(self, document: Document) -> None:
-        if not document.changed:
-            document.changed = True
-            self._changed[document.id] = document
+        document.changed = True
+        self._changed[document.id] = document
 
     def _record(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, dead: int | None) -> None:
         place, branch, seq, op, verb, path, val = dot
