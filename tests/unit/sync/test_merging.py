@@ -85,6 +85,27 @@ def test_a_guard_is_not_broken_by_its_own_entry(world: Any) -> None:
     assert contests(laptop) == contests(phone) == expected
 
 
+def test_a_clock_that_is_set_back_takes_nothing_away(world: Any) -> None:
+    """A guarded write that was accepted, and one that comes later with a reading of years before: both stand there."""
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    etag = laptop.put("c", "1", x="as it was").etags[DocumentId("c", "1")]
+    world.exchange()
+    changes = Changes()
+    changes.patch("c", "1", {"x": "accepted"}, if_match=etag)
+    laptop.db.commit(changes)
+    tablet = world.newcomer("tablet")  # a device whose feed has no reading yet that would have to grow
+    tablet.receive(phone)
+    world.clock_ms -= 10 * 365 * 86_400_000
+    changes = Changes()
+    changes.patch("c", "1", {"x": "set back"}, if_match=etag)
+    tablet.db.commit(changes)
+    world.exchange()
+    for replica in (laptop, phone, tablet):
+        (cell,) = replica.db.get("c", "1").view.cells
+        assert set(cell.values) == {"accepted", "set back"}
+    assert contests(laptop) == contests(phone) == contests(tablet) != set()
+
+
 def test_a_schema_of_somebody_revoked_judges_what_had_seen_it(world: Any) -> None:
     """Whether the revocation comes before the schema, after it, or between: who had not seen it is judged alike."""
     laptop, phone, tablet, first, last = (
