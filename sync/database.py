@@ -75,7 +75,7 @@ from sync.storage.state_roots import (
 )
 from sync.storage.undoing import UndoPlan, plan_redo, plan_undo
 from sync.storage.writing import Writing, encode_context
-from sync.transaction import DocumentId, Founding, Path, Transaction
+from sync.transaction import SCHEMAS, DocumentId, Founding, Path, Transaction
 from sync.undo import Skipped
 from sync.unsealing import unseal_view
 
@@ -91,9 +91,6 @@ __all__ = [
     "list_databases",
     "register_database",
 ]
-
-_SCHEMAS: Final = "$schema"
-"""The collection that holds the schemas of the others."""
 
 _TYPICAL_BYTES: Final = 512
 """What a transaction is taken to be long before it is made, for the writer's queue."""
@@ -240,7 +237,7 @@ class Database:
         """
         schema = parse_schema(from_python(rules))
         changes = Changes(note=note)
-        changes.put(_SCHEMAS, collection, {"schema": to_python(schema_value(schema))})
+        changes.put(SCHEMAS, collection, {"schema": to_python(schema_value(schema))})
         return self.commit(changes)
 
     def write(self, make: Make) -> Commit:

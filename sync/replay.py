@@ -34,7 +34,9 @@ from sync.liveness import EntryKey, Past, ReplayedOp, counters_of, dot_of, live_
 from sync.membership import Membership, PlacedAct, Refusal, fold_members
 from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.transaction import (
+    HOLDS,
     MEMBER,
+    SCHEMAS,
     DocumentId,
     Erasure,
     Op,
@@ -51,7 +53,6 @@ from sync.view import ABSENT_ETAG, CounterPart, Rank, View, document_version, et
 __all__ = ["Contest", "Replay", "ReplayedDocument"]
 
 
-_SCHEMAS: Final = "$schema"
 _READ_ENTRIES: Final = 256
 """Transactions that are kept as they were read, for contexts that name them."""
 
@@ -390,7 +391,7 @@ class Replay:
             act = PlacedAct(placed.reference, line.author, content, placed.past.acts)
             self._acts[entry_id(placed.reference)] = act
         for at, op in enumerate(ops):
-            if op.document.collection == _SCHEMAS:
+            if op.document.collection == SCHEMAS:
                 self._schema_ops.setdefault(op.document.key, []).append(self.operation(placed, at, op))
 
     def _past_after(self, line: Line, seen: Sequence[ReplayedEntry]) -> Past:
@@ -456,7 +457,7 @@ class Replay:
     def _misfit(self, ops: Sequence[Op], past: Past) -> str | None:
         """Why an operation does not fit the schema that was in force in the past of its entry."""
         for op in ops:
-            if op.document.collection == _SCHEMAS:
+            if op.document.collection == SCHEMAS:
                 reason = check_schema_op(op)
             else:
                 schema = self._schema(op.document.collection, past)
@@ -492,9 +493,9 @@ class Replay:
 
 
 def _takes_an_admin(content: Content) -> bool:
-    """Whether it destroys what nobody can bring back."""
+    """Whether it destroys what nobody can bring back, or is about what must not be destroyed."""
     if isinstance(content, Transaction):
-        return any(op.verb is Verb.PURGE for op in content.ops)
+        return any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in content.ops)
     return isinstance(content, Erasure)
 
 

@@ -3,7 +3,7 @@
 Implements docs/spec/retention.md. A deletion only hides a document; for 30 days, or as long as it takes until every
 device has seen it, it can be undeleted. A purge then ends it for good. Values that were declared ``sealed`` can be
 erased at any time: their keys are destroyed, and what feeds, proofs and backups of feeds hold of them can be read by
-nobody any more. A legal hold stands in the way of both. Purges and erasures take an admin of the database.
+nobody any more. A legal hold stands in the way of both. Purges, erasures and holds take an admin of the database.
 
 What was written in the clear stays in the feeds, which are what is proven: a purge hides it, and does not erase it.
 """
@@ -28,7 +28,7 @@ from sync.storage.branches import Branches
 from sync.storage.projection import KIND_NUMBER
 from sync.storage.reader import Reader
 from sync.storage.writing import Writing
-from sync.transaction import ERASE, DocumentId, Erasure, Op, Transaction, Verb, parse_erasure
+from sync.transaction import ERASE, HOLDS, DocumentId, Erasure, Op, Transaction, Verb, parse_erasure
 from sync.vector import Vector, sees
 from sync.view import View
 
@@ -50,8 +50,6 @@ __all__ = [
 RETENTION_MS: Final = 30 * 24 * 60 * 60 * 1000
 """How long a deleted document can be undeleted, at least."""
 
-_HOLDS: Final = "$hold"
-
 
 # --- legal holds ----------------------------------------------------------------------------------------------------
 
@@ -71,17 +69,20 @@ class Hold:
 
 
 def place_hold(database: Database, hold: Hold) -> Commit:
-    """Place a hold. Raises ``StaleVersion`` when there is one of that name already."""
+    """Place a hold. Raises ``StaleVersion`` when there is one of that name, ``RefusedError`` for who is no admin."""
     changes = Changes(note=f"hold {hold.name}")
     fields = {"collection": hold.collection, "key": hold.key, "reason": hold.reason}
-    changes.put(_HOLDS, hold.name, fields, if_absent=True)
+    changes.put(HOLDS, hold.name, fields, if_absent=True)
     return database.commit(changes)
 
 
 def release_hold(database: Database, name: str) -> Commit:
-    """Release a hold, and carry out the erasures that it had kept from being. Raises ``MissingDocument``."""
+    """Release a hold, and carry out the erasures that it had kept from being.
+
+    Raises ``MissingDocument`` when there is none, ``RefusedError`` for who is no admin.
+    """
     changes = Changes(note=f"release hold {name}")
-    changes.delete(_HOLDS, name)
+    changes.delete(HOLDS, name)
     commit = database.commit(changes)
     settle_erasures(database)
     return commit
@@ -90,8 +91,8 @@ def release_hold(database: Database, name: str) -> Commit:
 def holds(reader: Reader) -> list[Hold]:
     """The holds that are in force, by name."""
     found = []
-    for (name,) in reader.tx.fetch_all(reader.sql.shown, (reader.number, _HOLDS)):
-        state = reader.document(DocumentId(_HOLDS, name))
+    for (name,) in reader.tx.fetch_all(reader.sql.shown, (reader.number, HOLDS)):
+        state = reader.document(DocumentId(HOLDS, name))
         if state is not None:
             found += list(_held(name, state.view))
     return found
@@ -107,8 +108,8 @@ def _held(name: str, view: View) -> Iterator[Hold]:
 
 
 def _refuse_held(writing: Writing, document: DocumentId) -> None:
-    for (name,) in writing.projection.documents_shown(_HOLDS):
-        for hold in _held(name, writing.view(DocumentId(_HOLDS, name))):
+    for (name,) in writing.projection.documents_shown(HOLDS):
+        for hold in _held(name, writing.view(DocumentId(HOLDS, name))):
             if hold.covers(document):
                 raise RefusedError(f"{document} is held: {hold.name}: {hold.reason}", hint="release the hold first")
 

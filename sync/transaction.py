@@ -28,6 +28,7 @@ from sync.clock import MAX_READING, wall_ms
 __all__ = [
     "CKPT",
     "ERASE",
+    "HOLDS",
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
     "MAX_INCREMENT_SCALE",
@@ -37,6 +38,7 @@ __all__ = [
     "MAX_PATH",
     "MAX_REFERENCES",
     "MEMBER",
+    "SCHEMAS",
     "TXN",
     "DocumentId",
     "Dot",
@@ -90,7 +92,11 @@ _MAX_TEXT: Final = 4096
 """Characters of a note, and of an erasure's reason."""
 _MAX_KIDS: Final = 4096
 _MAX_POINTER: Final = MAX_PATH * (2 * MAX_NAME + 1)
-_SYSTEM_COLLECTIONS: Final = frozenset({"$schema", "$hold"})
+SCHEMAS: Final = "$schema"
+"""The collection that holds the schemas of the others."""
+HOLDS: Final = "$hold"
+"""The collection of legal holds."""
+_SYSTEM_COLLECTIONS: Final = frozenset({SCHEMAS, HOLDS})
 
 Path = tuple[str, ...]
 """Where in a document: names from the outermost inwards; empty for the document itself."""

@@ -51,7 +51,7 @@ from sync.changes import Changes
 from sync.schema import MAX_SCHEMA_BYTES, check_document, schema_from_json, schema_value
 from sync.storage.scan import iterate
 from sync.storage.writing import encode_context
-from sync.transaction import DocumentId
+from sync.transaction import SCHEMAS, DocumentId
 from sync.unsealing import unseal_view
 
 if TYPE_CHECKING:
@@ -75,9 +75,6 @@ _PARTS = (
     db_retention,
     db_write,
 )
-
-SCHEMAS = "$schema"
-"""The collection that holds the schemas of the others."""
 
 
 @group.add("create", examples=["holdfast db create bank", "holdfast db create bank --device laptop"])

@@ -126,7 +126,7 @@ def hold(
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Let nobody purge or erase a document, or a whole collection, until the hold is released."""
+    """Let nobody purge or erase a document, or a whole collection, until the hold is released. Takes an admin."""
     from sync.retention import Hold, place_hold
 
     collection, _, key = what.partition("/")
@@ -151,7 +151,7 @@ def release(
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
-    """Release a legal hold. Erasures that came from other devices meanwhile are carried out then."""
+    """Release a legal hold. Takes an admin. Erasures that came from other devices meanwhile are carried out then."""
     from sync.retention import holds as all_holds
     from sync.retention import release_hold
 

@@ -37,15 +37,13 @@ from sync.storage.queries import queries_for
 from sync.storage.sides import LEDGER, Sides
 from sync.storage.sides_audit import audit_sides
 from sync.storage.stored_feeds import StoredBlocks, known_block
-from sync.transaction import MEMBER, DocumentId, Op, database_id, parse_transaction, path_text
+from sync.transaction import MEMBER, SCHEMAS, DocumentId, Op, database_id, parse_transaction, path_text
 from sync.vector import Vector, encode_vector
 
 __all__ = ["audit_database"]
 
 _ROWS_A_TIME: Final = 2048
 _KEPT: Final = 65_536
-_SCHEMAS: Final = "$schema"
-
 Row = Sequence[Any]
 
 
@@ -431,11 +429,11 @@ class _Audit:
     def _indexed(self, collection: str) -> tuple[str, ...]:
         """The indexed fields of a collection, by the schema that is in force now."""
         if collection not in self._schemas:
-            row = self._tx.fetch_one(self._sql.number, (self._number, _SCHEMAS, collection))
+            row = self._tx.fetch_one(self._sql.number, (self._number, SCHEMAS, collection))
             schema = None
             if row is not None:
                 history = self._tx.fetch_all(self._sql.history, (row[0],))
-                found = self._replay.document(DocumentId(_SCHEMAS, collection), map(self._read_op, history))
+                found = self._replay.document(DocumentId(SCHEMAS, collection), map(self._read_op, history))
                 schema = schema_in_force(found.dots, self._replay.rank)
             self._schemas[collection] = schema
         found_schema = self._schemas[collection]

@@ -7,6 +7,7 @@ from typing import Final
 
 from ledger.storage.rows import checked
 from sync.storage.reader import Reader
+from sync.transaction import SCHEMAS
 
 __all__ = ["CollectionInfo", "list_collections"]
 
@@ -41,7 +42,7 @@ def list_collections(reader: Reader) -> list[CollectionInfo]:
             documents += count if shown == _SHOWN else 0
             deleted += count if shown == _HIDDEN else 0
             counts[name] = documents, deleted, conflicts + (count if is_contested else 0)
-    with_schema = {name for (name,) in reader.tx.fetch_all(reader.sql.shown, (reader.number, "$schema"))}
+    with_schema = {name for (name,) in reader.tx.fetch_all(reader.sql.shown, (reader.number, SCHEMAS))}
     with_schema = {name for name in with_schema if reader.schema(name) is not None}
     names = sorted(counts.keys() | with_schema)
     return [CollectionInfo(name, *counts.get(name, (0, 0, 0)), name in with_schema) for name in names]

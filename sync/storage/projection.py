@@ -34,7 +34,9 @@ from sync.storage.standing import Standing
 from sync.transaction import (
     CKPT,
     ERASE,
+    HOLDS,
     MEMBER,
+    SCHEMAS,
     TXN,
     DocumentId,
     Dot,
@@ -54,7 +56,6 @@ __all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name", "schema_in_force"]
 KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
 """How a store writes the kind of an entry."""
 
-_SCHEMAS: Final = "$schema"
 _BLOCKS_A_TIME: Final = 1024
 _BLOCKS_AT_FIRST: Final = 16
 """Of a feed that soon waits for another again, as two that answer each other do, few are read in vain."""
@@ -149,12 +150,12 @@ class Projection:
         """Write what was taken in so far, for who reads it in the same transaction; more may follow."""
         self._flush_entries()
         changed = self.documents.flush(self._indexed)
-        self._follow_schemas({name.key for name in changed if name.collection == _SCHEMAS})
+        self._follow_schemas({name.key for name in changed if name.collection == SCHEMAS})
 
     def _follow_schemas(self, collections: set[str]) -> None:
         """Let collections whose schema has changed have the indexes that it asks for; the first time, all of them."""
         if not self._has_indexes:
-            collections.update(row[0] for row in self._tx.fetch_all(self._sql.shown, (self._number, _SCHEMAS)))
+            collections.update(row[0] for row in self._tx.fetch_all(self._sql.shown, (self._number, SCHEMAS)))
         if collections:
             from sync.storage.fieldindex import follow_schema  # it reads, and what reads builds on this module
 
@@ -432,7 +433,7 @@ class Projection:
         for at, (op, context) in enumerate(zip(ops, contexts, strict=True)):
             verb, name, path, value, _ = op
             if document is None or name is not document.name:
-                if name.collection == _SCHEMAS:
+                if name.collection == SCHEMAS:
                     self._without_schema.discard(name.key)
                 document = self.documents[name]
             dot = new_tuple(LiveDot, (place + 1 + at, number, seq, at, verb, path_text(path), encode_stored(value)))
@@ -531,8 +532,9 @@ class Projection:
             return None  # the fold of all acts judges it
         membership = self.standing.within(past)
         refusal = membership.may_write(branch.author)
-        if refusal is None and _is_final(content) and membership.members[branch.author.identity].role is not Role.ADMIN:
-            refusal = Refusal.NOT_AN_ADMIN
+        if refusal is None and _takes_an_admin(content):
+            role = membership.members[branch.author.identity].role
+            refusal = None if role is Role.ADMIN else Refusal.NOT_AN_ADMIN
         return None if refusal is None else str(refusal)
 
     def _exclude(self) -> None:
@@ -580,7 +582,7 @@ class Projection:
         schemas: dict[str, Schema | None] = {}
         for op in ops:
             collection = op.document.collection
-            if collection == _SCHEMAS:
+            if collection == SCHEMAS:
                 reason = check_schema_op(op)
             else:
                 if collection not in schemas:
@@ -601,7 +603,7 @@ class Projection:
         """The schema of a collection that was in force in ``past``; None: now."""
         if collection in self._without_schema:
             return None
-        document = self.documents.find(DocumentId(_SCHEMAS, collection))
+        document = self.documents.find(DocumentId(SCHEMAS, collection))
         if document is None:
             self._without_schema.add(collection)
             return None
@@ -712,10 +714,11 @@ def _same_cell(op: Op, dot: LiveDot) -> bool:
     return dot.verb is op.verb and dot.path == path
 
 
-def _is_final(content: Content | None) -> bool:
-    """Whether it destroys what nobody can bring back."""
+def _takes_an_admin(content: Content | None) -> bool:
+    """Whether it destroys what nobody can bring back, or is about what must not be destroyed."""
     return isinstance(content, Erasure) or (
-        isinstance(content, Transaction) and any(op.verb is Verb.PURGE for op in content.ops)
+        isinstance(content, Transaction)
+        and any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in content.ops)
     )
 
 

@@ -26,7 +26,7 @@ from sync.storage.projection import KIND_NUMBER, schema_in_force
 from sync.storage.queries import Queries
 from sync.storage.sides import Sides
 from sync.storage.standing import Standing
-from sync.transaction import MEMBER, DocumentId, Verb, parse_path
+from sync.transaction import MEMBER, SCHEMAS, DocumentId, Verb, parse_path
 from sync.vector import Vector, sees
 from sync.view import Conflict, CounterPart, Rank, View, document_version, etag_of, make_view
 
@@ -358,6 +358,6 @@ class Reader:
 
     def schema(self, collection: str, cut: Cut | None = None) -> Schema | None:
         """The schema of a collection, now or at a cut."""
-        name = DocumentId("$schema", collection)
+        name = DocumentId(SCHEMAS, collection)
         state = self.document(name) if cut is None else self.document_at(name, cut)
         return None if state is None else schema_in_force(state.dots, self.rank)

@@ -23,6 +23,7 @@ from sync.cells import WRITES, CellKind, LiveDot, replaced
 from sync.clock import next_reading
 from sync.content import Content
 from sync.document_keys import DocumentKey, DocumentKeys
+from sync.membership import Refusal
 from sync.schema import Schema, check_document, check_op
 from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
 from sync.storage.branches import Branches
@@ -218,6 +219,8 @@ class Writing:
         kind, entry = _entry_of(content)
         block = encode_entry(entry)
         reason = self.projection.reason_against(self._branch, kind, content)
+        if reason == Refusal.NOT_AN_ADMIN:
+            raise RefusedError("purges, erasures and holds take an admin of the database", hint="ask one of its admins")
         if reason is not None:
             raise RefusedError(f"this device may not write to the database: {reason}")
         taken = self.projection.take_own(self._branch, start, block, kind, content, self._now_ms())

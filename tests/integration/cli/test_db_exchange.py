@@ -135,6 +135,7 @@ def test_acts_that_would_not_count_are_refused(pair: tuple[Any, Any]) -> None:
     assert shell("feed", "list").lines == before
     assert "is no admin" in other("db", "dismiss", "bank", own, code=77).err
     assert "is no admin" in other("db", "admit", "bank", own, "--role", "reader", code=77).err
+    assert "take an admin" in other("db", "hold", "bank", "case-17", "accounts", code=77).err
 
 
 def test_a_new_device_of_a_member_is_carried(pair: tuple[Any, Any]) -> None:

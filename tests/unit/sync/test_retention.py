@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from identity.errors import MalformedError, RefusedError
-from ledger.values import Sealed, to_python
+from ledger.entry import Entry, encode_entry
+from ledger.feed import FeedWriter
+from ledger.merkle import leaf_node
+from ledger.values import Reference, Sealed, to_python
+from sync.acts import Admit, MemberEntry, Role
 from sync.changes import Changes, MissingDocument, PurgedDocument
 from sync.retention import (
     RETENTION_MS,
@@ -20,7 +26,16 @@ from sync.retention import (
     settle_erasures,
     trash,
 )
-from sync.transaction import DocumentId, Erasure
+from sync.transaction import (
+    DocumentId,
+    Erasure,
+    Op,
+    Stamp,
+    Transaction,
+    Verb,
+    erasure_entry,
+    transaction_entry,
+)
 
 ACCOUNT = DocumentId("accounts", "1")
 SCHEMA = {"type": "object", "properties": {"phone": {"type": "text", "sealed": True}}}
@@ -106,6 +121,71 @@ def test_a_hold_stands_in_the_way(world: Any) -> None:
     purge(laptop.db, [ACCOUNT])
     with pytest.raises(MissingDocument):
         release_hold(laptop.db, "case 7")
+
+
+@pytest.fixture
+def clerk(world: Any, tmp_path: Path) -> Any:
+    """A replica of somebody else, whom the founder has admitted as a writer."""
+    theirs = type(world)(tmp_path / "theirs", label="clerk")
+    theirs.directory.mkdir()
+    theirs.uid, theirs.founding = world.uid, world.founding
+    laptop = world.replica("laptop")
+    theirs.newcomer("with a key that the laptop has too")
+    made = theirs.newcomer("clerk")
+    act = Admit(theirs.identity, Role.WRITER, tuple(theirs.events))
+    laptop.db.write(lambda writing: MemberEntry(writing.stamp(), act))
+    made.receive(laptop)
+    yield made
+    theirs.close()
+
+
+def forge(replica: Any, make: Callable[[Stamp], Entry]) -> Reference:
+    """Append an entry that the replica itself would not write."""
+    stamps: list[Stamp] = []
+    replica.db.write(lambda writing: stamps.append(writing.stamp()))
+    block = encode_entry(make(stamps[0]))
+    head = FeedWriter(replica.store, replica.feed, replica.device).append([block]).head
+    replica.db.take_new()
+    return Reference(replica.feed, head.length - 1, leaf_node(head.length - 1, block).hash)
+
+
+FINAL = [
+    Op(Verb.PURGE, ACCOUNT, (), None),
+    Op(Verb.DEL, DocumentId("$hold", "case 7"), (), None),
+    Op(Verb.HIDE, DocumentId("$hold", "case 7"), (), True),
+    Op(Verb.SET, DocumentId("$hold", "case 7"), ("collection",), "nothing"),
+    Op(Verb.SET, DocumentId("$hold", "case 8"), ("collection",), "accounts"),
+]
+
+
+@pytest.mark.parametrize("op", FINAL, ids=lambda op: f"{op.verb} {op.document}")
+def test_what_a_writer_purges_or_lets_go_does_not_count(world: Any, clerk: Any, op: Op) -> None:
+    laptop = world.replicas["laptop"]
+    laptop.put("accounts", "1", owner="A")
+    place_hold(laptop.db, Hold("case 7", "accounts", None, "subpoena"))
+    clerk.receive(laptop)
+    forged = forge(clerk, lambda stamp: transaction_entry(Transaction(stamp, (op,))))
+    laptop.receive(clerk)
+    for replica in (laptop, clerk):
+        assert replica.db.entry(forged).masked == "NOT_AN_ADMIN"
+        assert replica.fields("accounts", "1") == {"owner": "A"}
+        with replica.db.read() as reader:
+            assert holds(reader) == [Hold("case 7", "accounts", None, "subpoena")]
+        assert replica.db.audit() == []
+
+
+def test_a_writer_is_told_that_holds_and_erasure_take_an_admin(world: Any, clerk: Any) -> None:
+    laptop = world.replicas["laptop"]
+    place_hold(laptop.db, Hold("case 7", "accounts", None, "subpoena"))
+    clerk.receive(laptop)
+    clerk.put("accounts", "1", owner="A")
+    with pytest.raises(RefusedError, match="take an admin"):
+        place_hold(clerk.db, Hold("case 8", "accounts", "1", "mine"))
+    with pytest.raises(RefusedError, match="take an admin"):
+        release_hold(clerk.db, "case 7")
+    forged = forge(clerk, lambda stamp: erasure_entry(Erasure(stamp, ACCOUNT, (bytes(16),), "I want it")))
+    laptop.receive(clerk)
+    assert laptop.db.entry(forged).masked == "NOT_AN_ADMIN"
 
 
 def test_an_erased_value_is_found_nowhere(world: Any) -> None:
