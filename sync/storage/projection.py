@@ -22,7 +22,7 @@ from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
 from sync.acts import MemberEntry, Role
-from sync.cells import FLAGS, DotKey, LiveDot, deaths
+from sync.cells import FLAGS, DotKey, LiveDot, StoredOp, deaths
 from sync.content import Content, ReadEntry, entry_of, read_entry
 from sync.membership import Membership, Refusal
 from sync.schema import Schema, check_op, check_schema_op, parse_schema
@@ -48,7 +48,7 @@ from sync.transaction import (
     Verb,
     path_text,
 )
-from sync.vector import Vector, encode_vector, sees
+from sync.vector import Vector, covers, encode_vector, join, sees
 from sync.view import RankOf
 
 __all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name", "schema_in_force"]
@@ -137,6 +137,8 @@ class Projection:
         self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
         self._txns: dict[tuple[int, int], tuple[Any, ...]] = {}
         self._without_schema: set[str] = set()
+        self._writers: dict[int, tuple[int, dict[int, int]]] = {}
+        """Of documents that hold schemas: their place, and who wrote to them up to it."""
         self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
         self.standing = Standing(self.uid, self.branches)
         self.standing.load(tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
@@ -567,12 +569,12 @@ class Projection:
             return
         place = self.next_place
         self.next_place += 1
-        for number in sorted(documents):
+        for document in map(self.documents.by_id, sorted(documents)):
             history = [
                 (one, not masked and not self.branches.is_excluded(one.dot.branch, one.dot.seq))
-                for one, masked in self.documents.history(number)
+                for one, masked in self._history(document)
             ]
-            self.documents.rebuild(self.documents.by_id(number), history, place)
+            self.documents.rebuild(document, history, place)
 
     # --- schemas ---
 
@@ -614,22 +616,26 @@ class Projection:
 
     def _was_otherwise(self, document: Document, past: Vector) -> bool:
         """Whether something that is now in force, or not any more, was not yet known in ``past``."""
-        if document.place >= self._first_unseen(past):
+        if not covers(past, self._writers_of(document)):
             return True
         membership = self.standing.within(past)
         return any(membership.cut(branch.author) != branch.excluded_from for branch in self.branches)
 
-    def _first_unseen(self, past: Vector) -> int:
-        """The place of the first entry that is not in ``past``, among those of its branch."""
-        places = [self.next_place]
-        for branch in self.branches:
-            if branch.head is not None and not sees(past, branch.id, branch.head.seq):
-                row = self._tx.fetch_one(self._sql.first_after, (branch.id, past.get(branch.id, -1)))
-                if row is not None:
-                    places.append(row[0])
-                pending = (row for row in self._txns.values() if row[1] == branch.id)
-                places += [row[0] for row in pending if not sees(past, row[1], row[2])]
-        return min(places)
+    def _writers_of(self, document: Document) -> Vector:
+        """The newest entry of each branch that wrote to a document."""
+        place, writers = self._writers.get(document.id, (None, {}))
+        if place != document.place:
+            writers = {}
+            for one, masked in self._history(document):
+                if not masked:
+                    join(writers, {one.dot.branch: one.dot.seq})
+            self._writers[document.id] = (document.place, writers)
+        return writers
+
+    def _history(self, document: Document) -> list[tuple[StoredOp, bool]]:
+        """Every operation of a document, also of entries that were just taken in, and whether it is masked."""
+        self._flush_entries()
+        return self.documents.history(document.id)
 
     def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:
         """The dots that were live in ``past``: who was excluded is judged by what was known there, too."""
@@ -637,7 +643,7 @@ class Projection:
         ends = {branch.id: membership.cut(branch.author) for branch in self.branches}
         ops = [
             one
-            for one, masked in self.documents.history(document.id)
+            for one, masked in self._history(document)
             if not masked and _is_in(one.dot, past) and _is_before(one.dot, ends[one.dot.branch])
         ]
         dead = deaths(ops, self.branches.past_of)

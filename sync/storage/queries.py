@@ -79,8 +79,6 @@ class Queries:
     )
     # takes branch, seq: how many entries are behind an index
     count_after: str = "SELECT count(*) FROM database_txn WHERE branch = ? AND seq > ?"
-    # takes branch, seq: the first entry behind an index
-    first_after: str = "SELECT place FROM database_txn WHERE branch = ? AND seq > ? ORDER BY seq LIMIT 1"
     # takes database: entries that are not transactions
     others: str = (
         "SELECT t.branch, t.seq, t.kind, t.leaf, t.masked FROM database_txn t JOIN database_branch b ON b.id = t.branch"

@@ -127,6 +127,29 @@ def test_a_schema_of_somebody_revoked_judges_what_had_seen_it(world: Any) -> Non
         assert replica.db.audit() == []
 
 
+def test_a_schema_that_was_replaced_elsewhere_judges_who_had_not_seen_that(world: Any) -> None:
+    """All is taken in at once: the first schema, the one that replaced it, and an entry that breaks the first."""
+    laptop, phone, tablet = (world.replica(name) for name in ("laptop", "phone", "tablet"))
+    laptop.put("$schema", "c", schema={"type": "object", "properties": {"x": {"type": "integer"}}})
+    world.exchange()
+    phone.put("$schema", "c", schema={"type": "object", "properties": {"x": {"type": "text"}}})
+    stamps: list[Any] = []
+    tablet.db.write(lambda writing: stamps.append(writing.stamp()))
+    op = Op(Verb.SET, DocumentId("c", "1"), ("x",), "no integer")
+    block = encode_entry(transaction_entry(Transaction(stamps[0], (op,))))
+    FeedWriter(tablet.store, tablet.feed, tablet.device).append([block])
+    first, last = (world.newcomer(name) for name in ("first", "last"))
+    for source in (laptop, phone, tablet):
+        give(source, first)
+    first.db.take_new()
+    for source in (laptop, tablet, phone):
+        give(source, last)
+        last.db.take_new()
+    for replica in (first, last):
+        assert replica.fields("c", "1") is None
+        assert replica.db.audit() == []
+
+
 def test_counters_are_made_anew_with_what_the_same_transaction_counted(world: Any) -> None:
     """Increments and the revocation that excludes them are taken in at once."""
     laptop, phone, tablet = (world.replica(name) for name in ("laptop", "phone", "tablet"))
