@@ -32,8 +32,9 @@ from sync.stateroot import leaf_of
 from sync.storage.audit_queries import audit_queries_for
 from sync.storage.branches import Branches, encode_reference
 from sync.storage.documents import VERB_NUMBER, VERBS, columns_of, decode_dots, encode_dots
-from sync.storage.projection import KIND_NUMBER, schema_in_force
+from sync.storage.projection import KIND_NUMBER
 from sync.storage.queries import queries_for
+from sync.storage.schemas import schema_in_force
 from sync.storage.sides import LEDGER, Sides
 from sync.storage.sides_audit import audit_sides
 from sync.storage.stored_feeds import StoredBlocks, known_block

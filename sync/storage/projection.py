@@ -10,26 +10,25 @@ wherever it arrives, and then the documents that they had touched are made anew.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Final
 
-from identity.encoding import decode, encode, encode_stored
-from identity.errors import AuditError, DamagedFile, MalformedError
+from identity.encoding import encode, encode_stored
+from identity.errors import MalformedError
 from ledger.manifest import describe, parse_manifest
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey, StoredEvent
 from ledger.values import Reference
 from sync.acts import MemberEntry, Role
-from sync.cells import FLAGS, DotKey, LiveDot, StoredOp, deaths
+from sync.cells import FLAGS, DotKey, LiveDot, StoredOp
 from sync.content import Content, ReadEntry, entry_of, read_entry
 from sync.membership import Membership, Refusal
-from sync.schema import Schema, check_op, check_schema_op, parse_schema
 from sync.storage.branches import Branch, Branches, EntryFacts
 from sync.storage.documents import Document, Documents
 from sync.storage.forks import Track, Tracks, branch_id, branch_to_extend, end_of, split_branch
 from sync.storage.queries import Queries
+from sync.storage.schemas import Schemas
 from sync.storage.standing import Standing
 from sync.transaction import (
     CKPT,
@@ -38,7 +37,6 @@ from sync.transaction import (
     MEMBER,
     SCHEMAS,
     TXN,
-    DocumentId,
     Dot,
     Erasure,
     Op,
@@ -48,10 +46,9 @@ from sync.transaction import (
     Verb,
     path_text,
 )
-from sync.vector import Vector, covers, encode_vector, join, sees
-from sync.view import RankOf
+from sync.vector import Vector, encode_vector, sees
 
-__all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name", "schema_in_force"]
+__all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name"]
 
 KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
 """How a store writes the kind of an entry."""
@@ -136,11 +133,9 @@ class Projection:
         self.branches = Branches(tx, self._sql, self._number)
         self.documents = Documents(tx, self._sql, self._number, self.uid, self.branches)
         self._txns: dict[tuple[int, int], tuple[Any, ...]] = {}
-        self._without_schema: set[str] = set()
-        self._writers: dict[int, tuple[int, dict[int, int]]] = {}
-        """Of documents that hold schemas: their place, and who wrote to them up to it."""
         self._has_guards = tx.fetch_one(self._sql.any_guard) is not None
         self.standing = Standing(self.uid, self.branches)
+        self.schemas = Schemas(self.documents, self.branches, self.standing, self._history)
         self.standing.load(tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
 
     def finish(self) -> None:
@@ -171,7 +166,7 @@ class Projection:
         return self._tx, self._sql, self._number
 
     def _indexed(self, collection: str) -> tuple[str, ...]:
-        schema = self.schema_of(collection)
+        schema = self.schemas.in_force(collection)
         return () if schema is None else schema.indexed
 
     def _flush_entries(self) -> None:
@@ -244,7 +239,7 @@ class Projection:
             return "it was revoked or dismissed"
         if isinstance(content, StateRoot) and (reason := self._misstatement(content, past)) is not None:
             return reason
-        return self._refusal(branch, kind, content, past) or self._misfit(ops, past, is_complete=True)
+        return self._refusal(branch, kind, content, past) or self.schemas.misfit(ops, past, is_complete=True)
 
     def context_of(self, op: Op) -> frozenset[DotKey] | None:
         """The dots of an operation's context by their numbers here. Raises ``MalformedError``."""
@@ -423,7 +418,7 @@ class Projection:
         if reason is None and isinstance(content, StateRoot):
             reason = self._misstatement(content, placed.past)
         if reason is None:
-            reason = self._refusal(branch, read.kind, content, placed.past) or self._misfit(
+            reason = self._refusal(branch, read.kind, content, placed.past) or self.schemas.misfit(
                 ops, placed.past, is_complete=is_complete
             )
         place = self._record(branch, seq, leaf, read.kind, len(ops), placed, reason, now_ms)
@@ -436,7 +431,7 @@ class Projection:
             verb, name, path, value, _ = op
             if document is None or name is not document.name:
                 if name.collection == SCHEMAS:
-                    self._without_schema.discard(name.key)
+                    self.schemas.expect(name.key)
                 document = self.documents[name]
             dot = new_tuple(LiveDot, (place + 1 + at, number, seq, at, verb, path_text(path), encode_stored(value)))
             effect(document, dot, context, past)
@@ -576,78 +571,10 @@ class Projection:
             ]
             self.documents.rebuild(document, history, place)
 
-    # --- schemas ---
-
-    def _misfit(self, ops: Sequence[Op], past: Vector, *, is_complete: bool) -> str | None:
-        """Why operations do not fit the schemas that were in force where they were written."""
-        as_it_stands = is_complete and not self._vouches_for_sides()
-        schemas: dict[str, Schema | None] = {}
-        for op in ops:
-            collection = op.document.collection
-            if collection == SCHEMAS:
-                reason = check_schema_op(op)
-            else:
-                if collection not in schemas:
-                    schemas[collection] = self.schema_of(collection, None if as_it_stands else past)
-                schema = schemas[collection]
-                reason = None if schema is None else check_op(schema, op)
-            if reason is not None:
-                return f"schema: {op.document}: {reason}"
-        return None
-
-    def _vouches_for_sides(self) -> bool:
-        """Whether it takes more than indexes to say what is excluded. That can come later; what was judged stays so."""
-        membership = self.standing.within(None)
-        ends = ((branch.excluded_from, branch.author) for branch in self.branches)
-        return any(end is not None and end != membership.cut(author) for end, author in ends)
-
-    def schema_of(self, collection: str, past: Vector | None = None) -> Schema | None:
-        """The schema of a collection that was in force in ``past``; None: now."""
-        if collection in self._without_schema:
-            return None
-        document = self.documents.find(DocumentId(SCHEMAS, collection))
-        if document is None:
-            self._without_schema.add(collection)
-            return None
-        dots = document.live.get("/schema", [])
-        if past is not None and self._was_otherwise(document, past):
-            dots = self._live_in(document, past)
-        return schema_in_force(dots, self.documents.rank)
-
-    def _was_otherwise(self, document: Document, past: Vector) -> bool:
-        """Whether something that is now in force, or not any more, was not yet known in ``past``."""
-        if not covers(past, self._writers_of(document)):
-            return True
-        membership = self.standing.within(past)
-        return any(membership.cut(branch.author) != branch.excluded_from for branch in self.branches)
-
-    def _writers_of(self, document: Document) -> Vector:
-        """The newest entry of each branch that wrote to a document."""
-        place, writers = self._writers.get(document.id, (None, {}))
-        if place != document.place:
-            writers = {}
-            for one, masked in self._history(document):
-                if not masked:
-                    join(writers, {one.dot.branch: one.dot.seq})
-            self._writers[document.id] = (document.place, writers)
-        return writers
-
     def _history(self, document: Document) -> list[tuple[StoredOp, bool]]:
         """Every operation of a document, also of entries that were just taken in, and whether it is masked."""
         self._flush_entries()
         return self.documents.history(document.id)
-
-    def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:
-        """The dots that were live in ``past``: who was excluded is judged by what was known there, too."""
-        membership = self.standing.within(past)
-        ends = {branch.id: membership.cut(branch.author) for branch in self.branches}
-        ops = [
-            one
-            for one, masked in self._history(document)
-            if not masked and _is_in(one.dot, past) and _is_before(one.dot, ends[one.dot.branch])
-        ]
-        dead = deaths(ops, self.branches.past_of)
-        return [one.dot for one in ops if one.dot.place not in dead and one.dot.path == "/schema"]
 
     # --- effect ---
 
@@ -726,28 +653,3 @@ def _takes_an_admin(content: Content | None) -> bool:
         isinstance(content, Transaction)
         and any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in content.ops)
     )
-
-
-def _is_in(dot: LiveDot, past: Vector) -> bool:
-    return sees(past, dot.branch, dot.seq)
-
-
-def _is_before(dot: LiveDot, end: int | None) -> bool:
-    return end is None or dot.seq < end
-
-
-def schema_in_force(dots: Iterable[LiveDot], rank: RankOf) -> Schema | None:
-    """The schema that the live dots of its document say: of several that stand side by side, the last in their order.
-
-    Whether a branch is disputed is left out: that can become known later, and what was judged by a schema stays so.
-    """
-    found = [dot for dot in dots if dot.path == "/schema"]
-    return _parse_schema(max(found, key=lambda dot: (rank(dot)[1:], dot.op)).val) if found else None
-
-
-@lru_cache(maxsize=256)
-def _parse_schema(val: bytes) -> Schema:
-    try:
-        return parse_schema(decode(val))
-    except AuditError as exc:
-        raise DamagedFile(f"the database holds a schema that is none: {exc}") from exc

@@ -22,8 +22,9 @@ from sync.schema import Schema
 from sync.storage.branches import Branch, Branches
 from sync.storage.documents import count_increments, join_parts, read_counter, read_dot, read_stored_op
 from sync.storage.forks import Tracks, end_of
-from sync.storage.projection import KIND_NUMBER, schema_in_force
+from sync.storage.projection import KIND_NUMBER
 from sync.storage.queries import Queries
+from sync.storage.schemas import schema_in_force
 from sync.storage.sides import Sides
 from sync.storage.standing import Standing
 from sync.transaction import MEMBER, SCHEMAS, DocumentId, Verb, parse_path

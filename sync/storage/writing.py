@@ -97,7 +97,7 @@ class Writing:
 
     def schema(self, collection: str) -> Schema | None:
         """The collection's schema."""
-        return self.projection.schema_of(collection)
+        return self.projection.schemas.in_force(collection)
 
     def dot_name(self, dot: LiveDot) -> Dot:
         """What names a dot on every replica."""
