@@ -28,7 +28,7 @@ from sync.storage.branches import Branches
 from sync.storage.projection import KIND_NUMBER
 from sync.storage.reader import Reader
 from sync.storage.writing import Writing
-from sync.transaction import ERASE, HOLDS, DocumentId, Erasure, Op, Transaction, Verb, parse_erasure
+from sync.transaction import ERASE, HOLDS, MAX_KIDS, DocumentId, Erasure, Op, Transaction, Verb, parse_erasure
 from sync.vector import Vector, sees
 from sync.view import View
 
@@ -213,7 +213,8 @@ def purge(database: Database, documents: Sequence[DocumentId], retention_ms: int
 
 
 class Erased(NamedTuple):
-    """What came of an erasure. ``unreachable`` are copies of the key file that may still hold keys."""
+    """What came of an erasure. ``commit`` is its first entry. ``unreachable`` are copies of the key file that may still
+    hold keys."""
 
     commit: Commit
     kids: tuple[bytes, ...]
@@ -224,28 +225,54 @@ def erase(database: Database, document: DocumentId, reason: str) -> Erased:
     """Destroy the keys of all sealed values that the document holds or ever held, and record it as a signed entry.
 
     The entry comes first: a process that is killed before the keys are destroyed completes that when it next settles
-    erasures. Raises ``MissingDocument``, ``RefusedError`` when it is held or has no sealed values,
-    ``ConfigurationError`` when this replica keeps no keys.
+    erasures. It takes several where they are more than one can name: anybody can have written values under keys that
+    nobody has, and must not stand in the way by their number. Raises ``MissingDocument``, ``RefusedError`` when it is
+    held or has no sealed values, ``ConfigurationError`` when this replica keeps no keys.
     """
-    keys = _keys(database)
-    named: list[bytes] = []
+    erasing = _Erasing(database, document, reason)
+    commits = [database.write(erasing.make)]
+    while erasing.goes_on():
+        commits.append(database.write(erasing.make))
+    unreachable: dict[str, None] = {}
+    for kids in erasing.named:  # also those that are not here
+        destroyed = erasing.keys.destroy(database.uid, document, database.now_ms(), kids)
+        unreachable.update(dict.fromkeys(destroyed.unreachable))
+    return Erased(commits[0], destroyed.kids, tuple(unreachable))
 
-    def make(writing: Writing) -> Erasure:
-        _refuse_held(writing, document)
-        found = writing.projection.documents.find(document)
+
+class _Erasing:
+    """The entries that one erasure takes. ``named`` has the keys of each that was written, those here first."""
+
+    def __init__(self, database: Database, document: DocumentId, reason: str) -> None:
+        self.keys = _keys(database)
+        self.named: list[tuple[bytes, ...]] = []
+        self._uid = database.uid
+        self._document = document
+        self._reason = reason
+        self._next: tuple[bytes, ...] = ()
+        self._left = 0
+
+    def make(self, writing: Writing) -> Erasure:
+        """The next entry. Raises as ``erase`` does."""
+        _refuse_held(writing, self._document)
+        found = writing.projection.documents.find(self._document)
         if found is None:
-            raise MissingDocument(document)
+            raise MissingDocument(self._document)
         history = writing.projection.documents.history(found.id)
         kids = {kid for (dot, _), _ in history for kid in _kids_in(decode(dot.val))}
-        kids.update(keys.of_document(database.uid, document))
-        if not kids:
-            raise RefusedError(f"{document} has no sealed values", hint="only fields declared sealed can be erased")
-        named[:] = sorted(kids)
-        return Erasure(writing.stamp(), document, tuple(named), reason)
+        here = set(self.keys.of_document(self._uid, self._document))
+        if not kids | here:
+            raise RefusedError(
+                f"{self._document} has no sealed values", hint="only fields declared sealed can be erased"
+            )
+        due = sorted((kids | here).difference(*self.named), key=lambda kid: (kid not in here, kid))
+        self._next, self._left = tuple(sorted(due[:MAX_KIDS])), max(len(due) - MAX_KIDS, 0)
+        return Erasure(writing.stamp(), self._document, self._next, self._reason)
 
-    commit = database.write(make)
-    destroyed = keys.destroy(database.uid, document, database.now_ms(), named)  # also those that are not here
-    return Erased(commit, destroyed.kids, destroyed.unreachable)
+    def goes_on(self) -> bool:
+        """Take note that the entry was written. Returns whether another one is needed."""
+        self.named.append(self._next)
+        return self._left > 0
 
 
 def settle_erasures(database: Database) -> list[DocumentId]:

@@ -34,6 +34,7 @@ __all__ = [
     "MAX_INCREMENT_SCALE",
     "MAX_INDEXED",
     "MAX_KEY",
+    "MAX_KIDS",
     "MAX_OPS",
     "MAX_PATH",
     "MAX_REFERENCES",
@@ -88,9 +89,11 @@ MAX_INCREMENT_SCALE: Final = 10
 MAX_REFERENCES: Final = 1024
 """Entries in ``deps``; and distinct ones that the contexts of one transaction can name, and that it can undo."""
 
+MAX_KIDS: Final = 4096
+"""Keys that one erasure names."""
+
 _MAX_TEXT: Final = 4096
 """Characters of a note, and of an erasure's reason."""
-_MAX_KIDS: Final = 4096
 _MAX_POINTER: Final = MAX_PATH * (2 * MAX_NAME + 1)
 SCHEMAS: Final = "$schema"
 """The collection that holds the schemas of the others."""
@@ -592,8 +595,8 @@ def parse_state_root(entry: Entry) -> StateRoot:
 
 def erasure_entry(erasure: Erasure) -> Entry:
     """The entry that carries the erasure. Raises ``LimitExceeded`` when it is not well-formed."""
-    if len(erasure.reason) > _MAX_TEXT or len(erasure.kids) > _MAX_KIDS:
-        raise LimitExceeded(f"erasure: more than {_MAX_TEXT} characters of reason, or {_MAX_KIDS} keys")
+    if len(erasure.reason) > _MAX_TEXT or len(erasure.kids) > MAX_KIDS:
+        raise LimitExceeded(f"erasure: more than {_MAX_TEXT} characters of reason, or {MAX_KIDS} keys")
     body: dict[str, Value] = {
         **stamp_fields(erasure.stamp),
         "doc": list(erasure.document),
@@ -610,7 +613,7 @@ def parse_erasure(entry: Entry) -> Erasure:
     fields = Fields(dict(entry.body), "erasure")
     stamp = stamp_of(entry, fields)
     (document,) = _parse_documents([fields.value("doc")])
-    kids = fields.bytes_list("kids", length=16, max=_MAX_KIDS)
+    kids = fields.bytes_list("kids", length=16, max=MAX_KIDS)
     erasure = Erasure(stamp, document, kids, fields.text("reason", max=_MAX_TEXT))
     fields.done()
     if list(kids) != sorted(set(kids)):

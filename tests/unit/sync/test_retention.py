@@ -12,7 +12,7 @@ from identity.errors import MalformedError, RefusedError
 from ledger.entry import Entry, encode_entry
 from ledger.feed import FeedWriter
 from ledger.merkle import leaf_node
-from ledger.values import Reference, Sealed, to_python
+from ledger.values import Reference, Sealed, sealed_value, to_python
 from sync.acts import Admit, MemberEntry, Role
 from sync.changes import Changes, MissingDocument, PurgedDocument
 from sync.retention import (
@@ -26,7 +26,10 @@ from sync.retention import (
     settle_erasures,
     trash,
 )
+from sync.storage.projection import KIND_NUMBER
 from sync.transaction import (
+    ERASE,
+    MAX_KIDS,
     DocumentId,
     Erasure,
     Op,
@@ -276,3 +279,30 @@ def test_an_erasure_that_names_the_key_of_another_document_leaves_it(world: Any)
     for _ in range(2):
         assert settle_erasures(laptop.db) == []
     assert laptop.keys.find(other) is not None
+
+
+def test_an_erasure_takes_as_many_entries_as_there_are_keys_to_name(world: Any) -> None:
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    with_schema(laptop)
+    laptop.put("accounts", "1", owner="A", phone="+420 555 123")
+    kid = to_python(laptop.fields("accounts", "1")["phone"]).kid
+    made_up = [number.to_bytes(16, "big") for number in range(MAX_KIDS + 1)]
+    for start in range(0, len(made_up), 3000):
+        phone.db.write(lambda writing, start=start: _sealed_apart(writing, made_up[start : start + 3000]))
+    world.exchange()
+    erased = erase(laptop.db, ACCOUNT, "asked")
+    assert set(erased.kids) == {kid, *made_up}
+    assert laptop.keys.of_document(world.uid, ACCOUNT) == ()
+    with laptop.db.read() as reader:
+        kinds = [row[2] for row in reader.tx.fetch_all(reader.sql.others, (reader.number,))]
+    assert kinds.count(KIND_NUMBER[ERASE]) == 2
+    assert settle_erasures(laptop.db) == []
+    world.exchange()
+    settle_erasures(phone.db)
+    assert set(phone.keys.destroyed(world.uid, ACCOUNT)) == {kid, *made_up}
+
+
+def _sealed_apart(writing: Any, kids: list[bytes]) -> Transaction:
+    """Values under keys that nobody has."""
+    ops = (Op(Verb.SET, ACCOUNT, (kid.hex(),), sealed_value(Sealed(kid, bytes(32), bytes(73)))) for kid in kids)
+    return Transaction(writing.stamp(), tuple(ops))
