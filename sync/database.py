@@ -74,7 +74,7 @@ from sync.storage.state_roots import (
     verify_state_root,
 )
 from sync.storage.undoing import UndoPlan, plan_redo, plan_undo
-from sync.storage.writing import Writing, encode_context
+from sync.storage.writing import MuchUnseen, Writing, encode_context
 from sync.transaction import SCHEMAS, DocumentId, Founding, Path, Transaction
 from sync.undo import Skipped
 from sync.unsealing import unseal_view
@@ -248,7 +248,16 @@ class Database:
         """
         if not self._introduced:
             self.introduce()
-        return self._submit(make)
+        return self._submit_after_all(make)
+
+    def _submit_after_all(self, make: Make) -> Commit:
+        """Submit it; where more is new than an entry can say that it has seen, behind others that do."""
+        while True:
+            try:
+                return self._submit(make)
+            except MuchUnseen:
+                while self._submit(lambda writing: writing.witness()).reference is not None:
+                    pass
 
     def _submit(self, make: Make) -> Commit:
         writer, feed = self._writing()
@@ -287,7 +296,7 @@ class Database:
 
         The first write of an open database does it by itself.
         """
-        commit = self._submit(lambda writing: writing.introduction())
+        commit = self._submit_after_all(lambda writing: writing.introduction())
         self._introduced = True
         return commit
 

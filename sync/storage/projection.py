@@ -46,7 +46,7 @@ from sync.transaction import (
     Verb,
     path_text,
 )
-from sync.vector import Vector, encode_vector, sees
+from sync.vector import Vector, encode_vector, join, sees
 
 __all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name"]
 
@@ -204,15 +204,20 @@ class Projection:
         rows: list[tuple[Any, ...]] = self._tx.fetch_all(self._sql.shown, (self._number, collection))
         return rows
 
-    def next_stamp(self, branch: Branch, reading_after: Callable[[int, list[int]], int]) -> Stamp:
-        """The stamp of the next entry of a branch of ours, which has seen everything that is here.
+    def next_stamp(
+        self, branch: Branch, reading_after: Callable[[int, list[int]], int], most: int | None = None
+    ) -> Stamp:
+        """The stamp of the next entry of a branch of ours, which has seen everything that is here; with ``most``, at
+        most so many entries of others that it had not seen, and what those had seen.
 
         ``reading_after`` makes its clock reading from the branch's last one and those of what is new.
         """
         known = {} if branch.head is None else {**branch.past, branch.id: branch.head.seq}
         fresh = [one.head for one in self.branches if one.head and not sees(known, one.id, one.head.seq)]
-        pasts = [(facts, self.branches.past_of(facts.branch, facts.seq)) for facts in fresh]
-        heads = [one for one in fresh if not any(sees(past, one.branch, one.seq) for _, past in pasts)]
+        pasts: dict[int, int] = {}
+        for facts in fresh:
+            join(pasts, self.branches.past_of(facts.branch, facts.seq))
+        heads = [one for one in fresh if not sees(pasts, one.branch, one.seq)][:most]
         seen = [facts.lamport for facts in heads] + ([] if branch.head is None else [branch.head.lamport])
         deps = sorted(map(self.branches.reference, heads), key=lambda one: (one.feed, one.index, one.leaf_hash))
         return Stamp(

@@ -33,6 +33,7 @@ from sync.storage.reader import Reader
 from sync.transaction import (
     CKPT,
     ERASE,
+    MAX_REFERENCES,
     MEMBER,
     TXN,
     DocumentId,
@@ -52,13 +53,17 @@ from sync.transaction import (
 from sync.vector import Vector
 from sync.view import CounterPart, View, make_view
 
-__all__ = ["Writing", "decode_context", "encode_context"]
+__all__ = ["MuchUnseen", "Writing", "decode_context", "encode_context"]
 
 _BRANCH_NAME: Final = 16
 """Bytes of a branch's id in a context token."""
 
 _IN_THE_MAKING: Final = 1 << 62
 """In the place of an index: the entry that is being made."""
+
+
+class MuchUnseen(LimitExceeded):
+    """More is new than one entry can say that it has seen: ``Writing.witness`` goes before it."""
 
 
 class Writing:
@@ -145,9 +150,29 @@ class Writing:
             )
 
     def stamp(self) -> Stamp:
-        """The stamp of the entry that is being made. Raises ``RefusedError`` when the feed's clock is at its end."""
+        """The stamp of the entry that is being made.
+
+        Raises ``MuchUnseen``, and ``RefusedError`` when the feed's clock is at its end.
+        """
+        stamp = self._stamp(None)
+        if len(stamp.deps) > MAX_REFERENCES:
+            raise MuchUnseen(f"{len(stamp.deps)} entries are new, and one can name {MAX_REFERENCES} of them")
+        return stamp
+
+    def witness(self) -> MemberEntry | None:
+        """An entry that says nothing new but what it has seen, of more than one can name; None when one can.
+
+        It carries an event that everybody knows: whatever is here, many feeds of strangers too, can be named by and by.
+        """
+        if len(self._stamp(None).deps) <= MAX_REFERENCES:
+            return None
+        identity = self._branch.author.identity
+        first = parse_signed_event(self.projection.identity_events(identity)[0].signed_event)
+        return MemberEntry(self._stamp(MAX_REFERENCES), CarryEvents(identity, (first,)))
+
+    def _stamp(self, most: int | None) -> Stamp:
         now = self._now_ms()
-        stamp = self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen))
+        stamp = self.projection.next_stamp(self._branch, lambda own, seen: next_reading(now, own, seen), most)
         if self._branch.head is not None and stamp.reading <= self._branch.head.reading:
             raise RefusedError(
                 "the clock of this feed stands at the end of the year 9999", hint="set the clock, and begin a new feed"

@@ -309,3 +309,27 @@ def test_a_slash_in_a_name_is_no_step(world: Any) -> None:
     laptop.db.commit(changes)
     assert laptop.fields("c", "1") == {"a/b": 1, "a": {"b": {"c": 2}}}
     assert laptop.db.get("c", "1").view.conflicts == ()
+
+
+def test_more_that_is_new_than_an_entry_can_name_is_named_by_several(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laptop, *others = (world.replica(name) for name in ("laptop", "a", "b", "c", "d", "e"))
+    for replica in others:
+        replica.put("accounts", replica.name, owner=replica.name)
+        give(replica, laptop)
+    laptop.db.take_new()
+    monkeypatch.setattr("sync.storage.writing.MAX_REFERENCES", 2)
+    etag = laptop.db.get("accounts", "e").etag
+    laptop.db.patch("accounts", "e", {"owner": "laptop"}, if_match=etag)
+    laptop.db.checkpoint_state()
+    with laptop.db.read() as reader:
+        rows = reader.tx.fetch_all(reader.sql.txns_behind, (reader.branches.of_feed(laptop.feed)[0].id, 0, 10))
+    assert len(rows) == 4  # two that name two each, one that names the fifth and writes, and the state root
+    world.exchange()
+    for replica in (laptop, *others):
+        assert replica.db.audit() == []
+        assert replica.fields("accounts", "e") == {"owner": "laptop"}
+        assert replica.db.get("accounts", "e").conflicts == ()
+    (stated,) = others[0].db.state_roots()
+    assert others[0].db.verify_state_root(stated.reference).documents == 5
