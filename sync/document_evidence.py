@@ -16,11 +16,22 @@ from typing import Any, Final, TypeVar
 from identity.encoding import MAX_ITEMS, Value, decode, encode
 from identity.errors import LimitExceeded, MalformedError, MissingEvidenceError, VerificationError
 from identity.jsontext import parse_json
-from identity.textforms import parse_base64, to_base64
+from identity.textforms import check_name, parse_base64, to_base64
 from ledger.entry import parse_entry
 from ledger.log import MAX_LOG_SIZE
+from ledger.values import check_value
+from sync.cells import CellKind
 from sync.stateroot import RULES, CellContent, DocumentContent, DocumentProof, Leaf, digest_content, verify_document
-from sync.transaction import CKPT, DocumentId, Founding, StateRoot, database_id, parse_state_root
+from sync.transaction import (
+    CKPT,
+    DocumentId,
+    Founding,
+    StateRoot,
+    check_document,
+    database_id,
+    parse_path,
+    parse_state_root,
+)
 
 __all__ = [
     "MAX_DOCUMENT_EVIDENCE_BYTES",
@@ -37,6 +48,7 @@ MAX_DOCUMENT_EVIDENCE_BYTES: Final = 32 << 20
 _MAX_DEPTH: Final = 10
 _MAX_PATH: Final = 54
 _MAX_TEXT: Final = 4096
+_KINDS: Final = frozenset(kind.value for kind in CellKind) - {CellKind.FLAG.value}
 
 T = TypeVar("T")
 
@@ -102,6 +114,7 @@ def parse_document_evidence(data: bytes) -> DocumentEvidence:
         raise _wrong("entry", "an object")
     document = _members(top["document"], "document", {"collection", "key", "version", "deleted", "purged", "cells"})
     name = DocumentId(_text(document["collection"], "collection"), _text(document["key"], "key"))
+    check_document(name)
     return DocumentEvidence(
         entry=_to_json(top["entry"]),
         founding=_read_founding(top["database"]),
@@ -153,17 +166,21 @@ def _to_json(document: dict[str, Any]) -> bytes:
 def _read_founding(value: Any) -> Founding:
     members = _members(value, "database", {"name", "identity", "salt"})
     identity, salt = _bytes(members["identity"], "identity", 32), _bytes(members["salt"], "salt", 16)
-    return Founding(_text(members["name"], "name"), identity, salt)
+    return Founding(check_name(_text(members["name"], "name"), "document evidence: 'name'"), identity, salt)
 
 
 def _read_cell(value: Any) -> CellContent:
     members = _members(value, "a cell", {"path", "kind", "values"})
-    values = _items(members["values"], "values", MAX_ITEMS, _read_value)
-    return CellContent(_text(members["path"], "path"), _text(members["kind"], "kind"), tuple(values))
+    path, kind = _text(members["path"], "path"), _text(members["kind"], "kind")
+    if not parse_path(path) or kind not in _KINDS:  # whoever states a root can put any text under it
+        raise MalformedError("document evidence: a cell at no path, or of a kind that there is not")
+    return CellContent(path, kind, tuple(_items(members["values"], "values", MAX_ITEMS, _read_value)))
 
 
 def _read_value(value: Any) -> Value:
-    return decode(_bytes(value, "a value"))
+    stored = decode(_bytes(value, "a value"))
+    check_value(stored)
+    return stored
 
 
 def _read_proof(value: Any) -> DocumentProof:

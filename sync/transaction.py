@@ -52,6 +52,7 @@ __all__ = [
     "StateRoot",
     "Transaction",
     "Verb",
+    "check_document",
     "check_op",
     "database_id",
     "entry_id",
@@ -258,14 +259,15 @@ def parse_path(text: str) -> Path:
 
 def check_op(op: Op) -> None:
     """Return only when the operation is well-formed. Raises ``MalformedError``, ``LimitExceeded``."""
-    _check_document(op.document)
+    check_document(op.document)
     _check_path(op.path)
     _CHECKS[op.verb](op)
     if op.context is not None and len(op.context) > MAX_CONTEXT:
         raise LimitExceeded(f"operation: a context of {len(op.context)} dots, at most {MAX_CONTEXT} are allowed")
 
 
-def _check_document(document: DocumentId) -> None:
+def check_document(document: DocumentId) -> None:
+    """Return only when a document can be called so. Raises ``MalformedError``, ``LimitExceeded``."""
     collection, key = document
     check_name(collection, "collection")
     if collection.startswith("$") and collection not in _SYSTEM_COLLECTIONS:
@@ -423,7 +425,7 @@ def transaction_entry(transaction: Transaction) -> Entry:
     for op in transaction.ops:
         check_op(op)
     for guard in transaction.guards:
-        _check_document(guard.document)
+        check_document(guard.document)
     if len(transaction.note) > _MAX_TEXT:
         raise LimitExceeded(f"transaction: a note of {len(transaction.note)} characters, at most {_MAX_TEXT} are kept")
     documents = sorted({op.document for op in transaction.ops} | {guard.document for guard in transaction.guards})
@@ -491,7 +493,7 @@ def _parse_documents(values: Sequence[Value]) -> list[DocumentId]:
     if any(documents[i] >= documents[i + 1] for i in range(len(documents) - 1)):
         raise MalformedError("transaction: 'docs' is not in ascending order")
     for document in documents:
-        _check_document(document)
+        check_document(document)
     return documents
 
 

@@ -22,9 +22,12 @@ from identity.encoding import encode
 from identity.errors import MissingEvidenceError
 from identity.textforms import to_base64
 from identity.verdict import Status
+from ledger.store import FeedKey
 from sync.changes import Changes
-from sync.document_evidence import is_document_evidence
-from sync.transaction import DocumentId
+from sync.document_evidence import DocumentEvidence, encode_document_evidence, is_document_evidence
+from sync.stateroot import RULES, CellContent, DocumentContent, DocumentProof, Leaf, digest_content, state_root
+from sync.storage.state_roots import founding_of
+from sync.transaction import DocumentId, StateRoot
 
 NAME = DocumentId("accounts", "4711")
 
@@ -179,3 +182,37 @@ def test_what_is_no_file_is_a_finding(bank: Bank, data: bytes) -> None:
     assert not is_document_evidence(data)
     report = bank.verify(data)
     assert (report.overall, report.state.reason) == (Status.FAILED, "MALFORMED")
+
+
+@pytest.mark.parametrize(
+    ("document", "cell"),
+    [
+        (NAME, CellContent('/owner (reg): "A"\n\nPASSED   of everything', "reg", ("v",))),
+        (NAME, CellContent("/owner", "reg\nPASSED", ("v",))),
+        (NAME, CellContent("", "reg", ("v",))),
+        (NAME, CellContent("/owner", "flag", ("v",))),
+        (NAME, CellContent("/owner", "reg", ({"$dec": "1e9"},))),
+        (DocumentId("accounts", "4711\nPASSED"), CellContent("/owner", "reg", ("v",))),
+    ],
+)
+def test_what_no_document_can_be_is_not_shown(
+    founded: Any, clone: Callable[[Any, Path], Any], tmp_path: Path, document: DocumentId, cell: CellContent
+) -> None:
+    """A device can state anything; what looks like a line of the report is refused before it is shown."""
+    bank = Bank(clone(founded, tmp_path))
+    content = DocumentContent(deleted=False, purged=False, cells=(cell,))
+    root = state_root([Leaf(document, bytes(32), digest_content(content))])
+    with bank.databases() as databases:
+        commit = databases.open("bank").write(
+            lambda writing: StateRoot(writing.stamp(), writing.projection.heads(), root, RULES)
+        )
+    bank.world.seal_and_show()
+    with bank.databases() as databases, databases.open("bank").read() as reader:
+        entry = export_evidence(
+            reader.tx, open_archive(reader.tx), FeedKey(commit.reference.feed), commit.reference.index
+        )
+        evidence = DocumentEvidence(
+            encode_evidence(entry), founding_of(reader), document, bytes(32), content, DocumentProof(0, 1, ())
+        )
+    report = bank.verify(encode_document_evidence(evidence))
+    assert (report.overall, report.state.reason, report.facts) == (Status.FAILED, "MALFORMED", {})
