@@ -98,14 +98,20 @@ class Databases:
         return [info for info in list_databases(store) if _has_begun(store, info.uid)]
 
     def find(self, name: str) -> DatabaseInfo:
-        """The database of that name, or whose id alone begins with these hex digits, six at least.
+        """The database with that id, or of that name, or whose id begins with these hex digits, six at least.
 
-        Raises ``MissingEvidenceError`` when there is none, or several.
+        A whole id means nothing else: whoever founds a database can call it by the id of another. Raises
+        ``MissingEvidenceError`` when there is none, or several.
         """
         known = self.known()
-        matches = [info for info in known if info.name == name]
-        if not matches and len(name) >= _LEAST_PREFIX:
-            matches = [info for info in known if info.uid.hex().startswith(name)]
+        matches = [info for info in known if info.uid.hex() == name]
+        if not matches:
+            begins = name if len(name) >= _LEAST_PREFIX else None
+            matches = [
+                info
+                for info in known
+                if info.name == name or (begins is not None and info.uid.hex().startswith(begins))
+            ]
         if not matches:
             raise MissingEvidenceError(f"no database is called {name!r}", hint="see 'holdfast db list'")
         if len(matches) > 1:

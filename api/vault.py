@@ -289,16 +289,15 @@ class Vault:
             return [_info(state) for state in tx.feeds()]
 
     def find_feed(self, name_or_key: str) -> FeedInfo:
-        """The feed with that name, or that z-base-32 key. Raises ``MissingEvidenceError`` for none, or for several.
+        """The feed with that z-base-32 key, or of that name. Raises ``MissingEvidenceError`` for none, or for several.
 
-        Of feeds of one name that continue each other, the newest.
+        Of feeds of one name that continue each other, the newest. A key means nothing else: a feed can be called by the
+        key of another.
         """
         infos = self.feeds()
-        matches = [
-            info
-            for info in infos
-            if name_or_key == info.key_text or (info.description is not None and info.description.name == name_or_key)
-        ]
+        matches = [info for info in infos if name_or_key == info.key_text]
+        if not matches:
+            matches = [one for one in infos if one.description is not None and one.description.name == name_or_key]
         if len(matches) > 1:
             with self.store.read() as tx:
                 newest = {newest_continuation(tx, info.state.key) for info in matches}

@@ -9,7 +9,6 @@ import typer
 from api.cli.db_common import DatabaseName, Device, group, place_of, reading, writing
 from api.cli.exit_codes import UsageError
 from api.cli.group import invocation
-from api.cli.identity_common import meant
 from api.cli.session import PassphraseFile
 
 if TYPE_CHECKING:
@@ -117,9 +116,20 @@ def carry(
 
 
 def _whom(session: Session, text: str) -> bytes:
-    """The identity that is meant: by its label, when this store knows one that is called so, else by its id."""
-    labelled = [one for one in session.vault.identities() if session.vault.history(one).label == text]
-    return labelled[0] if len(labelled) == 1 else meant(session, text)
+    """The identity that is meant: that with this id, or the one that is called so or whose id begins so.
+
+    A whole id means nothing else: whoever founds an identity can call it by the id of another. Raises ``UsageError``.
+    """
+    known = session.vault.identities()
+    matches = [one for one in known if one.hex() == text]
+    if not matches:
+        matches = [one for one in known if session.vault.history(one).label == text or one.hex().startswith(text)]
+    if len(matches) != 1 or not text:
+        counted = "no identity has" if not matches else f"{len(matches)} identities have"
+        raise UsageError(
+            f"{counted} that name, or an id that begins with {text!r}", hint="see 'holdfast identity list'"
+        )
+    return matches[0]
 
 
 def _role(text: str) -> Role:

@@ -131,7 +131,7 @@ def test_acts_that_would_not_count_are_refused(pair: tuple[Any, Any]) -> None:
     assert "stays an admin" in shell("db", "admit", "bank", own, "--role", "reader", code=77).err
     assert "is a writer already" in shell("db", "admit", "bank", "other of a test", code=77).err
     assert "is no role" in shell("db", "admit", "bank", "other of a test", "--role", "king", code=64).err
-    assert "no identity has an id" in shell("db", "admit", "bank", "ffff", code=64).err
+    assert "no identity has that name, or an id" in shell("db", "admit", "bank", "ffff", code=64).err
     assert shell("feed", "list").lines == before
     assert "is no admin" in other("db", "dismiss", "bank", own, code=77).err
     assert "is no admin" in other("db", "admit", "bank", own, "--role", "reader", code=77).err
@@ -219,3 +219,32 @@ def test_a_home_on_postgresql_has_the_same(pair: tuple[Any, Any], postgres: Any)
     assert read(other) == read(pg)
     assert pg("db", "audit", "bank", "--json").json[0]["faults"] == []
     pg("db", "state-root", "bank")
+
+
+def id_of(shell: Any, name: str = "bank") -> str:
+    return next(str(one["id"]) for one in shell("db", "list", "--json").json if one["name"] == name)
+
+
+def test_a_database_that_is_called_by_the_id_of_another_is_not_taken_for_it(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    uid = id_of(shell)
+    other("db", "create", uid)
+    hers = id_of(other, uid)
+    other("db", "put", hers, "accounts/1", '{"owner": "Mallory"}')
+    other("db", "bundle", hers, "-o", "hers.bundle")
+    shell("db", "receive", "hers.bundle")
+    assert [shell("db", "get", one, "accounts/1", "--json").json[0]["fields"]["owner"] for one in (uid, hers)] == [
+        "Ada",
+        "Mallory",
+    ]
+
+
+def test_an_identity_that_is_called_by_the_id_of_another_is_not_admitted_for_it(pair: tuple[Any, Any]) -> None:
+    shell, other = pair
+    wanted = other("identity", "show", "--json").json[0]["identity"]
+    stranger = shell.at("stranger")
+    stranger("init", "--label", wanted, "--device", "main", "--no-chain", "--phrase-file", "stranger-phrase.txt")
+    stranger("identity", "export", "-o", "stranger.events")
+    shell("identity", "import", "stranger.events")
+    (answer,) = shell("db", "admit", "bank", wanted, "--role", "admin", "--json").json
+    assert answer["identity"] == wanted
