@@ -7,14 +7,22 @@ heads that the device signed under them do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from identity.errors import ForkDetected, RootMismatch, VerificationError
 from ledger.head import signable
-from ledger.manifest import Continuation, Manifest, describe, feed_key, parse_manifest
+from ledger.manifest import Continuation, FeedDescription, Manifest, describe, feed_key, parse_manifest
 from ledger.store import FeedKey, FeedState, ReadTransaction, stored_tree_hash
 
-__all__ = ["check_all_lineages", "check_lineage", "find_rival", "find_successor", "lineage_faults"]
+__all__ = [
+    "check_all_lineages",
+    "check_lineage",
+    "find_rival",
+    "find_successor",
+    "first_feeds",
+    "lineage_faults",
+    "may_continue",
+]
 
 
 def find_rival(tx: ReadTransaction, manifest: Manifest) -> FeedState | None:
@@ -68,13 +76,12 @@ def check_lineage(tx: ReadTransaction, state: FeedState, manifest: Manifest) -> 
         raise _forked(tx, rival, state)
     description = describe(manifest)
     if description is not None and description.continues is not None:
-        _check_taken_over(tx, description.continues)
+        _check_taken_over(tx, description.identity, description.continues)
     for feed in tx.feeds():
         told = describe(parse_manifest(feed.manifest)) if feed.length else None
         if told is None or told.continues is None or told.continues.key != state.key:
             continue
-        if description is None or told.identity == description.identity:
-            _check_taken_over(tx, told.continues)
+        _check_taken_over(tx, told.identity, told.continues)
 
 
 def check_all_lineages(tx: ReadTransaction) -> None:
@@ -92,13 +99,13 @@ def lineage_faults(tx: ReadTransaction) -> Iterator[tuple[FeedKey, VerificationE
         if description is None or not state.length:
             continue
         older = description.continues
-        place = (manifest.signers, description.name) if older is None else (description.identity, older.key)
+        place = (description.identity, (manifest.signers, description.name) if older is None else older.key)
         rival = places.setdefault(place, state)
         if rival is not state:
             yield state.key, _forked(tx, rival, state)
         if older is not None:
             try:
-                _check_taken_over(tx, older)
+                _check_taken_over(tx, description.identity, older)
             except RootMismatch as exc:
                 yield state.key, exc
 
@@ -115,10 +122,11 @@ def _key(older: Continuation | None) -> FeedKey | None:
     return None if older is None else older.key
 
 
-def _check_taken_over(tx: ReadTransaction, older: Continuation) -> None:
-    """Hold what is taken over against the older feed, where that is here and long enough."""
+def _check_taken_over(tx: ReadTransaction, identity: bytes, older: Continuation) -> None:
+    """Hold what a feed of ``identity`` takes over against the older feed, where that is here, long enough, and not
+    somebody else's: then it takes over nothing."""
     held = tx.feed(older.key)
-    if held is None or held.length < older.length:
+    if held is None or held.length < older.length or not may_continue(identity, held):
         return
     found = stored_tree_hash(tx, older.key, older.length)
     if found != older.tree_hash:
@@ -126,6 +134,30 @@ def _check_taken_over(tx: ReadTransaction, older: Continuation) -> None:
         raise RootMismatch(what, expected=older.tree_hash, computed=found)
 
 
+def may_continue(identity: bytes, older: FeedState) -> bool:
+    """Whether a feed of ``identity`` can go on from a feed: what one of somebody else says of it binds nobody."""
+    owner = describe(parse_manifest(older.manifest))
+    return owner is None or owner.identity == identity
+
+
 def _newest_statement(tx: ReadTransaction, feed: FeedState) -> bytes:
     head = next(iter(tx.heads(feed.key, feed.length - 1)))
     return signable(feed.key, head.tree_hash, head.length) + head.signature
+
+
+def first_feeds(feeds: Mapping[FeedKey, FeedDescription | None], most: int) -> list[FeedKey]:
+    """At most so many of these feeds: those that continue none of them, then those that continue one of these, and on.
+
+    Who has a device's key can only go on from its feeds, so what they begin stands behind what was there.
+    """
+    depth: dict[FeedKey, int] = {}
+    for key in feeds:
+        chain: list[FeedKey] = []
+        at: FeedKey | None = key
+        while at is not None and at in feeds and at not in depth:
+            chain.append(at)
+            description = feeds[at]
+            at = None if description is None or description.continues is None else description.continues.key
+        start = -1 if at is None else depth.get(at, -1)
+        depth.update((one, start + steps) for steps, one in enumerate(reversed(chain), 1))
+    return sorted(feeds, key=lambda key: (depth[key], key))[:most]

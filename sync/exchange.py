@@ -33,6 +33,7 @@ from ledger.feed import MAX_BATCH_BLOCKS, MAX_BATCH_BYTES
 from ledger.fork import branch_of, encode_fork, make_fork
 from ledger.head import FORK, signable, verify_head
 from ledger.identities import add_events, key_history
+from ledger.lineage import may_continue
 from ledger.manifest import Continuation, FeedDescription, Manifest, describe, encode_manifest, feed_key, parse_manifest
 from ledger.merkle import Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, SignedHead, stored_tree_hash
@@ -464,7 +465,7 @@ class _Feed:
 
     def line_behind(self, line: Line, grown: _Grown) -> Line | None:
         """The line to go on with where one ends: itself, or a side when it is the ledger's and would contradict."""
-        if line.side != LEDGER or not self.receiving.lineage.contradicts(self.key, line.length, grown):
+        if line.side != LEDGER or not self.receiving.lineage.contradicts(self.key, self.manifest, line.length, grown):
             return line
         return self._aside(line, line.length, SideReason.OTHER_CONTINUATION, b"")
 
@@ -613,12 +614,15 @@ def _statement(key: FeedKey, head: SignedHead) -> bytes:
 
 
 class _Lineage:
-    """Which feeds of the ledger go on from which: as ``ledger.lineage``, for a feed before it is in the ledger."""
+    """Which feeds of the ledger go on from which: as ``ledger.lineage``, for a feed before it is in the ledger.
+
+    Only feeds of one identity do: anybody can name somebody's feed as continued, and must not end it by that.
+    """
 
     def __init__(self, tx: Any) -> None:
         self._tx = tx
         self._places: dict[object, list[FeedKey]] = {}
-        self._continued: dict[FeedKey, list[Continuation]] = {}
+        self._continued: dict[tuple[bytes, FeedKey], list[Continuation]] = {}
         for state in tx.feeds():
             if state.length or state.local:
                 self.add(state.key, parse_manifest(state.manifest))
@@ -629,7 +633,8 @@ class _Lineage:
         if description is not None:
             self._places.setdefault(_place(manifest, description), []).append(key)
             if description.continues is not None:
-                self._continued.setdefault(description.continues.key, []).append(description.continues)
+                older = (description.identity, description.continues.key)
+                self._continued.setdefault(older, []).append(description.continues)
 
     def conflict_of(self, key: FeedKey, manifest: Manifest) -> tuple[SideReason, FeedState | None] | None:
         """Why a feed that is new cannot be one of the ledger's, and the one where it would stand; None: it can."""
@@ -641,12 +646,14 @@ class _Lineage:
         held = None if older is None else self._tx.feed(older.key)
         if older is None or held is None or held.length < older.length:
             return None
+        if not may_continue(description.identity, held):
+            return None
         is_same = stored_tree_hash(self._tx, older.key, older.length) == older.tree_hash
         return None if is_same else (SideReason.OTHER_CONTINUATION, None)
 
-    def contradicts(self, key: FeedKey, length: int, grown: _Grown) -> bool:
+    def contradicts(self, key: FeedKey, manifest: Manifest, length: int, grown: _Grown) -> bool:
         """Whether a feed of the ledger goes on from another history than this one gets by growing beyond ``length``."""
-        ends = self._continued.get(key, ())
+        ends = self._continued.get((_description(manifest).identity, key), ())
         return any(
             grown.tree_at(end.length).tree_hash() != end.tree_hash
             for end in ends
@@ -656,4 +663,4 @@ class _Lineage:
 
 def _place(manifest: Manifest, description: FeedDescription) -> object:
     older = description.continues
-    return (manifest.signers, description.name) if older is None else older.key
+    return (description.identity, (manifest.signers, description.name) if older is None else older.key)

@@ -12,7 +12,7 @@ from identity.errors import ForkDetected, RefusedError, RootMismatch
 from ledger.feed import append, create_feed
 from ledger.head import SIGNABLE_BYTES, sign_head
 from ledger.identities import add_events
-from ledger.lineage import find_successor, lineage_faults
+from ledger.lineage import find_successor, first_feeds, lineage_faults
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key
 from ledger.merkle import EMPTY_TREE_HASH, TreeBuilder
 from ledger.storage.memory import MemoryStore
@@ -125,7 +125,7 @@ def test_a_stranger_continues_nobodys_feed(member: Any, new_member: Any, fill_fe
         take_in(target, store, key)
     with target.read() as tx:
         assert find_successor(tx, old) is None
-        assert list(lineage_faults(tx)) != []  # the lie about the tree is named, and stops nobody else
+        assert list(lineage_faults(tx)) == []  # a lie about the tree binds nobody, and makes nobody's store a bad one
     new = create_feed(source, member.device, member.identity, "notes", older(source, old, 2))
     append(source, new, member.device, [b"c"])
     take_in(target, source, new)
@@ -133,3 +133,19 @@ def test_a_stranger_continues_nobodys_feed(member: Any, new_member: Any, fill_fe
         successor = find_successor(tx, old)
         assert successor is not None
         assert successor.key == new
+
+
+def test_the_first_feeds_are_those_that_others_go_on_from() -> None:
+    keys = [FeedKey(bytes([number]) * 32) for number in range(6)]
+    older = {0: 3, 3: 5, 1: 0, 4: None, 2: 9}  # the one behind the other: 5, 3, 0, 1; two more, one of an absent one
+    feeds = {
+        key: FeedDescription(
+            bytes(32),
+            "notes",
+            None if older.get(at) is None else Continuation(FeedKey(bytes([older[at]]) * 32), 1, bytes(32)),
+        )
+        for at, key in enumerate(keys)
+    }
+    assert first_feeds(feeds, 9) == [keys[at] for at in (2, 4, 5, 3, 0, 1)]
+    assert first_feeds(feeds, 4) == [keys[at] for at in (2, 4, 5, 3)]
+    assert first_feeds({keys[0]: None}, 4) == [keys[0]]

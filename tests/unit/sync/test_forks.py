@@ -23,7 +23,8 @@ from identity.keys import verify_signature
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import FeedWriter
 from ledger.fork import parse_fork, verify_fork
-from ledger.manifest import feed_key, parse_manifest
+from ledger.lineage import lineage_faults
+from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key, parse_manifest
 from ledger.merkle import leaf_node
 from ledger.statement import FeedHead
 from ledger.store import stored_tree_hash
@@ -33,6 +34,7 @@ from sync.changes import Changes
 from sync.document_keys import DocumentKeys
 from sync.storage import sides
 from sync.storage.audit import audit_database
+from sync.storage.projection import feed_name
 from sync.storage.sides import SideReason
 from sync.transaction import DocumentId
 
@@ -585,3 +587,27 @@ def test_forks_on_postgresql(make_world: Any, tmp_path: Path, postgres_url: str)
         assert facts(server) == facts(laptop)
     finally:
         world.close()
+
+
+def test_a_stranger_sets_nobodys_feed_aside(world: Any, make_world: Any, tmp_path: Path) -> None:
+    """One that says it goes on from somebody's feed, where that has not got to yet and from another tree."""
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    phone.put("accounts", "1", owner="A")
+    carry(phone, laptop)
+    (tmp_path / "stranger").mkdir()
+    apart = make_world(tmp_path / "stranger", "stranger")
+    apart.uid = world.uid
+    stranger = apart.newcomer("stranger")
+    told = FeedDescription(apart.identity, feed_name(world.uid), Continuation(phone.feed, 2, bytes(32)))
+    manifest = device_manifest(stranger.device.public_key, told)
+    with stranger.store.write() as tx:
+        key = tx.create_feed(feed_key(manifest), encode_manifest(manifest), local=True).key
+    FeedWriter(stranger.store, key, stranger.device).append([b"no entry"])
+    assert carry(stranger, laptop).received.forks == ()
+    apart.close()
+    phone.put("accounts", "1", owner="B")
+    assert carry(phone, laptop).received.forks == ()
+    with laptop.store.read() as tx:
+        assert tx.feed(phone.feed).length == 2
+        assert list(lineage_faults(tx)) == []
+    assert laptop.db.audit() == []
