@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from identity.errors import MissingEvidenceError, RefusedError
+from identity.event import MAX_LAST_GOOD
 from identity.history import LastGood, parse_signed_event
+from ledger.lineage import first_feeds
 from ledger.manifest import describe, parse_manifest
 from ledger.storage.sql import SqlStore
 from sync.acts import Act, Admit, CarryEvents, Dismiss, MemberEntry, Role
@@ -145,8 +147,11 @@ def _check_junior(admin: Member, member: Member) -> None:
 
 
 def _last_good(store: SqlStore, name: str, identity: bytes) -> dict[bytes, LastGood]:
-    """The feeds of the database that ``identity`` writes, each up to the last signed head that is here."""
-    found = {}
+    """The feeds of the database that ``identity`` writes, each up to the last signed head that is here.
+
+    Of more than a dismissal can name the first ones, so that nobody escapes it by beginning many.
+    """
+    found, described = {}, {}
     with store.read() as tx:
         for state in tx.feeds():
             description = describe(parse_manifest(state.manifest))
@@ -154,5 +159,6 @@ def _last_good(store: SqlStore, name: str, identity: bytes) -> dict[bytes, LastG
                 continue
             head = tx.head(state.key, state.length)
             if description.name == name and description.identity == identity and head is not None:
-                found[bytes(state.key)] = LastGood(head.length, head.tree_hash)
-    return found
+                found[state.key] = LastGood(head.length, head.tree_hash)
+                described[state.key] = description
+    return {bytes(key): found[key] for key in first_feeds(described, MAX_LAST_GOOD)}

@@ -35,6 +35,7 @@ from identity.errors import (
     StoreBusy,
     TransportError,
 )
+from identity.event import MAX_LAST_GOOD
 from identity.history import (
     DeviceClass,
     KeyHistory,
@@ -53,6 +54,7 @@ from identity.textforms import to_zbase32
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
+from ledger.lineage import first_feeds
 from ledger.log_writer import LogWriter, Plan, covered_lengths
 from ledger.manifest import NONCE_BYTES, Continuation, FeedDescription, describe, device_key, parse_manifest
 from ledger.statement import LogDescriptor, parse_statement
@@ -203,11 +205,12 @@ class Vault:
     def last_good(self, device: bytes, vouch_for: Mapping[FeedKey, int] | None = None) -> dict[bytes, LastGood]:
         """What a revocation of ``device`` vouches for: its feeds up to the signed heads of these lengths.
 
-        ``vouch_for`` None means everything that this store holds of them now; a feed that is left out is not vouched
-        for at all.
+        ``vouch_for`` None means everything that this store holds of them now, of more feeds than a revocation can name
+        of the first ones; a feed that is left out is not vouched for at all.
         """
-        lengths = {info.state.key: info.state.length for info in self.feeds() if info.device == device}
-        lengths = lengths if vouch_for is None else dict(vouch_for)
+        held = {info.state.key: info for info in self.feeds() if info.device == device and info.state.length}
+        first = first_feeds({key: info.description for key, info in held.items()}, MAX_LAST_GOOD)
+        lengths = {key: held[key].state.length for key in first} if vouch_for is None else dict(vouch_for)
         return {bytes(key): self._last_good(key, length) for key, length in lengths.items() if length}
 
     def rotate_root(self, phrase: str, *, time_ms: int, new_phrase: str | None = None) -> tuple[KeyHistory, bytes]:

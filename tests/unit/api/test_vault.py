@@ -47,7 +47,7 @@ from ledger.storage import leases
 from ledger.storage.engine import open_store
 from ledger.storage.sqlite import open_sqlite
 from ledger.store import Committed, FeedKey
-from ledger.succession import retire_local_feeds
+from ledger.succession import continue_feed, retire_local_feeds
 
 NOW: Final = 1_767_225_600_000
 PASSPHRASE: Final = "a passphrase"
@@ -478,6 +478,19 @@ def test_a_revocation_vouches_for_what_is_here(vault: Vault, ring: KeyRing, ledg
         vault.append(ring, ledger, [entry()])
     with pytest.raises(RefusedError, match="revoked"):
         vault.create_feed(ring, "laptop", "x")
+
+
+def test_a_revocation_vouches_for_the_first_of_more_feeds_than_it_can_name(
+    vault: Vault, ring: KeyRing, ledger: FeedKey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.append(ring, ledger, [entry(0)])
+    with vault.store.write() as tx:
+        second = continue_feed(tx, ledger, bytes(16))
+    vault.append(ring, second, [entry(1)])
+    laptop = device_signer(ring, "laptop").public_key
+    assert vault.last_good(laptop).keys() == {ledger, second}
+    monkeypatch.setattr("api.vault.MAX_LAST_GOOD", 1)
+    assert vault.last_good(laptop).keys() == {ledger}
 
 
 @pytest.mark.parametrize(("vouch", "expected"), [({}, {}), (1, {"ledger": 1}), (3, {"ledger": 3})])
