@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from identity.encoding import Value, decode, encode
-from identity.errors import MalformedError, MissingEvidenceError
+from identity.errors import DamagedFile, MalformedError, MissingEvidenceError
 from ledger.entry import parse_entry
 from ledger.storage.rows import checked
 from ledger.values import Reference
@@ -112,6 +112,8 @@ def recorded_entry(reader: Reader, reference: Reference) -> RecordedEntry:
 def _recorded(reader: Reader, facts: EntryFacts) -> RecordedEntry:
     row = reader.tx.fetch_one(reader.sql.txn, (facts.branch, facts.seq))
     place, kind, taken_ms = checked((row[0], row[1], row[7]), int, int, int)
+    if kind not in _KINDS:
+        raise DamagedFile(f"the entry at place {place} is of a kind that there is not")
     masked = row[6] or (_EXCLUDED if reader.branches.is_excluded(facts.branch, facts.seq) else None)
     transaction = _transaction(reader, facts) if kind == KIND_NUMBER[TXN] else None
     author = reader.branches[facts.branch].author

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from identity.contexts import DOCUMENT_VERSION
 from identity.encoding import Value, decode_stored, encode
+from identity.errors import DamagedFile
 from identity.textforms import to_base64
 from sync.cells import KIND_OF, CellKind, LiveDot
 from sync.transaction import DocumentId, Verb
@@ -212,6 +213,8 @@ def _fields(
 def _place(fields: dict[str, Any], taken: set[str], path: str, value: Value) -> bool:
     """Put a value into nested maps. False when a cell above it is in the way: that one shows."""
     steps = path.split("/")[1:]
+    if not steps:
+        raise DamagedFile("a value stands in a document at no path")
     names = [step.replace("~1", "/").replace("~0", "~") for step in steps]
     within = fields
     for depth, name in enumerate(names[:-1], 1):

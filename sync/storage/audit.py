@@ -94,7 +94,9 @@ class _Audit:
         self.faults += audit_sides(self._tx, self._dialect, self._number)
         branches = self._tx.fetch_all(self._sql.branches, (self._number,))
         for row in branches:
-            checked((*row[:3], *row[4:7]), int, bytes, bytes, int, int, int)
+            number, *_ = checked((*row[:3], *row[4:7]), int, bytes, bytes, int, int, int)
+            if number < 1:
+                raise DamagedFile(f"a branch cannot have the number {number}")
         self._lines = self._read_lines(branches)
         self._replay = Replay(self._uid, self._known_feeds(branches))
         self._check_branches(branches)
@@ -362,10 +364,10 @@ class _Audit:
         ops = [self._read_op(one) for one in history]
         found = self._replay.document(name, ops)
         self._check_deaths(what, found, ops, history)
-        (rebuilt,) = self._tx.fetch_one(self._sql.rebuilt, (number,))
+        rebuilt = _number(self._tx.fetch_one(self._sql.rebuilt, (number,)))
         counting = [one[0] for one, op in zip(history, ops, strict=True) if self._replay.counts(op.line, op.seq)]
         columns = columns_of(None if found.version is None else found.view, self._indexed(name.collection))
-        expected = (max([0, rebuilt or 0, *counting]), found.etag, *columns, rebuilt or 0)
+        expected = (max([0, rebuilt, *counting]), found.etag, *columns, rebuilt)
         _, _, _, place, etag, shown, conflicts, exact_from, keys = row
         names = "place etag shown conflicts sort_keys exact_from"
         self._compare(what, names, (place, etag, shown, conflicts, keys, exact_from), expected)
@@ -423,7 +425,7 @@ class _Audit:
     def _check_leaf(self, what: str, number: int, found: ReplayedDocument, place: int) -> None:
         """A leaf that was made before the document last changed is made anew before it is used."""
         row = self._tx.fetch_one(self._sql.leaf, (number,))
-        if row is not None and found.version is not None and row[0] >= place:
+        if row is not None and found.version is not None and checked(row, int, bytes, bytes)[0] >= place:
             leaf = leaf_of(found.name, found.version, found.view)
             self._compare(f"{what}: leaf", "place version content", row, (place, leaf.version, leaf.content))
 
@@ -458,21 +460,26 @@ class _Audit:
             if any(self._places[key] >= here for key in entry.follows):
                 what = f"entry {entry.reference.index} of feed {to_zbase32(entry.reference.feed)}"
                 self.faults.append(f"{what}: stands before what it had seen")
-        (forgotten,) = self._tx.fetch_one(self._sql.forgotten)
+        forgotten = _number(self._tx.fetch_one(self._sql.forgotten))
         following = 1
         for first, last in self._intervals():
-            if first < following or (first > following > (forgotten or 0)):
+            if first < following or (first > following > forgotten):
                 self.faults.append(f"place {first}: numbers are left out or given out twice")
             following = last + 1
 
     def _intervals(self) -> Iterator[tuple[int, int]]:
         """What has a place, in their order: entries with their operations, and rebuilds."""
-        entries = ((place, place + ops) for place, ops in self._paged(self._sql.places))
-        rebuilds = ((place, place) for (place,) in self._paged(self._sql.rebuild_places))
+        entries = ((place, place + ops) for place, ops in self._paged(self._sql.places, int, int))
+        rebuilds = ((place, place) for (place,) in self._paged(self._sql.rebuild_places, int))
         return merge(entries, rebuilds)
 
-    def _paged(self, query: str) -> Iterator[Row]:
+    def _paged(self, query: str, *types: type) -> Iterator[Row]:
         after = 0
         while rows := self._tx.fetch_all(query, (after, _ROWS_A_TIME)):
-            yield from rows
+            yield from (checked(row, *types) for row in rows)
             after = rows[-1][0]
+
+
+def _number(row: Row) -> int:
+    """The one number of a row; 0 for none."""
+    return 0 if row[0] is None else int(checked(row, int)[0])

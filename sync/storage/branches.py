@@ -85,6 +85,8 @@ class Branches:
         self._unwritten_pasts: dict[int, list[tuple[int, Vector]]] = {}
         for row in tx.fetch_all(queries.branches, (database,)):
             self._keep(self._read(row))
+        for branch in self:
+            self._check_parents(branch)
 
     def use(self, tx: Any) -> None:
         """Go on in another transaction of the store, which stands where the last one left it."""
@@ -94,7 +96,11 @@ class Branches:
         return iter(self._by_id.values())
 
     def __getitem__(self, branch: int) -> Branch:
-        return self._by_id[branch]
+        """The branch with a number. Raises ``DamagedFile`` when there is none."""
+        try:
+            return self._by_id[branch]
+        except KeyError as exc:
+            raise DamagedFile(f"the database has lost branch {branch}") from exc
 
     def feeds(self) -> list[FeedKey]:
         """The feeds that the branches are of."""
@@ -160,11 +166,11 @@ class Branches:
 
     def block(self, branch: int, seq: int, leaf: bytes) -> bytes:
         """The block of an entry that was taken in; that of a feed that forked may be beside the ledger."""
-        return read_block(self._tx, self._sql, self._by_id[branch].feed, seq, leaf)
+        return read_block(self._tx, self._sql, self[branch].feed, seq, leaf)
 
     def is_excluded(self, branch: int, seq: int) -> bool:
         """Whether an entry does not count because no revocation or dismissal vouches for it."""
-        excluded_from = self._by_id[branch].excluded_from
+        excluded_from = self[branch].excluded_from
         return excluded_from is not None and seq >= excluded_from
 
     def is_continued(self, branch: Branch) -> bool:
@@ -184,7 +190,7 @@ class Branches:
 
     def past_of(self, branch: int, seq: int) -> Vector:
         """The causal past of an entry that was taken in."""
-        held = self._by_id[branch]
+        held = self[branch]
         if held.head is not None and held.head.seq == seq:
             return held.past
         known = self._pasts.get((branch, seq))
@@ -214,8 +220,8 @@ class Branches:
             row = self._tx.fetch_one(self._sql.txn_before, (at.branch, seq - 1))
             if row is not None:
                 return self.facts(at.branch, row[0])
-            parent = self._by_id[at.branch].parent
-            at = None if parent is None else self._by_id[parent].head
+            parent = self[at.branch].parent
+            at = None if parent is None else self[parent].head
         return at
 
     def next_after(self, at: EntryFacts) -> int | None:
@@ -229,7 +235,7 @@ class Branches:
 
     def newest_of(self, vector: Vector) -> dict[int, int]:
         """A vector without the branches that others of it go on from: what is new in it, feed by feed."""
-        parents = {self._by_id[branch].parent for branch in vector}
+        parents = {self[branch].parent for branch in vector}
         return {branch: seq for branch, seq in vector.items() if branch not in parents}
 
     def seen_within(self, vector: Vector) -> dict[int, int]:
@@ -237,12 +243,12 @@ class Branches:
 
         For each branch that goes by another one's name then, that one.
         """
-        sides = Counter(self._by_id[branch].parent for branch in vector)
+        sides = Counter(self[branch].parent for branch in vector)
         names = {}
         for branch in self:
             at = branch
             while at.parent is not None and sides[at.parent] < 2:
-                at = self._by_id[at.parent]
+                at = self[at.parent]
             if at is not branch:
                 names[branch.id] = at.id
         return names
@@ -275,6 +281,15 @@ class Branches:
         if branch.head is not None:
             self._clock[branch.id] = branch.head.seq
 
+    def _check_parents(self, branch: Branch) -> None:
+        """Return only when a branch goes back to one that begins a feed."""
+        met = {branch.id}
+        while branch.parent is not None:
+            branch = self[branch.parent]
+            if branch.id in met:
+                raise DamagedFile(f"branch {branch.id} goes on from itself")
+            met.add(branch.id)
+
     def _remember(self, facts: EntryFacts) -> None:
         if len(self._facts) >= _REMEMBERED:
             self._facts.clear()
@@ -283,6 +298,8 @@ class Branches:
     def _read(self, row: tuple[Any, ...]) -> Branch:
         number, uid, feed, parent, first_seq, next_seq, disputed, excluded_from, waits_for = row
         checked((number, uid, feed, first_seq, next_seq, disputed), int, bytes, bytes, int, int, int)
+        if not {type(parent), type(excluded_from)} <= {int, type(None)}:
+            raise DamagedFile(f"branch {number} has a row that cannot be")
         branch = Branch(
             number,
             uid,
@@ -327,6 +344,6 @@ def encode_reference(reference: Reference) -> bytes:
 
 def decode_reference(data: bytes) -> Reference:
     """Read ``encode_reference`` back. Raises ``DamagedFile``."""
-    if len(data) != 72:
+    if type(data) is not bytes or len(data) != 72:
         raise DamagedFile("the database waits for something that is no entry")
     return Reference(data[:32], int.from_bytes(data[32:40], "big"), data[40:])

@@ -187,12 +187,14 @@ class _Reading:
             first, last = entries[0].place, entries[-1].place + entries[-1].ops
             ends = iter(entries)
             entry = next(ends)
-            for place, document in self._tx.fetch_all(self._sql.touched_at, (first, last)):
+            for row in self._tx.fetch_all(self._sql.touched_at, (first, last)):
+                place, document = checked(row, int, int)
                 while place > entry.place + entry.ops:
                     entry = next(ends)
                 if place > entry.place:  # else it is of another database
                     touched[entry.place].add(document)
-            for found_at, document, guarded, other in self._tx.fetch_all(self._sql.contests_found, (first - 1, last)):
+            for row in self._tx.fetch_all(self._sql.contests_found, (first - 1, last)):
+                found_at, document, guarded, other = checked(row, int, int, int, int)
                 if found_at in touched:
                     touched[found_at].add(document)
                     self._contests[found_at, document].append((guarded, other))

@@ -6,6 +6,7 @@ else has written in between. Operations, deaths and documents go to the engine i
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -53,6 +54,7 @@ VERB_NUMBER: Final = {
 
 VERBS: Final = {number: verb for verb, number in VERB_NUMBER.items()}
 
+_TOTAL: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?", re.ASCII)
 _KEPT_DOTS: Final = 200_000
 """Live dots of documents that are kept in memory from one transaction to the next."""
 
@@ -391,6 +393,8 @@ def read_stored_op(row: Sequence[Any]) -> StoredOp:
 def read_counter(row: Sequence[Any]) -> CounterPart:
     """A row of a counter."""
     path, branch, first, last, last_op, count, total = checked(row, str, int, int, int, int, int, str)
+    if not _TOTAL.fullmatch(total):
+        raise DamagedFile("the database holds a sum that is none")
     return CounterPart(path, branch, first, last, last_op, count, Decimal(total))
 
 
@@ -445,7 +449,7 @@ def encode_dots(context: frozenset[DotKey]) -> bytes:
 
 def decode_dots(data: bytes) -> frozenset[DotKey]:
     """Read ``encode_dots`` back. Raises ``DamagedFile``."""
-    if len(data) % 20:
+    if type(data) is not bytes or len(data) % 20:
         raise DamagedFile("the database holds a context that is none")
     return frozenset(
         (

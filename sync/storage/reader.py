@@ -201,7 +201,8 @@ class Reader:
         """The place of the newest operation; 0 when there is none."""
         row = self.tx.fetch_one(self.sql.newest)
         (rebuilt,) = self.tx.fetch_one(self.sql.last_rebuild)
-        return max(0 if row is None else row[0] + row[1], rebuilt or 0)
+        place, ops, last = checked((*(row or (0, 0))[:2], rebuilt or 0), int, int, int)
+        return max(int(place + ops), int(last))
 
     def known(self, place: int) -> Cut:
         """What this replica had taken in up to a place, whole entries only: the axis ``known``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from copy import copy
 from dataclasses import replace
 from decimal import Decimal
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from identity.errors import AuditError
 from identity.history import RevocationReason, build_revoke_device, fold
 from ledger.entry import encode_entry
 from ledger.feed import append
@@ -230,6 +231,56 @@ def test_no_table_is_forgotten(kept: Any, forked: Any) -> None:
             empty.append({name for name in named if database.execute(f"SELECT 1 FROM {name}").fetchone() is None})
     assert empty[0] & empty[1] == set()
     assert {(table, column) for table, column in IRRELEVANT if column not in named[table]} == set()
+
+
+WRONG: Mapping[tuple[str, str], tuple[Any, ...]] = {
+    ("database_branch", "id"): (-1, 1 << 62),
+    ("database_branch", "database"): (b"x",),
+    ("database_branch", "parent"): (b"x", 1, 1 << 62),
+    ("database_branch", "excluded_from"): (b"",),
+    ("database_branch", "waits_for"): (7, b"x"),
+    ("database_txn", "kind"): (0,),
+    ("database_op", "document"): ("", 1 << 62),
+    ("database_op", "path"): ("", "x", 1.5),
+    ("database_op", "context"): (7,),
+    ("database_counter", "path"): ("", "x"),
+    ("database_counter", "total"): ("x", "NaN"),
+    ("database_contest", "document"): ("x",),
+    ("database_contest", "guarded"): ("x",),
+    ("database_contest", "other"): ("x",),
+    ("database_rebuild", "place"): ("x",),
+    ("database_leaf", "place"): ("x",),
+}
+"""(table, column) -> values that can never stand there, and that something once stumbled over."""
+
+
+def read_everything(database: Any) -> None:
+    for collection in ("accounts", "people"):
+        for state in database.scan(collection).documents:
+            assert (state.fields, state.conflicts) != ()
+    list(database.history("accounts", "1"))
+    list(database.conflicts())
+    database.changes()
+    database.get("accounts", "1", database.as_of(place=3))
+    database.get("accounts", "1", database.as_of(claimed_ms=1 << 42))
+    database.export_bundle(BytesIO())
+
+
+def test_what_can_never_stand_there_is_a_fault_and_nothing_worse(kept: Any) -> None:
+    read_everything(kept.db)
+    with closing(sqlite3.connect(kept.url)) as database:
+        database.execute("PRAGMA ignore_check_constraints = ON")
+        for (table, column), values in WRONG.items():
+            for value in values:
+                (row, held) = database.execute(f"SELECT rowid, {column} FROM {table} ORDER BY rowid DESC").fetchone()
+                moved = change(database, table, column, row, iter([value]))
+                assert moved is not None, (table, column, value)
+                assert kept.db.audit() != [], (table, column, value)
+                with suppress(AuditError):
+                    read_everything(kept.db)
+                database.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (held, moved))
+                database.commit()
+    assert kept.db.audit() == []
 
 
 def test_a_replica_that_is_made_anew_is_whole_again(kept: Any) -> None:
