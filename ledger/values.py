@@ -221,12 +221,13 @@ def from_python(value: object) -> Value:
     return _from_python(value, 0)
 
 
-def to_python(value: Value) -> object:
+def to_python(value: Value, *, beyond: int = 0) -> object:
     """The same value with ``Decimal``, ``date``, aware ``datetime``, ``Reference`` and ``Sealed`` for the typed forms.
 
-    Raises as ``check_value`` does: this is its judgement too.
+    Raises as ``check_value`` does: this is its judgement too. What was put together of several values may be nested so
+    many levels ``beyond`` the limit.
     """
-    return _to_python(value, 0)
+    return _to_python(value, -beyond)
 
 
 def _from_python(value: object, depth: int) -> Value:

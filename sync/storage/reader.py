@@ -27,7 +27,7 @@ from sync.storage.queries import Queries
 from sync.storage.schemas import schema_in_force
 from sync.storage.sides import Sides
 from sync.storage.standing import Standing
-from sync.transaction import MEMBER, SCHEMAS, DocumentId, Verb, parse_path
+from sync.transaction import MAX_PATH, MEMBER, SCHEMAS, DocumentId, Verb, parse_path
 from sync.vector import Vector, sees
 from sync.view import Conflict, CounterPart, Rank, View, document_version, etag_of, make_view
 
@@ -95,7 +95,8 @@ class DocumentState:
     @property
     def fields(self) -> dict[str, Any]:
         """What shows, as Python values: ``Decimal``, ``date``, aware ``datetime``; ``Sealed`` for what is sealed."""
-        return {name: to_python(value) for name, value in self.stored.items()}
+        # A value can be as deep as values are, in a field that lies as deep as fields do.
+        return {name: to_python(value, beyond=MAX_PATH) for name, value in self.stored.items()}
 
     def showing(self, view: View) -> DocumentState:
         """The same document with another view of it: its sealed values opened."""

@@ -9,7 +9,7 @@ import pytest
 
 from identity.errors import LimitExceeded, MalformedError
 from sync.changes import Changes, MissingDocument, StaleVersion
-from sync.transaction import DocumentId
+from sync.transaction import DocumentId, Op, Transaction, Verb
 
 
 def test_a_document_is_put_read_and_changed(world: Any) -> None:
@@ -174,3 +174,19 @@ def test_a_put_shows_a_deleted_document_whatever_came_before_it_in_the_transacti
     back.put("accounts", "1", {"owner": None})
     laptop.db.commit(back)
     assert laptop.fields("accounts", "1") == {"owner": None}
+
+
+def test_the_deepest_value_in_the_deepest_field_is_read(world: Any) -> None:
+    """Anybody who may write can put one there, and must not keep others from reading the collection."""
+    laptop = world.replica("laptop")
+    value: Any = 1
+    for _ in range(28):  # of the 32 levels of an entry four are around it
+        value = [value]
+    path = tuple("abcdefgh")
+    op = Op(Verb.SET, DocumentId("accounts", "1"), path, value)
+    laptop.db.write(lambda writing: Transaction(writing.stamp(), (op,)))
+    (found,) = laptop.db.scan("accounts").documents
+    shown: Any = found.fields
+    for name in path:
+        shown = shown[name]
+    assert shown == value
