@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from identity.errors import ConflictError, DamagedFile, MissingEvidenceError, NotRecorded, StorageError
+from identity.errors import ConflictError, DamagedFile, MalformedError, MissingEvidenceError, NotRecorded, StorageError
 from ledger.flattree import depth, right_leaf
 from ledger.log import Frontier
 from ledger.merkle import HASH_BYTES, Node
@@ -40,6 +40,8 @@ from ledger.store import (
 )
 
 __all__ = ["SqlReadTransaction", "SqlStore", "SqlWriteTransaction"]
+
+_NO_TEXT = "a text with a lone surrogate: no store holds one"
 
 _FETCH = 1024
 """Rows taken from the driver at a time while streaming: at 200 bytes a block, about 200 kB."""
@@ -175,6 +177,8 @@ class SqlReadTransaction:
             return self._rim.execute(self._driver, sql, parameters).fetchone()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
+        except UnicodeEncodeError as exc:
+            raise MalformedError(_NO_TEXT) from exc
 
     def fetch_all(self, sql: str, parameters: Sequence[Any] = ()) -> list[Sequence[Any]]:
         """Rows that the caller holds all at once anyway."""
@@ -182,6 +186,8 @@ class SqlReadTransaction:
             return self._rim.execute(self._driver, sql, parameters).fetchall()  # type: ignore[no-any-return]
         except self._rim.driver_error as exc:
             raise self._failure(exc) from exc
+        except UnicodeEncodeError as exc:
+            raise MalformedError(_NO_TEXT) from exc
 
     def _stream(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[Sequence[Any]]:
         for rows in self._fetch(sql, parameters):

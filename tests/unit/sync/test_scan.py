@@ -221,3 +221,17 @@ def test_many_documents_are_read_in_few_statements(world: Any, tmp_path: Path) -
         reader.tx.fetch_all = counted
         assert sum(1 for _ in iterate(reader, "c")) == 600
     assert statements < 30
+
+
+def test_names_that_are_no_text_are_refused(world: Any, url: str) -> None:
+    """What a shell hands over of a name that is not UTF-8."""
+    laptop = world.replica("laptop", url)
+    for ask in (
+        lambda: laptop.db.get("accounts", "\udcff"),
+        lambda: laptop.db.scan("\udcff"),
+        lambda: laptop.db.scan("accounts", prefix="\udcff"),
+        lambda: laptop.db.find("\udcff"),
+        lambda: laptop.put("\udcff", "1", owner="A"),
+    ):
+        with pytest.raises(MalformedError, match=r"surrogate|not allowed"):
+            ask()
