@@ -145,19 +145,22 @@ def replaced(dot: LiveDot, context: frozenset[DotKey] | None, live: Live, past: 
     one after the other, so those before it are seen as well. With a ``context`` only the dots that it names are
     replaced; counters are never replaced one by one.
     """
+    if context is not None and not context:
+        return []  # nothing is looked at: else as many of these as an entry has would look at each other
     found = _candidates(dot, live)
+    if context is not None:
+        found = [one for one in found if one.verb is not Verb.INC and (one.branch, one.seq, one.op) in context]
     if found and past is not None:
         entry = (dot.branch, dot.seq)
         found = [one for one in found if sees(past, one.branch, one.seq) or (one.branch, one.seq) == entry]
-    if context is None:
-        return found
-    return [one for one in found if one.verb is not Verb.INC and one.key in context]
+    return found
 
 
 def _candidates(dot: LiveDot, live: Live) -> list[LiveDot]:
     verb = dot.verb
     if verb is Verb.DEL:
-        beneath = (dots for path, dots in live.items() if is_beneath(path, dot.path))
+        above = f"{dot.path}/"
+        beneath = (dots for path, dots in live.items() if dots and (path == dot.path or path.startswith(above)))
         return [one for dots in beneath for one in dots if one.verb not in FLAGS]
     at = live.get(dot.path)
     if not at or verb is Verb.INC or verb is Verb.PURGE:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from identity.errors import LimitExceeded, MalformedError
+from sync.cells import LiveDot, replaced
 from sync.changes import Changes, MissingDocument, StaleVersion
 from sync.transaction import DocumentId, Op, Transaction, Verb
 
@@ -190,3 +191,17 @@ def test_the_deepest_value_in_the_deepest_field_is_read(world: Any) -> None:
     for name in path:
         shown = shown[name]
     assert shown == value
+
+
+def test_values_that_replace_nothing_do_not_look_at_each_other(world: Any) -> None:
+    """Somebody can write thousands beside each other in one entry: what that costs must not be their square."""
+    laptop = world.replica("laptop")
+    document = DocumentId("accounts", "1")
+    nobody_looks: Any = {"/owner": None}
+    assert replaced(LiveDot(9, 2, 0, 0, Verb.SET, "/owner", b""), frozenset(), nobody_looks, {1: 99}) == []
+    ops = tuple(Op(Verb.SET, document, ("owner",), number, ()) for number in range(500))
+    laptop.db.write(lambda writing: Transaction(writing.stamp(), ops))
+    assert len(laptop.db.get(*document).view.cells[0].values) == 500
+    laptop.put(*document, owner="A")
+    assert laptop.db.get(*document).conflicts == ()
+    assert laptop.db.audit() == []
