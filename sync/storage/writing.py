@@ -270,8 +270,16 @@ def _entry_of(content: Content) -> tuple[str, Entry]:
 
 
 def encode_context(vector: Vector, branches: Branches) -> str:
-    """A vector as a token that means the same on every replica."""
-    known: list[Value] = [[branches[branch].uid[:_BRANCH_NAME], seq] for branch, seq in sorted(vector.items())]
+    """A vector as a token that means the same on every replica.
+
+    Branches of which nothing counts are left out, those of strangers above all: there can be so many of them that the
+    token would be too long, and who has seen them has seen nothing that could be replaced.
+    """
+    known: list[Value] = [
+        [branches[branch].uid[:_BRANCH_NAME], seq]
+        for branch, seq in sorted(vector.items())
+        if branches[branch].excluded_from != 0
+    ]
     return to_base64(encode(known)).replace("+", "-").replace("/", "_")
 
 

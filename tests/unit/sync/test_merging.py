@@ -333,3 +333,22 @@ def test_more_that_is_new_than_an_entry_can_name_is_named_by_several(
         assert replica.db.get("accounts", "e").conflicts == ()
     (stated,) = others[0].db.state_roots()
     assert others[0].db.verify_state_root(stated.reference).documents == 5
+
+
+def test_a_context_names_no_feed_of_which_nothing_counts(world: Any) -> None:
+    """Strangers can bring any number of feeds, and a token that was given out has to be taken back."""
+    laptop, phone, thief = (world.replica(name) for name in ("laptop", "phone", "thief"))
+    phone.put("accounts", "1", owner="A")
+    thief.put("accounts", "1", owner="B")
+    laptop.receive(phone, thief)
+    named = len(laptop.db.context())
+    revoke(world, thief, laptop, {})
+    base = laptop.db.context()
+    assert len(base) < named
+    phone.put("accounts", "1", owner="C")
+    laptop.receive(phone)
+    changes = Changes(base=base)
+    changes.patch("accounts", "1", {"owner": "D"})
+    laptop.db.commit(changes)
+    (cell,) = laptop.db.get("accounts", "1").view.cells
+    assert set(cell.values) == {"C", "D"}
