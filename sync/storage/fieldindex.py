@@ -24,7 +24,19 @@ from sync.storage.queries import Queries
 from sync.storage.reader import Reader
 from sync.storage.scan import numbered
 
-__all__ = ["condition_of", "drop_indexes", "follow_schema", "index_name", "indexes_of", "key_expression", "quoted"]
+__all__ = [
+    "MAX_INDEXES",
+    "condition_of",
+    "drop_indexes",
+    "follow_schema",
+    "index_name",
+    "indexes_of",
+    "key_expression",
+    "quoted",
+]
+
+MAX_INDEXES: Final = 1024
+"""Indexes over fields of one database."""
 
 _PREFIX: Final = "ix_field_"
 _RULES: Final = 1
@@ -116,7 +128,9 @@ def _held(tx: Any, queries: Queries, prefix: str) -> set[str]:
 def follow_schema(tx: Any, queries: Queries, number: int, uid: bytes, collection: str, fields: Sequence[str]) -> bool:
     """Let a collection have indexes over just these fields, and keys for them. Returns whether anything had to be done.
 
-    ``tx`` is a write transaction of the store, in which everything so far was written.
+    ``tx`` is a write transaction of the store, in which everything so far was written. Where the database has
+    ``MAX_INDEXES`` already, fields go without: anybody who may write can declare thousands of them, and an engine reads
+    the definitions of all whenever it opens the store.
     """
     wanted = {index_name(uid, collection, field): field for field in fields}
     held = _held(tx, queries, _prefix(uid, collection))
@@ -129,7 +143,8 @@ def follow_schema(tx: Any, queries: Queries, number: int, uid: bytes, collection
     for rows in _batches(_keys(Reader(tx, queries, number, uid), collection, fields)):
         tx.update_many(queries.put_sort_keys, rows)
     where = condition_of(number, collection, queries)
-    for name in sorted(set(wanted) - held):
+    room = max(MAX_INDEXES - len(_held(tx, queries, _prefix(uid))), 0)
+    for name in sorted(set(wanted) - held)[:room]:
         expression = key_expression(wanted[name], queries)
         tx.execute(f"CREATE INDEX {name} ON database_document (({expression}), key) WHERE {where}", ())
     return True

@@ -34,7 +34,7 @@ from sync.query import (
     text_after,
 )
 from sync.schema import parse_schema
-from sync.storage.fieldindex import condition_of, index_name, key_expression, quoted
+from sync.storage.fieldindex import condition_of, index_name, indexes_of, key_expression, quoted
 from sync.storage.queries import queries_for
 from sync.storage.query import explain, run_query
 from sync.storage.scan import iterate
@@ -686,3 +686,31 @@ def test_the_condition_names_the_collection() -> None:
     assert condition_of(3, "100%\\", queries_for("postgresql")) == (
         "database = 3 AND collection = E'100%%\\\\' AND shown = 1"
     )
+
+
+def test_a_database_has_no_more_indexes_than_an_engine_bears(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fields are declared by whoever may write; those beyond the limit are found by a scan."""
+    monkeypatch.setattr("sync.storage.fieldindex.MAX_INDEXES", 3)
+    laptop = world.replica("laptop")
+    shape = {name: {"type": "integer", "indexed": True} for name in ("a", "b")}
+    for collection in ("c", "d"):
+        laptop.db.set_schema(collection, {"type": "object", "properties": shape})
+        laptop.put(collection, "1", a=1, b=2)
+    assert [len(indexes_in(laptop, collection)) for collection in ("c", "d")] == [2, 1]
+    (without,) = {"a", "b"} - indexes_in(laptop, "d")
+    with pytest.raises(RefusedError, match="no index over it"):
+        laptop.db.find("d", f"{without} >= 1")
+    assert len(laptop.db.find("d", f"{without} >= 1", everywhere=True).documents) == 1
+    laptop.put("d", "2", a=3, b=3)
+    assert laptop.db.audit() == []
+    laptop.db.set_schema("c", {"type": "object"})
+    laptop.db.rebuild()
+    laptop.put("d", "3", a=4, b=4)
+    assert indexes_in(laptop, "d") == {"a", "b"}
+    assert len(laptop.db.find("d", f"{without} >= 3").documents) == 2
+    assert laptop.db.audit() == []
+
+
+def indexes_in(replica: Any, collection: str) -> frozenset[str]:
+    with replica.db.read() as reader:
+        return indexes_of(reader, collection, ("a", "b"))
