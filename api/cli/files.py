@@ -11,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import BinaryIO
 
 from api.cli.output import Output, OutputClosed, Plain
+from api.home import Home
 from identity.durable import drafted
 from identity.errors import LimitExceeded, RefusedError, StorageError
 
@@ -78,8 +79,17 @@ def open_output(out: Output, path: Path, *, force: bool = False) -> Iterator[Bin
         raise RefusedError(f"{path} exists", hint="name another file, or give --force")
     if path.exists() and not path.is_file():  # root would put a plain file in the place of a device
         raise RefusedError(f"{path} is not a plain file", hint="- is stdout")
+    if _is_vital(path):
+        raise RefusedError(f"{path} is what a home lives on", hint="name another file")
     with drafted(path) as stream:
         yield stream
+
+
+def _is_vital(path: Path) -> bool:
+    """Whether it is a home's store, its keystore or its keys: no command writes them so, nothing brings them back."""
+    found = path.resolve()
+    home = Home(found.parent)
+    return home.settings.exists() and found in (home.database, home.keystore, home.document_keys)
 
 
 @contextmanager

@@ -248,3 +248,12 @@ def test_an_identity_that_is_called_by_the_id_of_another_is_not_admitted_for_it(
     shell("identity", "import", "stranger.events")
     (answer,) = shell("db", "admit", "bank", wanted, "--role", "admin", "--json").json
     assert answer["identity"] == wanted
+
+
+@pytest.mark.parametrize("file", ["vault.db", "keystore.hfk"])
+def test_no_output_takes_the_place_of_a_home(pair: tuple[Any, Any], file: str) -> None:
+    shell, _ = pair
+    before = shell.kept()[file]
+    ran = shell("db", "bundle", "bank", "-o", f"home/{file}", "--force", code=77)
+    assert "is what a home lives on" in ran.err
+    assert shell.kept()[file] == before
