@@ -7,7 +7,7 @@ A *line* is a feed, or of one that forked a part without a fork: the entries bef
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import NamedTuple
@@ -115,13 +115,18 @@ def displaced(read: ReadEntry, before: Reference | None) -> str | None:
     return None if read.stamp.back == before else "back is not the entry before it"
 
 
-def draw_lines(database: bytes, feeds: Iterable[KnownFeed]) -> tuple[tuple[Line, ...], dict[Reference, Stray]]:
-    """The lines of the feeds, each with its number, and what is known to be astray: of feeds that forked."""
+def draw_lines(
+    database: bytes, feeds: Iterable[KnownFeed], waiting: Container[Reference] = ()
+) -> tuple[tuple[Line, ...], dict[Reference, Stray]]:
+    """The lines of the feeds, each with its number, and what is known to be astray: of feeds that forked.
+
+    Of those a line ends before an entry that is ``waiting``.
+    """
     lines: list[Line] = []
     strays: dict[Reference, Stray] = {}
     for feed in feeds:
         if feed.sides:
-            chains = [_entries_on(database, feed.author, chain, strays) for chain in _chains(feed)]
+            chains = [_entries_on(database, feed.author, chain, strays, waiting) for chain in _chains(feed)]
             lines += _split(feed.author, chains, None, 0)
         else:
             lines.append(Line(feed.author.feed, feed.author, feed.blocks, None))
@@ -132,7 +137,11 @@ def draw_lines(database: bytes, feeds: Iterable[KnownFeed]) -> tuple[tuple[Line,
 
 
 def _entries_on(
-    database: bytes, author: Author, chain: Sequence[KnownBlock], strays: dict[Reference, Stray]
+    database: bytes,
+    author: Author,
+    chain: Sequence[KnownBlock],
+    strays: dict[Reference, Stray],
+    waiting: Container[Reference],
 ) -> list[KnownBlock]:
     """The entries on one side of a feed, from its first block on, that name the one before them."""
     found: list[KnownBlock] = []
@@ -147,6 +156,8 @@ def _entries_on(
         fault = displaced(read, before)
         if fault is not None:
             strays[reference] = Stray(read.kind, fault)
+        elif reference in waiting:
+            break
         else:
             found.append(block)
             before = reference

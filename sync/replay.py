@@ -14,7 +14,7 @@ here, is *parked* and left out.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
@@ -103,15 +103,12 @@ class Replay:
         self.parked: dict[Reference, Reference | None] = {}
         """Entries that were left out, and what each waits for; None: for a block of its feed that is missing."""
         self._feeds = {feed.author.feed: feed for feed in feeds}
-        self.lines, self.strays = draw_lines(database, self._feeds.values())
-        """The lines, and the entries that have no place on one."""
-        self._placed: dict[tuple[bytes, int], list[ReplayedEntry]] = {}
-        self._acts: dict[bytes, PlacedAct] = {}
-        self._folds: dict[frozenset[bytes], Membership] = {}
-        self._schema_ops: dict[str, list[ReplayedOp]] = {}
-        self._schemas: dict[tuple[str, frozenset[DotKey], frozenset[bytes]], Schema | None] = {}
-        self._read_ops = lru_cache(maxsize=_READ_ENTRIES)(self._read_ops_of)
+        self.strays: dict[Reference, Stray] = {}
+        """Entries that have no place on a line."""
         self._place_all()
+        idle = {_first_on(line) for line in self.lines if line.parent is not None and not line.entries}
+        if idle:
+            self._place_all(idle)  # what waits makes no fork: the lines are those of what was placed
         self.membership = self._within(frozenset(self._acts))
         """Who may write, as far as all acts that are here say."""
         self.ends = tuple(end_on(line, self._feeds[line.author.feed], self.membership) for line in self.lines)
@@ -255,8 +252,17 @@ class Replay:
 
     # --- placing ---
 
-    def _place_all(self) -> None:
-        """Place every entry whose past is here, each line as far as it goes."""
+    def _place_all(self, waiting: Container[Reference] = ()) -> None:
+        """Draw the lines, and place every entry whose past is here, each line as far as it goes. ``waiting`` are
+        entries that will not be, and known to be parked."""
+        self.lines, strays = draw_lines(self.database, self._feeds.values(), waiting)
+        self.strays |= strays
+        self._placed: dict[tuple[bytes, int], list[ReplayedEntry]] = {}
+        self._acts: dict[bytes, PlacedAct] = {}
+        self._folds: dict[frozenset[bytes], Membership] = {}
+        self._schema_ops: dict[str, list[ReplayedOp]] = {}
+        self._schemas: dict[tuple[str, frozenset[DotKey], frozenset[bytes]], Schema | None] = {}
+        self._read_ops = lru_cache(maxsize=_READ_ENTRIES)(self._read_ops_of)
         readers = {line.number: self._read_line(line) for line in self.lines}
         ready = [line for line in self.lines if line.parent is None]
         asleep: dict[Reference, list[Line]] = {}
@@ -508,6 +514,11 @@ def _could_replace(op: Op, named: Op) -> bool:
     if op.verb in (Verb.ADD, Verb.REM):
         return named.verb is Verb.ADD and named.path == op.path and encode(named.value) == encode(op.value)
     return named.verb is op.verb and named.path == op.path
+
+
+def _first_on(line: Line) -> Reference:
+    block = line.blocks[0]
+    return Reference(line.author.feed, block.seq, block.leaf_hash)
 
 
 def _spelled(reference: Reference) -> tuple[bytes, int, bytes]:

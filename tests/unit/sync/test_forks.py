@@ -295,6 +295,26 @@ def test_schemas_and_contexts_on_both_sides(forked: tuple[Any, Any, Any, Any]) -
     assert sorted(owner.values) == ["phone", "stale", "unseen"]
 
 
+def test_a_side_that_waits_is_no_branch_before_it_is_taken_in(world: Any) -> None:
+    laptop, phone, desk, reader = (world.replica(name) for name in ("laptop", "phone", "desk", "reader"))
+    phone.put("accounts", "1", owner="A")
+    clone = copy_of(phone, "clone")
+    desk.put("accounts", "2", owner="desk")
+    clone.receive(desk)
+    clone.put("accounts", "1", owner="clone")
+    for owner in ("phone", "phone again"):
+        phone.put("accounts", "1", owner=owner)
+    without = Have(read_have(io.BytesIO(bundle_of(desk))).header, {desk.feed: have_of(desk).points[desk.feed]})
+    for sender, receiver in ((clone, laptop), (phone, laptop), (phone, reader)):
+        receiver.db.import_bundle(io.BytesIO(bundle_of(sender, without)))
+    assert laptop.db.get("accounts", "1").etag == reader.db.get("accounts", "1").etag
+    assert [disputed for _, disputed in facts(laptop)[2]] == [False, False]
+    carry(desk, laptop)
+    assert [disputed for _, disputed in facts(laptop)[2]].count(True) == 2
+    carry(laptop, reader)
+    assert facts(laptop) == facts(reader)
+
+
 # --- entries, not blocks, make branches ---
 
 

@@ -244,3 +244,21 @@ def test_a_side_without_entries_is_no_branch(writers: Any) -> None:
     replay = Replay(one.uid, [one.feed, sided(two, other)])
     assert values_of(replay) == ["y"]
     assert len(replay.lines) == 2
+
+
+def test_a_side_that_waits_is_no_branch(writers: Any) -> None:
+    one, two, three = writers(3)
+    two.write("x", one)
+    three.write("unseen", one, path="b")
+    other = two.fork()
+    two.write("y")
+    other.write("z", three)
+    other.write("zz")
+    for sides in permutations((two, other)):
+        replay = Replay(one.uid, [one.feed, sided(*sides)])
+        assert values_of(replay) == ["y"]
+        assert [replay.is_disputed(line.number) for line in replay.lines] == [False, False]
+        assert len(replay.parked) == 2
+        whole = Replay(one.uid, [one.feed, sided(*sides), three.feed])
+        assert sorted(values_of(whole)) == ["unseen", "y", "zz"]
+        assert len(whole.lines) == 5
