@@ -69,7 +69,7 @@ SEED ?=
 fuzz: $(STAMP)
 	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); seed=$(SEED); while [ $$(date +%s) -lt $$end ]; do \
 		seed=$${seed:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed"; \
-		FUZZ_EXAMPLES=100 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed tests/properties $(ARGS) || exit 1; \
+		FUZZ_EXAMPLES=20 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed tests/properties $(ARGS) || exit 1; \
 		seed=; done
 
 bench: $(STAMP)
