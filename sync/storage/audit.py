@@ -215,9 +215,9 @@ class _Audit:
                 self.faults.append(f"{what}: 'waits_for' is not what follows from the feeds")
             if reading.at is not None:
                 self._compare(what, "branch seq", reading.at, self._standing(reading))
-        waiting = {reference.feed for reference in self._replay.parked}
+        held_up = {reference.feed for reference in self._replay.parked}
         for reading in self._lines:
-            for block in self._whole_chain(reading) if reading.feed in waiting else ():
+            for block in self._whole_chain(reading) if reading.feed in held_up else ():
                 reference = Reference(reading.feed, block.seq, block.leaf_hash)
                 if block.seq < reading.next_seq and reference in self._replay.parked:
                     self.faults.append(f"entry {block.seq} of feed {to_zbase32(reading.feed)} waits, and was read")
