@@ -146,7 +146,8 @@ def export_document_evidence(
             return encode_document_evidence(evidence)
     raise MissingEvidenceError(
         f"no state of {database.name!r} up to {format_time(at_ms)} is stated and timestamped",
-        hint="let the database state its root, then run 'holdfast checkpoint create' and 'holdfast anchor run'",
+        hint=f"'holdfast db state-root {database.name}' states what is now, 'holdfast checkpoint create' and 'holdfast"
+        f" anchor run' stamp it; 'holdfast db state-roots {database.name}' lists what was stated",
     )
 
 

@@ -67,13 +67,13 @@ class Ahead:
         has_cells = any(dot.verb not in FLAGS for dot in self.dots(document)) or bool(self.counters(document))
         return has_cells and not self.is_deleted(document)
 
-    def kind(self, document: DocumentId, path: Path) -> CellKind | None:
-        """The kind of the cell at a path, of several the first by name; None when there is none."""
+    def kinds(self, document: DocumentId, path: Path) -> set[CellKind]:
+        """The kinds of the cells at a path."""
         pointer, held = path_text(path), self._settle(document)
         kinds = {KIND_OF[dot.verb] for dot in held.live.get(pointer, ()) if dot.verb not in FLAGS}
         if any(counted == pointer for counted, _ in held.counters):
             kinds.add(CellKind.CTR)
-        return min(kinds, default=None)
+        return kinds
 
     def _settle(self, name: DocumentId) -> _Document:
         held = self._documents.get(name)

@@ -19,7 +19,18 @@ from ledger.values import from_python
 from sync.ahead import Ahead, number_of
 from sync.cells import FLAGS, KIND_OF, CellKind, LiveDot, is_beneath
 from sync.schema import Property, Schema, Shape
-from sync.transaction import MAX_CONTEXT, DocumentId, Dot, Guard, Op, Path, Verb, parse_path, path_text
+from sync.transaction import (
+    MAX_CONTEXT,
+    DocumentId,
+    Dot,
+    Guard,
+    Op,
+    Path,
+    Verb,
+    check_document,
+    parse_path,
+    path_text,
+)
 from sync.vector import Vector, sees
 from sync.view import Cell, ConflictKind, CounterPart, View, exact_sum, total_of
 
@@ -79,6 +90,13 @@ class _Do:
 
 
 @dataclass(frozen=True, slots=True)
+class _AddTo:
+    """An operation that adds to a counter or a set."""
+
+    op: Op
+
+
+@dataclass(frozen=True, slots=True)
 class _Hide:
     document: DocumentId
     hidden: bool
@@ -104,7 +122,7 @@ class _Accept:
 _UNCHOSEN: Final = frozenset({CellKind.CTR, CellKind.SET})
 """Kinds of cells in which everything counts, so that there is nothing to choose from."""
 
-_Wish = _Put | _Do | _Hide | _Choose | _Accept
+_Wish = _Put | _Do | _AddTo | _Hide | _Choose | _Accept
 
 
 @dataclass(slots=True)
@@ -127,7 +145,7 @@ class Changes:
     @property
     def documents(self) -> set[DocumentId]:
         """The documents that the wishes are about, and those with a condition."""
-        about = {wish.op.document if isinstance(wish, _Do) else wish.document for wish in self._wishes}
+        about = {wish.op.document if isinstance(wish, _Do | _AddTo) else wish.document for wish in self._wishes}
         return about | set(self._versions)
 
     def require(self, collection: str, key: str, etag: str | None) -> None:
@@ -165,12 +183,12 @@ class Changes:
 
     def increment(self, collection: str, key: str, where: str | Sequence[str], by: int | Decimal = 1) -> None:
         """Add to a counter; a negative amount takes away."""
-        self._do(Verb.INC, collection, key, where, from_python(by))
+        self._add_to(Verb.INC, collection, key, where, from_python(by))
 
     def add(self, collection: str, key: str, where: str | Sequence[str], *elements: object) -> None:
         """Put elements into a set."""
         for element in elements:
-            self._do(Verb.ADD, collection, key, where, from_python(element))
+            self._add_to(Verb.ADD, collection, key, where, from_python(element))
 
     def remove(self, collection: str, key: str, where: str | Sequence[str], *elements: object) -> None:
         """Take elements out of a set."""
@@ -205,6 +223,10 @@ class Changes:
         """An operation as it is, for what is made of operations: undo, restore, the resolution of a conflict."""
         self._wishes.append(_Do(op))
 
+    def _add_to(self, verb: Verb, collection: str, key: str, where: str | Sequence[str], value: Value) -> None:
+        path = (where,) if isinstance(where, str) else tuple(where)
+        self._wishes.append(_AddTo(Op(verb, DocumentId(collection, key), path, value)))
+
     def _do(self, verb: Verb, collection: str, key: str, where: str | Sequence[str], value: Value) -> None:
         path = (where,) if isinstance(where, str) else tuple(where)
         self.do(Op(verb, DocumentId(collection, key), path, value))
@@ -237,6 +259,9 @@ class Current(Protocol):
     def seal(self, document: DocumentId, path: Path, value: Value) -> Value:
         """The value sealed under the document's key. Raises ``ConfigurationError`` when this replica keeps no keys."""
 
+    def opened(self, document: DocumentId, path: Path, value: Value) -> Value:
+        """What was sealed in a value; the value as it is when it does not open here, or is not sealed."""
+
 
 def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[list[Op], list[Guard]]:
     """The operations that make the wishes true, and the conditions that the entry carries.
@@ -244,6 +269,8 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
     ``base`` is what the client had seen, None when that is everything here: dots that it had not seen are left beside
     the new ones. Raises ``StaleVersion`` when a condition does not hold, ``MalformedError`` for what cannot be.
     """
+    for document in changes.documents:
+        check_document(document)  # before it is looked for: no engine can be asked for a lone surrogate
     for document, wanted in changes._versions.items():
         _check_version(document, wanted, current)
     for document in changes.documents:
@@ -259,6 +286,8 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
                 resolving.hide(wish.document, wish.hidden)
             case _Do():
                 resolving.do(wish.op)
+            case _AddTo():
+                resolving.add_to(wish.op)
             case _Choose():
                 resolving.choose(wish)
             case _Accept():
@@ -347,6 +376,22 @@ class _Resolving:
         if hidden or any(dot.val == encode(True) for dot in flags):
             self.do(Op(Verb.HIDE, document, (), hidden))
 
+    def add_to(self, op: Op) -> None:
+        """Add to a counter or a set. Raises ``MalformedError`` when the field is something else.
+
+        Else one of the two would hide the other, and nobody had asked for that.
+        """
+        kind = KIND_OF[op.verb]
+        schema = self._current.schema(op.document.collection)
+        declared = None if schema is None else schema.property_at(op.path)
+        there = self._ahead.kinds(op.document, op.path)
+        what = f"{op.document}: {path_text(op.path)} is no {'counter' if kind is CellKind.CTR else 'set'}"
+        if declared is not None and declared.cell not in (None, kind):
+            raise MalformedError(what, hint=f'the schema can say that it is one: "cell": "{kind}"')
+        if there and kind not in there:
+            raise MalformedError(what, hint="remove what stands there first, or take another field")
+        self.do(op)
+
     def choose(self, wish: _Choose) -> None:
         document, path = wish.document, wish.path
         schema = self._current.schema(document.collection)
@@ -419,10 +464,10 @@ class _Resolving:
             self._set_register(document, path, value, kind, sealed=declared is not None and declared.sealed)
 
     def _kind(self, document: DocumentId, path: Path, declared: Property | None) -> CellKind:
-        """The declared kind; without a schema that of the cell that is there."""
+        """The declared kind; without a schema that of the cell that is there, of several the first by name."""
         if declared is not None and declared.cell is not None:
             return declared.cell
-        return self._ahead.kind(document, path) or CellKind.REG
+        return min(self._ahead.kinds(document, path), default=CellKind.REG)
 
     def _set_map(
         self, document: DocumentId, path: Path, value: Mapping[str, Value], declared: Property, *, whole: bool
@@ -441,12 +486,19 @@ class _Resolving:
         held = [dot for dot in self._ahead.dots(document) if is_beneath(dot.path, pointer) and dot.verb not in FLAGS]
         counters = [part for part in self._ahead.counters(document) if is_beneath(part.path, pointer)]
         is_clear = not counters and all(dot.path == pointer and dot.verb is verb for dot in held)
-        if is_clear and len(held) == 1 and held[0].val == encode(value):
+        if is_clear and len(held) == 1 and self._is_so(document, path, held[0].val, value, sealed=sealed):
             return
         if not is_clear:
             self.do(Op(Verb.DEL, document, path, None))
         stored = self._current.seal(document, path, value) if sealed else value
         self.do(Op(verb, document, path, stored))
+
+    def _is_so(self, document: DocumentId, path: Path, held: bytes, value: Value, *, sealed: bool) -> bool:
+        """Whether a cell holds a value. Sealing is different each time, so that what is sealed has to be opened."""
+        wanted = encode(value)
+        if held == wanted or not sealed:
+            return held == wanted
+        return encode(self._current.opened(document, path, decode(held))) == wanted
 
     def _is_touched(self, document: DocumentId, path: Path) -> bool:
         pointer = path_text(path)

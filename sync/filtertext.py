@@ -173,7 +173,7 @@ class _TextReader:
         found = _TOKEN.match(self._text, self._next)
         if found is None or found.lastgroup is None:
             self._at = self._next + len(self._text[self._next :]) - len(self._text[self._next :].lstrip(" \t\r\n"))
-            raise self._fault("can't be read")
+            raise self._fault(_UNREADABLE.get(self._text[self._at : self._at + 1], "can't be read"))
         self._kind, self._word = found.lastgroup, found[found.lastgroup]
         self._at, self._next = found.start(found.lastgroup), found.end()
 
@@ -186,6 +186,12 @@ def _number(text: str) -> int | Decimal:
     number = Decimal(text)
     return int(text) if "." not in text and MIN_INT <= number <= MAX_INT else number
 
+
+_UNREADABLE: Final = {
+    "'": "texts stand in double quotes",
+    '"': "a text that can't be read, or that does not end",
+}
+"""What is wrong where no token begins, by the character that stands there."""
 
 _LITERALS: Final[Mapping[str, Callable[[str], object]]] = {
     "text": json.loads,

@@ -17,7 +17,7 @@ from sync.sealing import SealedPlace, open_sealed
 from sync.transaction import DocumentId
 from sync.view import Cell, View
 
-__all__ = ["Unsealed", "unseal_view"]
+__all__ = ["Unsealed", "unseal_value", "unseal_view"]
 
 FindKey = Callable[[bytes], bytes | None]
 """The key with this id; None when it is not here."""
@@ -49,6 +49,18 @@ def unseal_view(view: View, database: bytes, document: DocumentId, find: FindKey
     return Unsealed(replace(view, cells=cells, fields=fields), tuple(opening.closed))
 
 
+def unseal_value(value: Value, place: SealedPlace, find: FindKey) -> Value:
+    """What was sealed in a value; the value as it is when it is not sealed, or does not open here."""
+    try:
+        sealed = to_python(value)
+        if not isinstance(sealed, Sealed):
+            return value
+        key = find(sealed.kid)
+        return value if key is None else open_sealed(sealed, key, place)
+    except (MalformedError, VerificationError):
+        return value
+
+
 class _Opening:
     """Opens the values of one document."""
 
@@ -70,20 +82,10 @@ class _Opening:
             case list():
                 return [self._value(item, place) for item in value]
             case dict() if _SEALED in value:
-                return self._open(value, place)
+                return unseal_value(value, place, self._find)
             case dict():
                 return {name: self._value(item, place) for name, item in value.items()}
         return value
-
-    def _open(self, value: dict[str, Value], place: SealedPlace) -> Value:
-        try:
-            sealed = to_python(value)
-            if not isinstance(sealed, Sealed):
-                return value
-            key = self._find(sealed.kid)
-            return value if key is None else open_sealed(sealed, key, place)
-        except (MalformedError, VerificationError):
-            return value
 
 
 def _holds_sealed(value: Value) -> bool:

@@ -6,6 +6,7 @@ One line says what is wrong and one what to do about it. No traceback: HOLDFAST_
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ __all__ = ["main"]
 
 _TYPER_USAGE = 2
 """Typer's own exit code for a wrong command line; ours for it is 64, because 2 means INDETERMINATE."""
+
+_NEGATIVE = re.compile(r"-[0-9]")
+"""How Typer names what it takes for an option: by its first character."""
 
 _REPORT = "this is a fault of holdfast: please report it with what HOLDFAST_DEBUG=1 prints"
 
@@ -82,6 +86,8 @@ def _explain_usage(error: typer.TyperException) -> tuple[ExitCode, str, str]:
         return ExitCode.IO, message, ""
     context = getattr(error, "ctx", None)
     path = "holdfast" if context is None else context.command_path
+    if _NEGATIVE.fullmatch(getattr(error, "option_name", "")):
+        return ExitCode.USAGE, message, "a negative number goes behind two dashes: -- -5"
     return ExitCode.USAGE, message, f"{path} --help"
 
 

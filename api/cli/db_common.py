@@ -56,6 +56,7 @@ __all__ = [
     "field_path",
     "group",
     "json_text",
+    "note_if_unknown",
     "note_of",
     "part_of",
     "place_of",
@@ -262,6 +263,11 @@ def point_in_time(out: Output, reader: Reader, when: str | None, axis: str) -> A
         if when.isascii() and when.isdigit() and len(when) < 19:
             if chosen is not Axis.KNOWN:
                 raise UsageError(f"{when} is the place of a commit here", hint="--axis known goes with it")
+            if int(when) > reader.newest_place():
+                raise UsageError(
+                    f"no place {when} is here yet: the newest is {reader.newest_place()}",
+                    hint="each home counts its own places",
+                )
             return as_of_place(reader, int(when))
         point = as_of(reader, chosen, parse_time(when))
     if point.left_out:
@@ -333,6 +339,15 @@ def device_name(session: Session, author: Author) -> str:
     return name if known[0] == author.identity else f"{name} of {history.label}"
 
 
+def note_if_unknown(out: Output, reader: Reader, collection: str) -> None:
+    """Tell whoever found nothing when the collection has never held a document: its name may be mistyped."""
+    from sync.storage.collections import list_collections
+
+    known = [one.name for one in list_collections(reader)]
+    if collection not in known:
+        out.note(f"there is no collection {collection}; there are: {', '.join(known) or 'none'}")
+
+
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +372,9 @@ def commit(
             exc.hint = f"read it again, and decide with what it shows now: holdfast db get {name} {exc.document}"
             raise
         except MissingDocument as exc:  # nothing that trying again could change
+            if _is_deleted(opening.database, exc.document):
+                hint = f"holdfast db undelete {name} {exc.document}"
+                raise RefusedError(f"{exc.document} is deleted already", hint=hint) from exc
             raise RefusedError(str(exc), hint=f"see 'holdfast db list {name} {exc.document.collection}'") from exc
         return done if done.reference is not None else replace(done, etags=_etags(opening.database, made[0]))
 
@@ -368,12 +386,20 @@ def _etags(database: Database, changes: Changes) -> dict[DocumentId, str]:
     return {name: state.etag for name, state in states.items() if state is not None}
 
 
+def _is_deleted(database: Database, name: DocumentId) -> bool:
+    with database.read() as reader:
+        state = reader.document(name)
+        return state is not None and state.view.deleted
+
+
 def answer_commit(ctx: typer.Context, named: DocumentId, made: Commit) -> None:
     """Say what was written, and which version the document has now."""
     out = invocation(ctx).out
     facts: dict[str, Plain] = {"document": str(named), "etag": made.etags.get(named) or None}
     out.record("commit", facts | place_of(made))
-    if made.reference is None:
+    if made.reference is None and facts["etag"] is None:
+        out.note(f"there is no document {named}; nothing was written")
+    elif made.reference is None:
         out.note(f"{named} was so already; nothing was written")
 
 

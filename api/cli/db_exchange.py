@@ -122,7 +122,8 @@ def _report_facts(report: ImportReport) -> dict[str, Plain]:
 def _say_report(out: Output, report: ImportReport) -> None:
     if report.conflicts or report.contested:
         count = len({*report.conflicts, *report.contested})
-        out.note(f"{count} documents have new conflicts: see 'holdfast db conflicts'")
+        counted = "1 document has" if count == 1 else f"{count} documents have"
+        out.note(f"{counted} new conflicts: see 'holdfast db conflicts'")
     if report.waiting:
         out.note(f"{len(report.waiting)} feeds wait for entries that are not here: ask for a bundle that has them")
     for fork in report.received.forks:

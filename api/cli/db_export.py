@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from api.cli.db_common import AsOfTime, AxisName, DatabaseName, Opened, group, point_in_time, reading
+from api.cli.db_common import (
+    AsOfTime,
+    AxisName,
+    DatabaseName,
+    Opened,
+    group,
+    note_if_unknown,
+    point_in_time,
+    reading,
+)
 from api.cli.files import open_output, written
 from api.cli.group import invocation
 from api.cli.progress import Advance, progress
@@ -67,6 +76,8 @@ def export(
             progress(out, f"export {collection}", unit="documents") as advance,
         ):
             write(source, stream, advance)
+        if not source.count:
+            note_if_unknown(out, reader, collection)
     if source.contested:
         out.note(
             f"{source.contested} of the documents hold values that do not show: see 'holdfast db conflicts {database}'"

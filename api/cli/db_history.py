@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,10 @@ def history(
     out = invocation(ctx).out
     with reading(ctx, database) as opening, opening.database.read() as reader:
         found = history_of(reader, named, path)
+        first = next(found, None)
+        if first is None:
+            out.note(f"nothing was ever written to {named}{'' if field is None else f', {field}'}")
+        found = chain([] if first is None else [first], found)
         if out.json:
             for one in found:
                 out.record("history", _history_facts(out, opening, one))

@@ -33,6 +33,9 @@ __all__: list[str] = []
 
 _EXISTING = ("replace", "update", "refuse")
 
+_SHOWN_COLUMNS = 10
+"""How many columns an error names, of a row that lacks one."""
+
 _KEY_COLUMN = "$key"
 """Where a Parquet file has the documents' keys: the one column that is no field."""
 
@@ -81,6 +84,7 @@ class _Source:
         from sync.jsonform import read_field
         from sync.schema import check_document
 
+        key = self._key(row)
         fields: dict[str, object] = {}
         for name, value in row.fields.items():
             if name == _KEY_COLUMN:
@@ -93,11 +97,14 @@ class _Source:
             faults = check_document(self.schema, {name: from_python(value) for name, value in fields.items()})
             if faults:
                 raise RowError(self.name, row.line, "", faults[0])
-        return _Document(row.line, self._key(row), fields)
+        return _Document(row.line, key, fields)
 
     def _key(self, row: Row) -> str:
         if self.key not in row.fields:
-            raise RowError(self.name, row.line, self.key, "is missing, and is to be the document's key")
+            there = ", ".join(list(row.fields)[:_SHOWN_COLUMNS])
+            raise RowError(
+                self.name, row.line, self.key, f"is missing, and is to be the document's key; the row has {there}"
+            )
         key = _key_text(row.fields[self.key])
         if not key:
             raise RowError(self.name, row.line, self.key, "can't be a document's key: it is no text, number or day")
@@ -165,7 +172,7 @@ def import_(
     ] = None,
     delimiter: Annotated[str, typer.Option("--delimiter", metavar="C", help="Between CSV fields; or: tab.")] = ",",
     encoding: Annotated[str, typer.Option("--encoding", help=f"Of a CSV file: {', '.join(ENCODINGS)}.")] = "utf-8",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every row, and write nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check every row, and import none.")] = False,
     note: Note = "",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
@@ -247,7 +254,7 @@ class _Importing:
                 self._write(database, chunk)
                 self._done += len(chunk)
                 advance(len(chunk))
-        except AuditError:
+        except (AuditError, KeyboardInterrupt):
             if self.transactions:
                 out.note(f"{self._done} rows were written before that, in {self.transactions} transactions")
             raise

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.db_common import AsOfTime, AxisName, group, point_in_time, reading
+from api.cli.db_common import AsOfTime, AxisName, group, note_if_unknown, point_in_time, reading
 from api.cli.db_show import plain
 from api.cli.group import invocation
 from api.cli.session import as_usage, opened
@@ -99,6 +99,8 @@ def _list_documents(
             )
             for state in page.documents
         ]
+        if not rows:
+            note_if_unknown(out, reader, collection)
     out.table("listed", ("key", "etag", "conflicts", "fields"), rows)
     say_more(ctx, page.cursor)
 

@@ -126,8 +126,9 @@ def _whom(session: Session, text: str) -> bytes:
         matches = [one for one in known if session.vault.history(one).label == text or one.hex().startswith(text)]
     if len(matches) != 1 or not text:
         counted = "no identity has" if not matches else f"{len(matches)} identities have"
+        more = "" if matches else ", and 'holdfast identity import' for those that are not known here"
         raise UsageError(
-            f"{counted} that name, or an id that begins with {text!r}", hint="see 'holdfast identity list'"
+            f"{counted} that name, or an id that begins with {text!r}", hint=f"see 'holdfast identity list'{more}"
         )
     return matches[0]
 

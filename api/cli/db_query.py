@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.db_common import AsOfTime, AxisName, DatabaseName, device_name, group, point_in_time, reading
+from api.cli.db_common import (
+    AsOfTime,
+    AxisName,
+    DatabaseName,
+    device_name,
+    group,
+    note_if_unknown,
+    point_in_time,
+    reading,
+)
 from api.cli.db_list import say_more
 from api.cli.db_show import plain
 from api.cli.exit_codes import UsageError
@@ -79,6 +88,8 @@ def query(
         point = point_in_time(out, reader, when, axis)
         page = run_query(reader, asked, limit=limit, after=after, at=None if point is None else point.cut)
         found = [(one, _opened(opening, one, asked)) for one in page.documents]
+        if not found:
+            note_if_unknown(out, reader, collection)
     _answer(out, found)
     say_more(ctx, page.cursor)
 
@@ -150,7 +161,10 @@ def watch(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Wait for what comes, until interrupted.")] = False,
     limit: Annotated[
-        int | None, typer.Option("--limit", min=1, metavar="N", help="End after so many changes, or a few more.")
+        int | None,
+        typer.Option(
+            "--limit", min=1, metavar="N", help="End after N changes; those of one transaction stay together."
+        ),
     ] = None,
 ) -> None:
     """Every change of a document, in the order in which it came here: by transactions of this device and of others.

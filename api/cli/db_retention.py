@@ -86,7 +86,8 @@ def _due(chosen: list[DocumentId], kept: dict[DocumentId, str]) -> list[Document
         if one not in kept:
             raise RefusedError(f"{one} is not in the trash", hint="delete it first: see 'holdfast db trash'")
         if kept[one]:
-            raise RefusedError(f"{one} can't be purged yet: {kept[one]}")
+            hint = "30 days after its deletion, when every device has seen that and no hold covers it"
+            raise RefusedError(f"{one} can't be purged yet: {kept[one]}", hint=hint)
     return chosen or [one for one, why in kept.items() if not why]
 
 
@@ -215,10 +216,13 @@ def erase(
         return ExitCode.OK
     _confirmed(confirm, name)
     with writing(ctx, database, passphrase_file, device) as opening:
+        here = opening.databases.keys.of_document(opening.database.uid, named)
         try:
             erased = retention.erase(opening.database, named, reason)
         except ConflictError as exc:  # no such document: nothing that trying again could change
             raise RefusedError(str(exc)) from exc
+    if not here:
+        out.note(f"no key of {named} was here any more; the entry tells every other device once more")
     _answer_erasure(out, named, len(erased.kids), erased.unreachable, place_of(erased.commit), dry_run=False)
     return ExitCode.TRY_AGAIN if erased.unreachable else ExitCode.OK
 

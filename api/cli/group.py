@@ -20,7 +20,7 @@ from typing import Annotated, Any, Final, TypeVar, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from api.cli.exit_codes import ExitCode
+from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.output import Output
 
 __all__ = ["Command", "CommandGroup", "Invocation", "LazyGroup", "Source", "epilog", "invocation"]
@@ -93,6 +93,22 @@ class _House:
 
 class Command(_House, TyperCommand):
     """A command."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it. Raises ``UsageError`` for a text that is not UTF-8; the names of files may be any bytes."""
+        for value in ctx.params.values():
+            for text in value if isinstance(value, list) else [value]:
+                if isinstance(text, str) and not text.isascii():
+                    _check_utf8(text)
+        return super().invoke(ctx)
+
+
+def _check_utf8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        shown = text.encode("utf-8", "backslashreplace").decode()
+        raise UsageError(f"not UTF-8: {shown}", hint="set the terminal to UTF-8") from exc
 
 
 class _Group(_House, TyperGroup):

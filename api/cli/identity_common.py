@@ -63,7 +63,8 @@ def meant(session: Session, text: str | None) -> bytes:
     matches = [one for one in session.vault.identities() if text and to_hex(one).startswith(text)]
     if len(matches) != 1:
         counted = "no identity has" if not matches else f"{len(matches)} identities have"
-        raise UsageError(f"{counted} an id that begins with {text!r}", hint="see 'holdfast identity list'")
+        more = "" if matches else ", and 'holdfast identity import' for those that are not known here"
+        raise UsageError(f"{counted} an id that begins with {text!r}", hint=f"see 'holdfast identity list'{more}")
     return matches[0]
 
 

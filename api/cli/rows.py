@@ -14,10 +14,13 @@ from api.cli.files import open_output
 from api.cli.output import Output
 from api.cli.session import as_usage
 from api.tabular import OnError, Row, RowError, parse_columns, read_csv, read_json_lines
-from identity.errors import MalformedError
+from identity.errors import MalformedError, RefusedError
 from ledger.entry import encode_record
 
 __all__ = ["SkippedRows", "read_rows", "record_blocks", "skip_file", "skipping", "table_kind"]
+
+_OTHER_TABLES = (".json", ".ods", ".xls", ".xlsx")
+"""Names that promise another format than CSV, which is what a name stands for otherwise."""
 
 _TABS = ("tab", "\\t")
 """What is typed for a tab, which a shell makes hard to type."""
@@ -85,10 +88,13 @@ def table_kind(file: Path, format_: str | None, *others: str) -> str:
     Raises ``UsageError``.
     """
     known = ("csv", "jsonl", *others)
+    formats = f"{', '.join(known[:-1])} or {known[-1]}"
+    if format_ is None and file.suffix in _OTHER_TABLES:
+        raise UsageError(f"{file}: {file.suffix} is not a format", hint=f"{formats}; --format says which it is")
     named = {".ndjson": "jsonl"}.get(file.suffix, file.suffix.removeprefix("."))
     kind = format_ or (named if named in known else "csv")
     if kind not in known:
-        raise UsageError(f"{kind!r} is not a format", hint=f"{', '.join(known[:-1])} or {known[-1]}")
+        raise UsageError(f"{kind!r} is not a format", hint=formats)
     return kind
 
 
@@ -106,5 +112,7 @@ def skip_file(on_error: str | None) -> Path | None:
 def skipping(out: Output, on_error: str | None) -> Iterator[SkippedRows | None]:
     """What takes rows that do not fit; its file appears when the import is done, also when there are none."""
     path = skip_file(on_error)
+    if path is not None and path.exists():
+        raise RefusedError(f"{path} exists", hint="name another file: --on-error skip=FILE")
     with nullcontext() if path is None else open_output(out, path) as stream:
         yield None if stream is None else SkippedRows(stream)

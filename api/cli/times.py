@@ -32,5 +32,7 @@ def parse_time(text: str) -> int:
     except ValueError as exc:
         raise UsageError(f"{text!r} is not a time", hint="write it as 2026-12-31T23:59:59Z") from exc
     if moment.tzinfo is None:
-        raise UsageError(f"{text!r} has no time zone", hint="append Z for UTC")
+        is_day = len(text) == len("2026-12-31")
+        hint = f"a day is no point in time: {text}T23:59:59Z, for example" if is_day else "append Z for UTC"
+        raise UsageError(f"{text!r} has no time zone", hint=hint)
     return (moment - _EPOCH) // _MILLISECOND

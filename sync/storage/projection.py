@@ -236,15 +236,19 @@ class Projection:
             branch, seq, leaf_node(seq, block).hash, ReadEntry(kind, content.stamp, content, None), now_ms
         )
 
-    def reason_against(self, branch: Branch, kind: str, content: Content) -> str | None:
-        """Why an entry that has seen everything that is here would be masked on every replica; None: it counts."""
+    def refusal_of(self, branch: Branch, kind: str, content: Content) -> str | None:
+        """Why the author of an entry that has seen everything that is here may not write it; None: it may."""
         past = self.branches.clock()
-        ops = content.ops if isinstance(content, Transaction) else ()
-        if branch.excluded_from is not None and kind != MEMBER:
-            return "it was revoked or dismissed"
         if isinstance(content, StateRoot) and (reason := self._misstatement(content, past)) is not None:
             return reason
-        return self._refusal(branch, kind, content, past) or self.schemas.misfit(ops, past, is_complete=True)
+        refusal = self._refusal(branch, kind, content, past)
+        is_excluded = branch.excluded_from is not None and kind != MEMBER
+        return "it was revoked or dismissed" if refusal is None and is_excluded else refusal
+
+    def misfit_of(self, content: Content) -> str | None:
+        """Why an entry that has seen everything that is here does not fit the schemas; None: it does."""
+        ops = content.ops if isinstance(content, Transaction) else ()
+        return self.schemas.misfit(ops, self.branches.clock(), is_complete=True)
 
     def context_of(self, op: Op) -> frozenset[DotKey] | None:
         """The dots of an operation's context by their numbers here. Raises ``MalformedError``."""

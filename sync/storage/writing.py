@@ -5,7 +5,7 @@ What is read here is what the entry will have seen: it is written in the same tr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from nacl.utils import random
@@ -50,6 +50,7 @@ from sync.transaction import (
     state_root_entry,
     transaction_entry,
 )
+from sync.unsealing import unseal_value
 from sync.vector import Vector
 from sync.view import CounterPart, View, make_view
 
@@ -60,6 +61,20 @@ _BRANCH_NAME: Final = 16
 
 _IN_THE_MAKING: Final = 1 << 62
 """In the place of an index: the entry that is being made."""
+
+_IN_WORDS: Final[Mapping[str, tuple[str, str]]] = {
+    Refusal.NOT_A_MEMBER: (
+        "its identity is no member",
+        "an admin admits it ('holdfast db admit'), and hands over a bundle that says so",
+    ),
+    Refusal.DISMISSED: ("the membership of its identity ended", "an admin can admit it again: 'holdfast db admit'"),
+    Refusal.READ_ONLY_ROLE: (
+        "its identity is a reader",
+        "an admin can give it another role: 'holdfast db admit --role writer'",
+    ),
+    Refusal.NOT_AN_ADMIN: ("purges, erasures and holds take an admin", "ask one of its admins: 'holdfast db members'"),
+}
+"""What to say of a refusal, and what to do about it."""
 
 
 class MuchUnseen(LimitExceeded):
@@ -128,6 +143,13 @@ class Writing:
         kid, key = self._keys.key_for(self.projection.uid, document) if found is None else found
         place = SealedPlace(self.projection.uid, document.collection, document.key, path)
         return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
+
+    def opened(self, document: DocumentId, path: Path, value: Value) -> Value:
+        """What was sealed in a value; the value as it is when it does not open here, or is not sealed."""
+        if self._keys is None:
+            return value
+        place = SealedPlace(self.projection.uid, document.collection, document.key, path)
+        return unseal_value(value, place, self._keys.find)
 
     def reader(self) -> Reader:
         """What reads the database as it stands in the transaction that is being made."""
@@ -243,11 +265,11 @@ class Writing:
         """
         kind, entry = _entry_of(content)
         block = encode_entry(entry)
-        reason = self.projection.reason_against(self._branch, kind, content)
-        if reason == Refusal.NOT_AN_ADMIN:
-            raise RefusedError("purges, erasures and holds take an admin of the database", hint="ask one of its admins")
-        if reason is not None:
-            raise RefusedError(f"this device may not write to the database: {reason}")
+        if (reason := self.projection.refusal_of(self._branch, kind, content)) is not None:
+            words, hint = _IN_WORDS.get(reason, (reason, ""))
+            raise RefusedError(f"this device may not write to the database: {words}", hint=hint)
+        if (reason := self.projection.misfit_of(content)) is not None:
+            raise MalformedError(reason)
         taken = self.projection.take_own(self._branch, start, block, kind, content, self._now_ms())
         assert taken.masked is None, taken.masked
         reference = Reference(self._branch.feed, start, leaf_node(start, block).hash)

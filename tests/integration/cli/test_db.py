@@ -156,7 +156,7 @@ def test_a_deleted_document_comes_back(bank: Any) -> None:
     ran = bank("db", "get", "bank", "accounts/4711", code=77)
     assert "is deleted" in ran.err
     assert "holdfast db undelete bank accounts/4711" in ran.err
-    assert "no such document" in bank("db", "delete", "bank", "accounts/4711", code=77).err
+    assert "is deleted already" in bank("db", "delete", "bank", "accounts/4711", code=77).err
     assert bank("db", "list", "bank", "accounts").lines == []
     assert len(bank("db", "list", "bank", "accounts", "--deleted").lines) == 1
     bank("db", "undelete", "bank", "accounts/4711")
@@ -381,3 +381,55 @@ def test_a_successor_store_has_the_databases(bank: Any) -> None:
     assert (after["etag"], after["fields"]) == (before["etag"], before["fields"])
     bank("db", "patch", "bank", "accounts/4711", '{"owner": "Nowak"}')
     assert (read(bank)["fields"]["owner"], read(bank)["conflicts"]) == ("Nowak", [])
+
+
+# --- mistakes that a person makes
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ("put", "bank", "accounts/\udcff", NOVAK),
+        ("put", "bank", "accounts/1", '{"owner": "\udcff"}'),
+        ("get", "bank", "accounts/\udcff"),
+        ("list", "bank", "\udcff"),
+        ("add", "bank", "accounts/1", "labels", "gold", "\udcff"),
+    ],
+)
+def test_an_argument_that_is_not_utf8(bank: Any, line: tuple[str, ...]) -> None:
+    assert "not UTF-8" in bank("db", *line, code=64).err
+
+
+@pytest.mark.parametrize(("command", "what"), [("increment", "counter"), ("add", "set")])
+def test_what_is_no_counter_and_no_set_is_not_added_to(bank: Any, command: str, what: str) -> None:
+    adding = ("db", command, "bank", "accounts/4711", "balance", "5")
+    ran = bank(*adding, code=77)
+    assert f"accounts/4711: /balance is no {what}" in ran.err
+    assert "remove what stands there" in ran.err
+    with_schema(bank)
+    ran = bank(*adding, code=77)
+    assert f"/balance is no {what}" in ran.err
+    assert "the schema can say that it is one" in ran.err
+    assert read(bank)["fields"]["balance"] == {"$dec": "12.30"}
+    assert read(bank)["conflicts"] == []
+
+
+def test_a_negative_amount_that_looks_like_an_option(bank: Any) -> None:
+    ran = bank("db", "increment", "bank", "accounts/4711", "visits", "-30", code=64)
+    assert "behind two dashes" in ran.err
+
+
+def test_what_is_not_there(bank: Any) -> None:
+    note = "there is no document accounts/1; nothing was written"
+    assert note in bank("db", "undelete", "bank", "accounts/1").err
+    assert note in bank("db", "put", "bank", "accounts/1", "{}").err
+    assert "no such document" in bank("db", "delete", "bank", "accounts/1", code=77).err
+    assert "nothing was ever written to accounts/1" in bank("db", "history", "bank", "accounts/1").err
+    assert ", limit" in bank("db", "history", "bank", "accounts/4711", "--field", "limit").err
+
+
+@pytest.mark.parametrize("line", ["list bank acounts", "query bank acounts", "export bank acounts -o -"])
+def test_a_collection_that_is_mistyped(bank: Any, line: str) -> None:
+    assert "there is no collection acounts; there are: accounts" in bank("db", *line.split()).err
+    bank("db", "delete", "bank", "accounts/4711")
+    assert "no collection" not in bank("db", *line.replace("acounts", "accounts").split()).err

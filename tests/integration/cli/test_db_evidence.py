@@ -69,6 +69,7 @@ def test_what_is_altered_fails(sealed: Any, member: str) -> None:
 def test_what_is_not_sealed_yet_is_not_proven(bank: Any) -> None:
     ran = bank(*EXPORT, "state.json", code=2)
     assert "is stated and timestamped" in ran.err
+    assert "holdfast db state-root bank" in ran.err
     assert not bank.path("state.json").exists()
 
 

@@ -107,7 +107,7 @@ def test_who_is_no_member_cannot_write(shell: Any) -> None:
     shell("db", "put", "bank", "accounts/1", '{"owner": "Ada"}')
     pass_on(shell, young)
     assert read(young)["fields"] == {"owner": "Ada"}
-    assert "may not write" in patch(young, '{"owner": "Eve"}', code=77).err
+    assert "may not write to the database: its identity is no member" in patch(young, '{"owner": "Eve"}', code=77).err
     assert read(young)["fields"] == {"owner": "Ada"}
 
 
@@ -117,7 +117,7 @@ def test_who_is_dismissed_cannot_write_any_more(pair: tuple[Any, Any]) -> None:
     pass_on(other, shell)
     shell("db", "dismiss", "bank", "other of a test", "--reason", "left")
     pass_on(shell, other)
-    assert "may not write" in patch(other, '{"owner": "Mallory"}', code=77).err
+    assert "the membership of its identity ended" in patch(other, '{"owner": "Mallory"}', code=77).err
     assert read(shell)["fields"]["owner"] == "Eve", "what was vouched for counts"
     (_, member) = shell("db", "members", "bank", "--json").json
     assert member["dismissed"]
@@ -132,6 +132,7 @@ def test_acts_that_would_not_count_are_refused(pair: tuple[Any, Any]) -> None:
     assert "is a writer already" in shell("db", "admit", "bank", "other of a test", code=77).err
     assert "is no role" in shell("db", "admit", "bank", "other of a test", "--role", "king", code=64).err
     assert "no identity has that name, or an id" in shell("db", "admit", "bank", "ffff", code=64).err
+    assert "holdfast identity import" in shell("db", "admit", "bank", "ffff", code=64).err
     assert shell("feed", "list").lines == before
     assert "is no admin" in other("db", "dismiss", "bank", own, code=77).err
     assert "is no admin" in other("db", "admit", "bank", own, "--role", "reader", code=77).err

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 
+from sync import Changes
+from sync.database import Commit, Database
+
 COLUMNS = "id:int,booked:date,amount:dec,note:text?"
 PAYMENTS = ("db", "import", "bank", "payments", "payments.csv", "--key", "id", "--columns", COLUMNS)
 
@@ -227,3 +230,40 @@ def test_pages_of_documents(bank: Any) -> None:
         "40",
         "41",
     ]
+
+
+def test_a_name_that_promises_another_format(bank: Any) -> None:
+    bank.write("payments.json", '[{"id": 1}]')
+    assert ".json is not a format" in bank("db", "import", "bank", "payments", "payments.json", code=64).err
+    exporting = ("db", "export", "bank", "payments", "-o", "payments.xlsx")
+    assert "csv, jsonl or parquet" in bank(*exporting, code=64).err
+    bank(*exporting, "--format", "csv")
+
+
+def test_a_row_without_its_key_says_what_it_has(bank: Any) -> None:
+    bank.write("accounts.csv", "id;owner\n1;Ada\n")
+    ran = bank("db", "import", "bank", "accounts", "accounts.csv", "--key", "id", code=77)
+    assert "accounts.csv:2: id: is missing" in ran.err
+    assert "the row has id;owner" in ran.err
+
+
+def test_the_file_of_rows_that_do_not_fit_is_not_replaced(bank: Any) -> None:
+    bank.write("unfit.jsonl", "")
+    ran = bank(*PAYMENTS, "--on-error", "skip=unfit.jsonl", code=77)
+    assert "unfit.jsonl exists" in ran.err
+    assert "--force" not in ran.err, "this command has none"
+
+
+def test_an_import_that_is_interrupted_says_how_far_it_came(bank: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit, made = Database.commit, []
+
+    def interrupted(database: Database, changes: Changes) -> Commit:
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        made.append(changes)
+        return commit(database, changes)
+
+    monkeypatch.setattr(Database, "commit", interrupted)
+    assert "20 rows were written before that, in 2 transactions" in bank(*PAYMENTS, "--batch", "10", code=130).err
+    monkeypatch.undo()
+    assert bank(*PAYMENTS, "--batch", "10", "--json").json[0]["changed"] == 22

@@ -127,6 +127,7 @@ def test_the_trash_keeps_what_was_deleted(bank: Any) -> None:
     assert (row["document"], row["kept"]) == ("people/ada", "deleted 0 days ago")
     ran = bank("db", "purge", "bank", "people/ada", "--confirm", "bank", code=77)
     assert "can't be purged yet: deleted 0 days ago" in ran.err
+    assert "30 days after its deletion" in ran.err
     ran = bank("db", "purge", "bank", "--dry-run")
     assert (ran.lines, "can be purged yet" in ran.err) == ([], True)
     assert "this can't be undone" in bank("db", "purge", "bank", code=64).err
@@ -145,3 +146,8 @@ def test_what_was_long_deleted_is_purged(bank: Any, monkeypatch: pytest.MonkeyPa
     assert "was purged" in bank("db", "get", "bank", "people/ada", code=77).err
     assert "was purged" in bank("db", "put", "bank", "people/ada", "{}", code=77).err
     assert bank("db", "trash", "bank").lines == []
+
+
+def test_erasing_again_says_that_no_key_was_left(bank: Any) -> None:
+    assert "no key of people/ada" not in erase(bank).err
+    assert "no key of people/ada was here any more" in erase(bank).err

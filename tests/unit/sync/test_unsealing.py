@@ -135,3 +135,10 @@ def test_a_view_without_sealed_values_is_returned_as_it_is(laptop: Any) -> None:
     laptop.put("people", "eve", name="Eve")
     state = laptop.db.get("people", "eve")
     assert unseal_view(state.view, laptop.db.uid, DocumentId("people", "eve"), laptop.keys.find).view is state.view
+
+
+def test_what_is_sealed_and_so_already_is_not_written_again(laptop: Any) -> None:
+    opened = laptop.db.unsealed(laptop.db.get("people", "ada")).fields
+    assert laptop.put("people", "ada", **opened).reference is None
+    laptop.keys.destroy(laptop.db.uid, ADA, 1)
+    assert laptop.put("people", "ada", **opened).reference is not None, "nobody can tell any more"
