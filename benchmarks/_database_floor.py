@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from hashlib import blake2b
-from itertools import count
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,7 +69,10 @@ class DatabaseFloor(SqliteFloor):
             self._take(blocks, 1, first)
 
     def _take(self, blocks: Sequence[bytes], branch: int, first: int) -> int:
-        txns, ops, deaths, touched = [], {}, [], {}
+        txns: list[tuple[Any, ...]] = []
+        ops: dict[int, list[Any]] = {}
+        deaths: list[tuple[int, int]] = []
+        touched: dict[int, tuple[Any, ...]] = {}
         for seq, block in enumerate(blocks, first):
             body: Any = libipld.decode_dag_cbor(block)["b"]
             leaf = blake2b(b"\x00" + len(block).to_bytes(8, "little") + block, digest_size=32).digest()
@@ -115,12 +118,18 @@ class DatabaseFloor(SqliteFloor):
         )
         return {path: libipld.decode_dag_cbor(val) for path, val in rows}
 
-    def changes(self) -> Iterator[tuple[Any, ...]]:
-        """Every operation with its document, in the order in which they came."""
-        yield from self.db.execute(
-            "SELECT o.place, d.collection, d.key, o.path, o.val"
+    def changes(self) -> Iterator[tuple[tuple[str, str], dict[str, Any], dict[str, Any]]]:
+        """Each document that a transaction wrote to, what it showed before and what after, in their order."""
+        rows = self.db.execute(
+            "SELECT o.branch, o.seq, d.collection, d.key, o.path, o.val"
             " FROM database_op o JOIN database_document d ON d.id = o.document ORDER BY o.place"
         )
+        shown: dict[tuple[str, str], dict[str, Any]] = {}
+        for (_, _, *name), ops in groupby(rows, key=lambda row: row[:4]):
+            document = (name[0], name[1])
+            before = shown.get(document, {})
+            shown[document] = before | {path: libipld.decode_dag_cbor(val) for *_, path, val in ops}
+            yield document, before, shown[document]
 
     def close(self) -> None:
         """Close the file."""

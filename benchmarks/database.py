@@ -1,11 +1,13 @@
-"""The database: merge, commit, reads, exact reads of the past, and the kernel alone.
+"""The database: merge, commit, reads, exact reads of the past, the change feed, and the kernel alone.
 
     python -m benchmarks.database [--rounds 5] [--ops 100000] [--json figures.json]
 
 The floor is ``benchmarks._database_floor``: from the same blocks, the same rows in the same layout, and no judgement.
 *Merge* takes in a feed that is in the store already: 10 operations a transaction, each overwriting what its author last
 saw in one of 10 fields, in documents one after the other or at random. *Commit* is durable and signed, one writer or 16
-that share a signature. *Kernel* is what decides which operation replaces which, against plain dictionaries.
+that share a signature. *Change feed* is read from its beginning to its end, in events: what a transaction made of a
+document, as it was before and after. *Kernel* is what decides which operation replaces which, against plain
+dictionaries.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from __future__ import annotations
 import random
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +35,7 @@ from ledger.store import FeedKey
 from ledger.values import Reference
 from ledger.writer import StoreWriter
 from sync.cells import LiveDot, replaced
+from sync.changefeed import START
 from sync.changes import Changes
 from sync.clock import reading_at
 from sync.database import Database, found, register_database
@@ -51,6 +54,7 @@ from sync.transaction import (
 
 OPS_A_TXN: Final = 10
 FIELDS: Final = 10
+CHANGES_A_PAGE: Final = 1000
 START_MS: Final = 1_790_000_000_000
 
 
@@ -69,9 +73,9 @@ class Place:
         self.store.close()
 
 
-def new_place(file: Path) -> Place:
-    """A database that was founded."""
-    store = open_store(file, create=True)
+def new_place(location: str | Path) -> Place:
+    """A database that was founded, in a new store."""
+    store = open_store(location, create=True)
     device, identity = device_of_new_identity(store)
     founding = Founding("benchmark", identity, bytes(16))
     uid = database_id(founding)
@@ -96,21 +100,34 @@ def operations(ops: int, documents: int, *, at_random: bool) -> list[list[Op]]:
     return [made[start : start + OPS_A_TXN] for start in range(0, ops, OPS_A_TXN)]
 
 
-def blocks_of(place: Place, wanted: Iterable[list[Op]]) -> list[bytes]:
-    """Entries that follow the founding, ready to be appended: signing is not what a merge is measured by."""
+def blocks_of(place: Place, wanted: Iterable[list[Op]]) -> Iterator[bytes]:
+    """Entries that follow the newest one, ready to be appended: signing is not what a merge is measured by."""
     with place.store.read() as tx:
         first = tx.feed(place.feed)
         assert first is not None
         back = Reference(
             place.feed, first.length - 1, leaf_node(first.length - 1, tx.block(place.feed, first.length - 1)).hash
         )
-    blocks = []
     for number, ops in enumerate(wanted, first.length):
         stamp = Stamp(place.database.uid, back, (), number, reading_at(START_MS + number))
         block = encode_entry(transaction_entry(Transaction(stamp, tuple(ops))))
         back = Reference(place.feed, number, leaf_node(number, block).hash)
-        blocks.append(block)
-    return blocks
+        yield block
+
+
+def append_all(place: Place, blocks: Iterable[bytes]) -> None:
+    """Let them be in the feed, and not in the database yet."""
+    writer, left = FeedWriter(place.store, place.feed, Ed25519Signer(DEVICE_SEED)), iter(blocks)
+    while batch := list(islice(left, 1000)):
+        writer.append(batch)
+
+
+def ready_to_merge(file: Path, wanted: Iterable[list[Op]]) -> tuple[Place, list[bytes]]:
+    """A new database with a feed that it has not taken in, and the blocks in that."""
+    place = new_place(file)
+    blocks = list(blocks_of(place, wanted))
+    append_all(place, blocks)
+    return place, blocks
 
 
 def merge(directory: Path, ops: int, rounds: int, *, at_random: bool) -> Comparison:
@@ -119,20 +136,11 @@ def merge(directory: Path, ops: int, rounds: int, *, at_random: bool) -> Compari
     kind = "random" if at_random else "order"
     wanted = operations(ops, max(ops // 100, 1), at_random=at_random)
 
-    def prepared() -> tuple[Place, list[bytes], DatabaseFloor]:
-        place = new_place(directory / f"merge-{kind}-{next(names)}.db")
-        blocks = blocks_of(place, wanted)
-        device = Ed25519Signer(DEVICE_SEED)
-        writer = FeedWriter(place.store, place.feed, device)
-        for start in range(0, len(blocks), 1000):
-            writer.append(blocks[start : start + 1000])
-        return place, blocks, DatabaseFloor(directory / f"floor-{kind}-{next(names)}.db")
-
-    ready = [prepared() for _ in range(rounds + 1)]
-    floors = [(blocks, floor) for _, blocks, floor in ready]
+    ready = [ready_to_merge(directory / f"merge-{kind}-{next(names)}.db", wanted) for _ in range(rounds + 1)]
+    floors = [(blocks, DatabaseFloor(directory / f"floor-{kind}-{next(names)}.db")) for _, blocks in ready]
 
     def ours() -> int:
-        place, blocks, _ = ready.pop()
+        place, blocks = ready.pop()
         taken = place.database.take_new()
         assert taken == len(blocks)
         place.close()
@@ -192,12 +200,8 @@ def commit(directory: Path, commits: int, rounds: int, writers: int) -> Comparis
 
 def reads(directory: Path, rounds: int) -> list[Comparison]:
     """Documents as they are and as they were, from a database of 1,000 with 10 fields and 10 versions of each."""
-    place, floor = new_place(directory / "reads.db"), DatabaseFloor(directory / "reads-floor.db")
-    wanted = operations(100_000, 1000, at_random=False)
-    blocks = blocks_of(place, wanted)
-    writer = FeedWriter(place.store, place.feed, Ed25519Signer(DEVICE_SEED))
-    for start in range(0, len(blocks), 1000):
-        writer.append(blocks[start : start + 1000])
+    ops, floor = 100_000, DatabaseFloor(directory / "reads-floor.db")
+    place, blocks = ready_to_merge(directory / "reads.db", operations(ops, 1000, at_random=False))
     place.database.take_new()
     floor.merge(blocks, 1, 1)
     keys = [str(random.Random(3).randrange(1000)) for _ in range(1000)]
@@ -239,6 +243,7 @@ def reads(directory: Path, rounds: int) -> list[Comparison]:
             compare(
                 "as of, exact", ours_at, repeated(keys, lambda key: floor.get_at("accounts", key, half)), rounds=rounds
             ),
+            changes(place.database, floor, ops // OPS_A_TXN, rounds),
         ]
     place.close()
     floor.close()
@@ -252,6 +257,26 @@ def repeated(keys: Iterable[str], read: Callable[[str], Any]) -> Work:
         return sum(1 for key in keys if read(key))
 
     return work
+
+
+def changes(database: Database, floor: DatabaseFloor, events: int, rounds: int) -> Comparison:
+    """Every event there is, ours read in pages."""
+
+    def ours() -> int:
+        cursor, seen, more = START, 0, True
+        while more:
+            page = database.changes(cursor, limit=CHANGES_A_PAGE)
+            cursor, more = page.cursor, page.more
+            seen += len(page.events)
+        assert seen == events
+        return events
+
+    def straight() -> int:
+        seen = sum(1 for _ in floor.changes())
+        assert seen == events
+        return events
+
+    return compare("change feed, from its beginning", ours, straight, rounds=rounds)
 
 
 def kernel(ops: int, rounds: int) -> Comparison:
