@@ -16,6 +16,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ SHORT: Final[dict[str, list[str]]] = {
     "anchoring": ["--rounds", "3"],
     "writers": ["--writers", "1,16", "--rounds", "2"],
     "database": ["--rounds", "2", "--ops", "20000"],
+    "database_peers": ["--rounds", "1", "--ops", "20000"],
     "scale": [],
 }
 FULL: Final[dict[str, list[str]]] = {
@@ -41,9 +43,19 @@ FULL: Final[dict[str, list[str]]] = {
     "evidence": ["--rounds", "9"],
     "anchoring": ["--rounds", "9"],
     "database": ["--rounds", "7"],
+    "database_peers": ["--rounds", "5"],
     "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }
+
+
+def what_is_absent(subject: str) -> str:
+    """What a subject needs that is not here; empty when it can run."""
+    if subject == "hypercore" and not (shutil.which("node") and (shutil.which("npm") or "BENCH_MODULES" in os.environ)):
+        return "node or npm"
+    if subject == "database_peers" and not (find_spec("pycrdt") and find_spec("loro")):
+        return "pycrdt or loro"
+    return ""
 
 
 def main() -> int:
@@ -60,10 +72,8 @@ def main() -> int:
     for subject, arguments in (FULL if options.full else SHORT).items():
         if options.only not in (None, subject):
             continue
-        if subject == "hypercore" and not (
-            shutil.which("node") and (shutil.which("npm") or "BENCH_MODULES" in os.environ)
-        ):
-            print("hypercore: left out, node or npm is not installed\n")
+        if absent := what_is_absent(subject):
+            print(f"{subject}: left out, {absent} is not installed\n")
             continue
         command = [sys.executable, "-m", f"benchmarks.{subject}", *arguments]
         if options.json is not None:
