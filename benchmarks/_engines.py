@@ -28,6 +28,7 @@ __all__ = [
     "Engine",
     "add_engine_option",
     "device_of_new_identity",
+    "devices_of_new_identity",
     "engines",
     "fill",
     "fill_floor",
@@ -90,16 +91,25 @@ def engines(choice: str, directory: Path) -> Iterator[list[Engine]]:
 
 def device_of_new_identity(store: Store) -> tuple[Ed25519Signer, bytes]:
     """A device that may write in ``store``, and the identity it belongs to."""
-    root, following, device = (Ed25519Signer(seed) for seed in (bytes([1]) * 32, bytes([2]) * 32, DEVICE_SEED))
+    (device,), identity = devices_of_new_identity(store, 1)
+    return device, identity
+
+
+def devices_of_new_identity(store: Store, many: int) -> tuple[list[Ed25519Signer], bytes]:
+    """The same for many of one identity. The first has ``DEVICE_SEED``."""
+    root, following = Ed25519Signer(bytes([1]) * 32), Ed25519Signer(bytes([2]) * 32)
+    devices = [Ed25519Signer((int.from_bytes(DEVICE_SEED) + number).to_bytes(32)) for number in range(many)]
     inception = build_inception(
         label="benchmark", root_keys=[root.public_key], next_digests=[key_commitment(following.public_key)], time_ms=0
     )
-    begun = sign_event(inception, [(0, root)])
-    history = fold([begun])
-    added = build_add_device(history, device=device.public_key, name="benchmark", time_ms=0)
+    events = [sign_event(inception, [(0, root)])]
+    for number, device in enumerate(devices):
+        added = build_add_device(fold(events), device=device.public_key, name=f"benchmark {number}", time_ms=0)
+        events.append(sign_event(added, [(0, root), (1, device)]))
+    identity = fold(events).identity
     with store.write() as tx:
-        add_events(tx, history.identity, [begun, sign_event(added, [(0, root), (1, device)])])
-    return device, history.identity
+        add_events(tx, identity, events)
+    return devices, identity
 
 
 def new_feed(store: Store, name: str = "benchmark") -> tuple[FeedKey, Ed25519Signer]:

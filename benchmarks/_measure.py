@@ -11,17 +11,35 @@ import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
-__all__ = ["Comparison", "Work", "compare", "option_parser", "repeated", "report", "surroundings", "write_figures"]
+__all__ = [
+    "Comparison",
+    "Figures",
+    "Work",
+    "compare",
+    "in_child",
+    "option_parser",
+    "repeated",
+    "report",
+    "surroundings",
+    "write_figures",
+]
 
 Work = Callable[[], int]
 """Does a round of work; returns how many items it did."""
+
+Figures = dict[str, float]
+"""What was measured, by what it is of."""
+
+_ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +111,14 @@ def repeated(times: int, work: Callable[[], object]) -> Work:
         return times
 
     return round_
+
+
+def in_child(script: str, *words: object, environ: Mapping[str, str] | None = None) -> Figures:
+    """What a benchmark measures in a process of its own, which ``--child`` and these words begin."""
+    command = [sys.executable, "-m", script, "--child", *map(str, words)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=_ROOT, env={**os.environ, **(environ or {})})
+    figures: Figures = json.loads(done.stdout.splitlines()[-1])  # behind what a command prints
+    return figures
 
 
 def option_parser(description: str | None, *, rounds: int = 7) -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks._database_floor import DatabaseFloor
-from benchmarks._engines import DEVICE_SEED, device_of_new_identity
+from benchmarks._engines import devices_of_new_identity
 from benchmarks._measure import Comparison, Work, compare, option_parser, report
 from identity.history import parse_signed_event
 from identity.keys import Ed25519Signer
@@ -60,9 +60,11 @@ START_MS: Final = 1_790_000_000_000
 
 @dataclass
 class Place:
-    """A store with a new database, and its one device."""
+    """A store with a new database, and the devices of its founder, of which the first has a feed and writes."""
 
     store: SqlStore
+    identity: bytes
+    devices: list[Ed25519Signer]
     feed: FeedKey
     database: Database
     writer: StoreWriter
@@ -73,20 +75,20 @@ class Place:
         self.store.close()
 
 
-def new_place(location: str | Path) -> Place:
+def new_place(location: str | Path, devices: int = 1) -> Place:
     """A database that was founded, in a new store."""
     store = open_store(location, create=True)
-    device, identity = device_of_new_identity(store)
+    signers, identity = devices_of_new_identity(store, devices)
     founding = Founding("benchmark", identity, bytes(16))
     uid = database_id(founding)
     register_database(store, uid, founding.name, START_MS)
-    feed = create_feed(store, device, identity, feed_name(uid))
-    writer = StoreWriter(store, [device])
+    feed = create_feed(store, signers[0], identity, feed_name(uid))
+    writer = StoreWriter(store, signers[:1])
     database = Database(store, uid, lambda: START_MS, writer=writer, feed=feed)
     with store.read() as tx:
         events = [parse_signed_event(event.signed_event) for event in tx.identity_events(identity)]
     found(database, founding, events)
-    return Place(store, feed, database, writer)
+    return Place(store, identity, signers, feed, database, writer)
 
 
 def operations(ops: int, documents: int, *, at_random: bool) -> list[list[Op]]:
@@ -117,7 +119,7 @@ def blocks_of(place: Place, wanted: Iterable[list[Op]]) -> Iterator[bytes]:
 
 def append_all(place: Place, blocks: Iterable[bytes]) -> None:
     """Let them be in the feed, and not in the database yet."""
-    writer, left = FeedWriter(place.store, place.feed, Ed25519Signer(DEVICE_SEED)), iter(blocks)
+    writer, left = FeedWriter(place.store, place.feed, place.devices[0]), iter(blocks)
     while batch := list(islice(left, 1000)):
         writer.append(batch)
 

@@ -22,8 +22,6 @@ import json
 import os
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -32,25 +30,24 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks._engines import DEVICE_SEED, Engine, add_engine_option, engines, fill, new_feed
-from benchmarks._measure import option_parser, surroundings
+from benchmarks._measure import Figures, in_child, option_parser, surroundings
 from benchmarks.append import ENTRY_BYTES
 from identity.keys import Ed25519Signer
 from ledger.feed import FeedWriter, block_proof
 from ledger.storage.engine import open_store
 from ledger.store import FeedKey, Store
 
-ROOT: Final = Path(__file__).resolve().parent.parent
+SCRIPT: Final = "benchmarks.scale"
 TIMES: Final = 200
 BATCH: Final = 1000
-Figures = dict[str, float]
 
 
 def main() -> None:
     parser = option_parser(__doc__)
     add_engine_option(parser)
-    parser.add_argument("--lengths", type=_numbers, default="10000,100000", help="of the feeds, ascending")
+    parser.add_argument("--lengths", type=numbers, default="10000,100000", help="of the feeds, ascending")
     parser.add_argument(
-        "--memory-entries", type=_numbers, default="10000,100000", help="in what is worked on, ascending"
+        "--memory-entries", type=numbers, default="10000,100000", help="in what is worked on, ascending"
     )
     parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -70,7 +67,8 @@ def main() -> None:
         options.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """With commas between them."""
     return [int(number) for number in text.split(",")]
 
 
@@ -90,18 +88,11 @@ def show(engine: str, lengths: Sequence[Figures], memory: Sequence[Figures]) -> 
     print()
 
 
-def run_child(what: str, place: str, entries: int, environ: dict[str, str] | None = None) -> Figures:
-    command = [sys.executable, "-m", "benchmarks.scale", "--child", what, place, str(entries)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, **(environ or {})})
-    answer: Figures = json.loads(done.stdout.splitlines()[-1])  # behind what a command prints
-    return answer
-
-
 def cost_at(engine: Engine, length: int) -> Figures:
     """Microseconds, medians of some, at that length."""
     place = engine.location()
-    run_child("fill", place, length)
-    return run_child("cost" if engine.server is None else "cost by the clock", place, length)
+    in_child(SCRIPT, "fill", place, length)
+    return in_child(SCRIPT, "cost" if engine.server is None else "cost by the clock", place, length)
 
 
 def peaks(engine: Engine, entries: int) -> Figures:
@@ -111,7 +102,7 @@ def peaks(engine: Engine, entries: int) -> Figures:
         database = {} if engine.server is None else {"BENCH_DATABASE": engine.location()}
         found: Figures = {"entries": entries}
         for what in WORK:
-            done = run_child(what, name, entries, home | database)
+            done = in_child(SCRIPT, what, name, entries, environ=home | database)
             found[what] = done["peak"]
             if done.get("other"):
                 found[f"{what}: 2nd process"] = done["other"]
@@ -149,9 +140,9 @@ def child_cost_by_the_clock(place: str, length: int) -> Figures:
     return child_cost(place, length, time.perf_counter_ns)
 
 
-def median_us(work: Callable[[], object], clock: Callable[[], int]) -> float:
+def median_us(work: Callable[[], object], clock: Callable[[], int], times: int = TIMES) -> float:
     taken = []
-    for _ in range(TIMES):
+    for _ in range(times):
         begun = clock()
         work()
         taken.append((clock() - begun) / 1000)
