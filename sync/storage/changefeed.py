@@ -162,8 +162,8 @@ class _Reading:
         kept = _enough(entries, touched, wanted)
         upto = MAX_INT if are_all and len(kept) == len(entries) else kept[-1].place + kept[-1].ops
         document = MAX_INT if position.document is None or is_within else position.document
-        behind = (position.place, position.place, document)
-        rebuilt = self._tx.fetch_all(self._sql.rebuilt_after, (self._reader.number, upto, *behind, size))
+        behind = (self._reader.number, upto, position.place, document, size)
+        rebuilt = self._tx.fetch_all(self._sql.rebuilt_after, behind)
         if len(rebuilt) == size:
             kept = [entry for entry in kept if entry.place < rebuilt[-1][0]]
         return list(_merged(kept, touched, rebuilt, newest))

@@ -2,6 +2,10 @@
 
 Plain SQL that SQLite and PostgreSQL both take, with ``?`` for parameters; only that mark is another one for psycopg. It
 is not compiled from tables, because these run for every operation that is merged.
+
+SQLite has no knowledge of how many rows a condition leaves, and would begin with what belongs to a database: with all
+its entries, or all its documents. A plus before a column, as in ``+b.database``, says that no index is to lead there;
+an order, that the index is wanted which has it. ``tests/unit/sync/test_query_plans.py`` holds what comes of it.
 """
 
 from __future__ import annotations
@@ -150,7 +154,7 @@ class Queries:
     # takes document, branch, seq: entries of a branch beyond an index that touch a document
     writers_beyond: str = (
         "SELECT DISTINCT t.place FROM database_op o JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq"
-        " WHERE o.document = ? AND o.branch = ? AND o.seq > ? AND t.masked IS NULL"
+        " WHERE o.document = ? AND +o.branch = ? AND +o.seq > ? AND t.masked IS NULL"
     )
 
     # counters
@@ -197,7 +201,7 @@ class Queries:
         "SELECT e.branch, e.seq, e.place, t.branch, t.seq, t.place FROM database_undo u"
         " JOIN database_txn e ON e.place = u.undone JOIN database_txn t ON t.place = u.place"
         " JOIN database_branch b ON b.id = t.branch"
-        " WHERE b.database = ? AND u.place > ? AND e.masked IS NULL AND t.masked IS NULL ORDER BY u.place"
+        " WHERE +b.database = ? AND u.place > ? AND e.masked IS NULL AND t.masked IS NULL ORDER BY u.place"
     )
     # takes document, place, place, place: what was replaced first by operations between the last two, and is older
     lost_between: str = (
@@ -224,17 +228,17 @@ class Queries:
     )
     # takes database, time: the newest entry that was taken in by then
     taken_before: str = (
-        "SELECT t.place, t.ops FROM database_txn t JOIN database_branch b ON b.id = t.branch"
+        "SELECT t.place, t.ops FROM database_txn t JOIN database_branch b ON b.id = +t.branch"
         " WHERE b.database = ? AND t.taken_ms <= ? ORDER BY t.place DESC LIMIT 1"
     )
 
     # conflicts
     # takes database: documents that show a conflict
-    conflicting: str = "SELECT id FROM database_document WHERE database = ? AND conflicts > 0"
+    conflicting: str = "SELECT id FROM database_document WHERE database = ? AND conflicts > 0 ORDER BY collection, key"
     # takes database: documents with a condition that was contested
     contested: str = (
         "SELECT DISTINCT c.document FROM database_contest c JOIN database_document d ON d.id = c.document"
-        " WHERE d.database = ?"
+        " WHERE +d.database = ?"
     )
     # takes document, place: entries behind a place that touch a document
     writers_after: str = (
@@ -271,20 +275,20 @@ class Queries:
     # takes database, place: the newest entry at or before a place
     entry_before: str = (
         "SELECT t.place, t.branch, t.seq, t.kind, t.ops, t.reading, t.masked, t.leaf FROM database_txn t"
-        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? AND t.place <= ?"
+        " JOIN database_branch b ON b.id = +t.branch WHERE b.database = ? AND t.place <= ?"
         " ORDER BY t.place DESC LIMIT 1"
     )
     # takes database, place, limit: the entries behind a place
     entries_behind: str = (
         "SELECT t.place, t.branch, t.seq, t.kind, t.ops, t.reading, t.masked, t.leaf FROM database_txn t"
-        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ? AND t.place > ? ORDER BY t.place LIMIT ?"
+        " JOIN database_branch b ON b.id = +t.branch WHERE b.database = ? AND t.place > ? ORDER BY t.place LIMIT ?"
     )
     # takes place, place: the documents that operations behind the first place and up to the second are about
     touched_at: str = "SELECT place, document FROM database_op WHERE place > ? AND place <= ? ORDER BY place"
-    # takes database, place, place, place, document, limit: documents made anew up to the first place, behind the rest
+    # takes database, place, place, document, limit: documents made anew up to the first place, behind the rest
     rebuilt_after: str = (
         "SELECT r.place, r.document FROM database_rebuild r JOIN database_document d ON d.id = r.document"
-        " WHERE d.database = ? AND r.place <= ? AND (r.place > ? OR (r.place = ? AND r.document > ?))"
+        " WHERE +d.database = ? AND r.place <= ? AND (r.place, r.document) > (?, ?)"
         " ORDER BY r.place, r.document LIMIT ?"
     )
     # takes place, place: contests that entries behind the first place and up to the second brought to light
@@ -395,11 +399,13 @@ class Queries:
         " WHERE database = ? AND place > ? AND conflicts > 0 ORDER BY collection, key"
     )
     # takes database: how many conflicts documents show
-    conflict_counts: str = "SELECT id, conflicts FROM database_document WHERE database = ? AND conflicts > 0"
+    conflict_counts: str = (
+        "SELECT id, conflicts FROM database_document WHERE database = ? AND conflicts > 0 ORDER BY collection, key"
+    )
     # takes database, place: conditions that were found broken behind a place
     contested_behind: str = (
         "SELECT DISTINCT d.collection, d.key FROM database_contest c JOIN database_document d ON d.id = c.document"
-        " WHERE d.database = ? AND c.found_at > ? ORDER BY d.collection, d.key"
+        " WHERE +d.database = ? AND c.found_at > ? ORDER BY d.collection, d.key"
     )
 
 

@@ -69,6 +69,14 @@ _txn: Final = Table(
     Column("masked", Text),
     Column("taken_ms", BigInteger, nullable=False),
     UniqueConstraint("branch", "seq"),
+    Index(
+        "ix_database_txn_past",
+        "branch",
+        "seq",
+        sqlite_where=text("past IS NOT NULL"),
+        postgresql_where=text("past IS NOT NULL"),
+    ),
+    Index("ix_database_txn_others", "branch", sqlite_where=text("kind <> 1"), postgresql_where=text("kind <> 1")),
 )
 
 _document: Final = Table(
@@ -151,6 +159,7 @@ _contest: Final = Table(
     Column("guarded", BigInteger, primary_key=True, autoincrement=False),
     Column("other", BigInteger, primary_key=True, autoincrement=False),
     Column("found_at", BigInteger, nullable=False),
+    Index("ix_database_contest_found", "found_at"),
 )
 
 _rebuild: Final = Table(

@@ -53,6 +53,8 @@ DDL = (
         UNIQUE (branch, seq)
     )
     """,
+    "CREATE INDEX ix_database_txn_past ON database_txn (branch, seq) WHERE past IS NOT NULL",
+    "CREATE INDEX ix_database_txn_others ON database_txn (branch) WHERE kind <> 1",
     """
     CREATE TABLE database_document (
         id {id},
@@ -117,6 +119,7 @@ DDL = (
         PRIMARY KEY (document, guarded, other)
     )
     """,
+    "CREATE INDEX ix_database_contest_found ON database_contest (found_at)",
     """
     CREATE TABLE database_rebuild (
         document BIGINT NOT NULL,
