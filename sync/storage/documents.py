@@ -161,6 +161,11 @@ class Documents:
 
     # --- taking operations in ---
 
+    @property
+    def unwritten_ops(self) -> int:
+        """Operations that wait to be written."""
+        return len(self._ops)
+
     def apply(self, document: Document, dot: LiveDot, context: frozenset[DotKey] | None, past: Vector | None) -> None:
         """Let an operation take effect. ``past`` None: its entry has seen everything that is here."""
         if not document.changed:

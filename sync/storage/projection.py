@@ -57,7 +57,8 @@ _BLOCKS_A_TIME: Final = 1024
 _BLOCKS_AT_FIRST: Final = 16
 """Of a feed that soon waits for another again, as two that answer each other do, few are read in vain."""
 _ENTRIES_HELD: Final = 16_384
-"""Entries that are taken in before they are written: what bounds the memory, however many there are."""
+_OPS_HELD: Final = 65_536
+"""Entries and operations that are taken in before they are written: what bounds the memory, however many there are."""
 
 
 def feed_name(database: bytes) -> str:
@@ -328,7 +329,7 @@ class Projection:
         return taken
 
     def _relieve(self) -> None:
-        if len(self._txns) >= _ENTRIES_HELD:
+        if len(self._txns) >= _ENTRIES_HELD or self.documents.unwritten_ops >= _OPS_HELD:
             self.flush()
 
     def _advance_track(self, track: Track, now_ms: int, advance: Callable[[int], None] | None) -> int:

@@ -352,3 +352,18 @@ def test_a_context_names_no_feed_of_which_nothing_counts(world: Any) -> None:
     laptop.db.commit(changes)
     (cell,) = laptop.db.get("accounts", "1").view.cells
     assert set(cell.values) == {"C", "D"}
+
+
+def test_entries_are_written_while_more_are_taken_in(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What bounds the memory of a merge changes nothing in what comes of it."""
+    monkeypatch.setattr("sync.storage.projection._OPS_HELD", 2)
+    laptop, phone = world.replica("laptop"), world.replica("phone")
+    for value in range(3):
+        laptop.put("c", "1", x=value, y=value)
+        phone.put("c", "1", x=-value, z=value)
+    world.exchange()
+    late = world.newcomer("late")
+    late.receive(laptop, phone)
+    assert late.fields("c", "1") == laptop.fields("c", "1")
+    assert len(etags(DocumentId("c", "1"), late, laptop, phone)) == 1
+    assert late.db.audit() == []
