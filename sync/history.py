@@ -39,6 +39,7 @@ __all__ = [
 
 _KINDS = {number: kind for kind, number in KIND_NUMBER.items()}
 _EXCLUDED = "it was revoked or dismissed"
+_ROWS_AT_FIRST, _ROWS_A_TIME = 64, 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,7 @@ def history_of(reader: Reader, name: DocumentId, path: Path = ()) -> Iterator[Hi
         return
     pointer = path_text(path)
     lives = _Lives(reader)
-    for _, rows in groupby(reader.tx.fetch_all(reader.sql.lives, (row[0],)), key=lambda one: one[8]):
+    for _, rows in groupby(_lives_of(reader, row[0]), key=lambda one: one[8]):
         found = [(read_dot(one), one[7]) for one in rows]
         changes = tuple(change for change in lives.take(found) if is_beneath(change.path, pointer))
         ops = tuple(HistoryOp(dot.verb, dot.path, decode(dot.val)) for dot, _ in found if _is_about(dot, pointer))
@@ -150,6 +151,14 @@ def history_of(reader: Reader, name: DocumentId, path: Path = ()) -> Iterator[Hi
             facts = reader.branches.facts(found[0][0].branch, found[0][0].seq)
             assert facts is not None
             yield HistoryEntry(_recorded(reader, facts), ops, changes)
+
+
+def _lives_of(reader: Reader, document: int) -> Iterator[Sequence[Any]]:
+    """The rows of a document's operations, few at first: who wants the beginning does not wait for all of them."""
+    size, place = _ROWS_AT_FIRST, 0
+    while rows := reader.tx.fetch_all(reader.sql.lives, (document, place, size)):
+        yield from rows
+        size, place = min(4 * size, _ROWS_A_TIME), rows[-1][0]
 
 
 def _is_about(dot: LiveDot, pointer: str) -> bool:

@@ -216,10 +216,11 @@ class Queries:
         " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq WHERE o.document = ? AND o.place > ?"
         " ORDER BY o.place"
     )
-    # takes document: every operation, when it died, and the place of its entry
+    # takes document, place, limit: operations behind a place, when each died, and the place of its entry
     lives: str = (
         "SELECT o.place, o.branch, o.seq, o.op, o.verb, o.path, o.val, o.dead, t.place FROM database_op o"
-        " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq WHERE o.document = ? ORDER BY o.place"
+        " JOIN database_txn t ON t.branch = o.branch AND t.seq = o.seq WHERE o.document = ? AND o.place > ?"
+        " ORDER BY o.place LIMIT ?"
     )
     # takes branch, seq, seq: documents touched by a branch behind the first index and up to the second
     touched_between: str = (

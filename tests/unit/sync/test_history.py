@@ -490,3 +490,15 @@ def test_what_cannot_be_chosen(world: Any) -> None:
     changes.accept("accounts", "never")
     with pytest.raises(MissingDocument):
         laptop.db.commit(changes)
+
+
+def test_history_is_the_same_in_pieces(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a piece ends within a transaction."""
+    laptop = world.replica("laptop")
+    for value in range(4):
+        laptop.put("c", "1", x=value, y=value, z=value)
+    whole = list(laptop.db.history("c", "1"))
+    monkeypatch.setattr("sync.history._ROWS_AT_FIRST", 1)
+    monkeypatch.setattr("sync.history._ROWS_A_TIME", 5)
+    assert list(laptop.db.history("c", "1")) == whole
+    assert [len(one.changes) for one in whole] == [3, 3, 3, 3]
