@@ -2,8 +2,8 @@
 
     python -m benchmarks [--full] [--only NAME] [--json DIRECTORY] [--directory DIRECTORY]
 
-Without ``--full`` the sizes are small and the whole takes some minutes. With it: more rounds, feeds of a million, and
-JS hypercore where node and npm are. ``--json`` writes the figures of each subject to a file there.
+Without ``--full`` the sizes are small and the whole takes some minutes. With it: more rounds, feeds and databases of a
+million, and JS hypercore where node and npm are. ``--json`` writes the figures of each subject to a file there.
 
 Python keeps what it has compiled, as it does for everybody unless PYTHONDONTWRITEBYTECODE forbids it: where a process
 is started within what is measured, it would compile the most of a second otherwise.
@@ -31,6 +31,8 @@ SHORT: Final[dict[str, list[str]]] = {
     "writers": ["--writers", "1,16", "--rounds", "2"],
     "database": ["--rounds", "2", "--ops", "20000"],
     "database_peers": ["--rounds", "1", "--ops", "20000"],
+    "database_scale": ["--documents", "1000,20000", "--changes", "100,2000"],
+    "database_writers": ["--rounds", "1", "--ops", "5000"],
     "scale": [],
 }
 FULL: Final[dict[str, list[str]]] = {
@@ -44,6 +46,8 @@ FULL: Final[dict[str, list[str]]] = {
     "anchoring": ["--rounds", "9"],
     "database": ["--rounds", "7"],
     "database_peers": ["--rounds", "5"],
+    "database_scale": ["--documents", "1000,100000,1000000"],
+    "database_writers": ["--rounds", "3", "--ops", "100000"],
     "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }
@@ -61,7 +65,7 @@ def what_is_absent(subject: str) -> str:
 def main() -> int:
     """Run the subjects; the first that fails ends it with its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="everything, for the better part of an hour")
+    parser.add_argument("--full", action="store_true", help="everything, for more than an hour")
     parser.add_argument("--only", choices=FULL, help="one subject")
     parser.add_argument("--json", type=Path, help="a directory for the figures, a file for each subject")
     parser.add_argument("--directory", type=Path, help="where files go; a disk, since in memory a flush costs nothing")
