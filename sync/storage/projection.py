@@ -331,6 +331,9 @@ class Projection:
     def _relieve(self) -> None:
         if len(self._txns) >= _ENTRIES_HELD or self.documents.unwritten_ops >= _OPS_HELD:
             self.flush()
+            if self._sql.mark != "?":
+                # PostgreSQL goes on with plans of when the tables were empty, and reads them whole for each document.
+                self._tx.execute("ANALYZE database_document, database_op, database_txn", ())
 
     def _advance_track(self, track: Track, now_ms: int, advance: Callable[[int], None] | None) -> int:
         """The same for one line of a feed that has several."""

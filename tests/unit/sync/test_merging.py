@@ -354,7 +354,9 @@ def test_a_context_names_no_feed_of_which_nothing_counts(world: Any) -> None:
     assert set(cell.values) == {"C", "D"}
 
 
-def test_entries_are_written_while_more_are_taken_in(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_are_written_while_more_are_taken_in(
+    world: Any, monkeypatch: pytest.MonkeyPatch, postgres_url: str
+) -> None:
     """What bounds the memory of a merge changes nothing in what comes of it."""
     monkeypatch.setattr("sync.storage.projection._OPS_HELD", 2)
     laptop, phone = world.replica("laptop"), world.replica("phone")
@@ -362,8 +364,8 @@ def test_entries_are_written_while_more_are_taken_in(world: Any, monkeypatch: py
         laptop.put("c", "1", x=value, y=value)
         phone.put("c", "1", x=-value, z=value)
     world.exchange()
-    late = world.newcomer("late")
-    late.receive(laptop, phone)
-    assert late.fields("c", "1") == laptop.fields("c", "1")
-    assert len(etags(DocumentId("c", "1"), late, laptop, phone)) == 1
-    assert late.db.audit() == []
+    for late in (world.newcomer("late"), world.newcomer("later", postgres_url)):
+        late.receive(laptop, phone)
+        assert late.fields("c", "1") == laptop.fields("c", "1")
+        assert len(etags(DocumentId("c", "1"), late, laptop, phone)) == 1
+        assert late.db.audit() == []
