@@ -414,8 +414,11 @@ class _Followed:
         if not self._dots and not self._parts:
             return None
         reader, dots, parts = self._reader, tuple(self._dots.values()), tuple(self._parts.values())
-        version = document_version(reader.uid, self._name, dots, parts, lambda one: reader.branches[one].uid)
-        return DocumentState(self._name, etag_of(version), lambda: reader.view(dots, parts), dots, parts)
+
+        def etag() -> str:
+            return etag_of(document_version(reader.uid, self._name, dots, parts, lambda one: reader.branches[one].uid))
+
+        return DocumentState(self._name, etag, lambda: reader.view(dots, parts), dots, parts)
 
 
 class _Decided:
