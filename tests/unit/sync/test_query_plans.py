@@ -16,6 +16,7 @@ BEGINNINGS = {
     "contests_found": r"SEARCH database_contest .*\(found_at>",
     "entries_behind": r"SEARCH t .*\((place|rowid)>",
     "entry_before": r"SEARCH t .*\((place|rowid)<",
+    "live": r"SEARCH o USING INDEX ix_database_op_live",
     "past": r"SEARCH database_txn USING INDEX ix_database_txn_past",
     "rebuilt_after": r"SEARCH r .*\(\(place,document\)>",
     "undone_after": r"SEARCH u .*\(place>",
