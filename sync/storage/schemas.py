@@ -84,11 +84,12 @@ class Schemas:
         return any(end is not None and end != membership.cut(author) for end, author in ends)
 
     def _was_otherwise(self, document: Document, past: Vector) -> bool:
-        """Whether something that is now in force, or not any more, was not yet known in ``past``."""
-        if not covers(past, self._writers_of(document)):
+        """Whether something that is now in force, or not any more, was not known in ``past`` or counted otherwise."""
+        writers = self._writers_of(document)
+        if not covers(past, writers):
             return True
-        membership = self._standing.within(past)
-        return any(membership.cut(branch.author) != branch.excluded_from for branch in self._branches)
+        membership, branches = self._standing.within(past), map(self._branches.__getitem__, writers)
+        return any(membership.cut(branch.author) != branch.excluded_from for branch in branches)
 
     def _writers_of(self, document: Document) -> Vector:
         """The newest entry of each branch that wrote to a document."""
