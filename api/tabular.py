@@ -160,6 +160,7 @@ def read_csv(
 
 
 def _csv_rows(lines: _Lines, columns: Sequence[Column], delimiter: str, on_error: OnError) -> Iterator[Row]:
+    csv.field_size_limit(MAX_ROW_BYTES)  # of the whole process; its own limit is smaller than a row may be
     rows = csv.reader(lines, delimiter=delimiter, strict=True)
     header = _next_row(rows, lines)
     if header is None:

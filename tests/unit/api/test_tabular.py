@@ -120,6 +120,12 @@ def test_delimiter_encoding_and_byte_order_mark() -> None:
     assert csv_rows(b"\xef\xbb\xbfa\n1\n")[0].fields == {"a": "1"}
 
 
+def test_a_field_may_be_as_long_as_a_row() -> None:
+    """What an export of documents has written is read again."""
+    text = "x" * (MAX_ROW_BYTES - 4)
+    assert csv_rows(f"id,text\n1,{text}\n")[0].fields == {"id": "1", "text": text}
+
+
 def test_null_only_where_it_is_allowed() -> None:
     assert csv_rows("a,b,c\n,,\n", "a:int?,b:text?")[0].fields == {"a": None, "b": None, "c": ""}
     with pytest.raises(RowError, match=r't\.csv:2: a: "" is not a whole number'):
