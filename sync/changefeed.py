@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 from identity.encoding import MAX_INT, Value
 from identity.errors import MalformedError
@@ -21,7 +21,7 @@ from identity.textforms import to_did_key, to_hex, to_zbase32
 from ledger.values import Reference
 from sync.jsonform import to_json
 from sync.transaction import DocumentId
-from sync.view import Conflict, View
+from sync.view import Conflict
 
 __all__ = [
     "START",
@@ -84,7 +84,18 @@ class ChangeKind(StrEnum):
     PURGED = "purged"
 
 
-def change_kind(old: View | None, new: View | None) -> ChangeKind:
+class Image(Protocol):
+    """What ``change_kind`` looks at of a document: see ``sync.view.View``."""
+
+    @property
+    def exists(self) -> bool: ...
+    @property
+    def deleted(self) -> bool: ...
+    @property
+    def purged(self) -> bool: ...
+
+
+def change_kind(old: Image | None, new: Image | None) -> ChangeKind:
     """What became of a document that was in another version before. None: nothing was live in it.
 
     ``changed`` is all that neither brings a document before its readers nor takes it away, also where they see none.

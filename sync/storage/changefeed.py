@@ -30,7 +30,7 @@ from sync.storage.queries import MANY
 from sync.storage.reader import DocumentState, Reader
 from sync.storage.scan import padded
 from sync.transaction import MEMBER, TXN, DocumentId, Path, Verb
-from sync.view import CounterPart, View, document_version, etag_of, exact_sum
+from sync.view import CounterPart, document_version, etag_of, exact_sum
 
 __all__ = ["MAX_EVENTS", "changes_after"]
 
@@ -44,6 +44,8 @@ _MOST_OPS: Final = 16_384
 """Operations of the entries that are read at once, unless the first one has more."""
 _MOST_ENTRIES: Final = 20_000
 """Entries that are looked at for one page, however few of them make events."""
+_NOTE_KEY: Final = b"\x64note"
+"""The CBOR of a note's key: an entry without these bytes has none, and need not be decoded to find that out."""
 
 
 def changes_after(
@@ -270,7 +272,7 @@ class _Reading:
         author = self._reader.branches[entry.branch].author
         note = "" if step.made_anew else self._note(entry)
         for change in changes:
-            kind = change_kind(_view(change.old), _view(change.new))
+            kind = change_kind(change.old, change.new)
             old, new = self._image(change.old), self._image(change.new)
             if self._fields is not None and kind is ChangeKind.CHANGED and old == new:
                 continue
@@ -282,8 +284,8 @@ class _Reading:
                 kind,
                 old,
                 new,
-                change.new.etag if change.new is not None and change.new.view.exists else "",
-                () if change.new is None else change.new.view.conflicts,
+                change.new.etag if change.new is not None and change.new.exists else "",
+                () if change.new is None else change.new.conflicts,
                 change.contests,
                 note,
                 author.device,
@@ -293,15 +295,15 @@ class _Reading:
             )
 
     def _note(self, entry: _Entry) -> str:
-        body = parse_entry(self._reader.branches.block(entry.branch, entry.seq, entry.leaf)).body
-        note = body.get("note", "")
+        block = self._reader.branches.block(entry.branch, entry.seq, entry.leaf)
+        note = parse_entry(block).body.get("note", "") if _NOTE_KEY in block else ""
         return note if isinstance(note, str) else ""
 
     def _image(self, state: DocumentState | None) -> Mapping[str, Value] | None:
         """What a reader finds of a document."""
-        if state is None or not state.view.exists:
+        if state is None or not state.exists:
             return None
-        return state.view.fields if self._fields is None else project(state.view.fields, self._fields)
+        return state.stored if self._fields is None else project(state.stored, self._fields)
 
 
 def _enough(entries: Sequence[_Entry], touched: Mapping[int, set[int]], wanted: int) -> list[_Entry]:
@@ -321,10 +323,6 @@ class _Change(NamedTuple):
     old: DocumentState | None
     new: DocumentState | None
     contests: tuple[Contest, ...]
-
-
-def _view(state: DocumentState | None) -> View | None:
-    return None if state is None else state.view
 
 
 def _merged(

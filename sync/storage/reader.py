@@ -45,7 +45,7 @@ class Cut:
 class DocumentState:
     """A document at a cut. What it shows is made when it is first asked for, where nothing has to be judged."""
 
-    __slots__ = ("_etag", "_look", "_view", "counters", "dots", "name")
+    __slots__ = ("_etag", "_look", "_stored", "_view", "counters", "dots", "name")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class DocumentState:
         self.dots = dots
         self.counters = counters
         self._look = look
+        self._stored: Mapping[str, Value] | None = None
         self._view: View | None = None if self._is_plain else look()
 
     @property
@@ -86,11 +87,23 @@ class DocumentState:
         return bool(self.dots) if self._view is None else self._view.exists
 
     @property
+    def deleted(self) -> bool:
+        """Whether its delete flag hides it."""
+        return self._view is not None and self._view.deleted
+
+    @property
+    def purged(self) -> bool:
+        """Whether it was ended for good."""
+        return self._view is not None and self._view.purged
+
+    @property
     def stored(self) -> Mapping[str, Value]:
         """What shows, as stored values."""
-        if self._view is None:
-            return {parse_path(dot.path)[0]: decode_stored(dot.val) for dot in self.dots}
-        return self.view.fields
+        if self._view is not None:
+            return self._view.fields
+        if self._stored is None:
+            self._stored = {parse_path(dot.path)[0]: decode_stored(dot.val) for dot in self.dots}
+        return self._stored
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -107,7 +120,7 @@ class DocumentState:
     @property
     def conflicts(self) -> tuple[Conflict, ...]:
         """What about it needs somebody's decision."""
-        return self.view.conflicts
+        return () if self._view is None else self._view.conflicts
 
     @property
     def _is_plain(self) -> bool:
