@@ -10,6 +10,7 @@ wherever it arrives, and then the documents that they had touched are made anew.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -101,6 +102,10 @@ class Projection:
         self._number = number
         self._sql = queries
         self._left: object = None
+        self._woken: deque[FeedKey] = deque()
+        """Feeds that may go on, in the order in which they are looked at."""
+        self._awaited: dict[tuple[bytes, int], list[FeedKey]] = {}
+        """By the entry that they wait for, feeds that cannot."""
         self._tracks: Tracks | None = None
         self._has_indexes = False
         """Whether the indexes over fields are known to be those that the schemas ask for."""
@@ -261,10 +266,13 @@ class Projection:
         ``advance`` is told how many blocks were looked at.
         """
         self._discover()
+        self._awaited.clear()
+        self._woken = deque(self.branches.feeds())
         taken, went_on = 0, True
         while went_on:
             before = taken
-            for feed in self.branches.feeds():
+            while self._woken:
+                feed = self._woken.popleft()
                 if feed not in self.tracks:
                     taken += self._advance(self.branches.of_feed(feed)[0], now_ms, advance)
             for track in self.tracks:
@@ -310,6 +318,7 @@ class Projection:
         """Take in what can be of one branch."""
         taken = 0
         if branch.waits_for is not None and self.branches.find(branch.waits_for) is None:
+            self._await(branch.feed, branch.waits_for)
             return 0
         for seq, block in self._blocks(branch):
             entry = entry_of(self.uid, block)
@@ -321,12 +330,17 @@ class Projection:
                         taken += 1
                 except _Waits as waits:
                     branch.waits_for, branch.changed = waits.reference, True
+                    self._await(branch.feed, waits.reference)
                     return taken
             branch.next_seq, branch.waits_for, branch.changed = seq + 1, None, True
             self._relieve()
             if advance is not None:
                 advance(1)
         return taken
+
+    def _await(self, feed: FeedKey, reference: Reference) -> None:
+        """Look at a feed again when an entry is there, and not each time that anything has come."""
+        self._awaited.setdefault((reference.feed, reference.index), []).append(feed)
 
     def _relieve(self) -> None:
         if len(self._txns) >= _ENTRIES_HELD or self.documents.unwritten_ops >= _OPS_HELD:
@@ -610,6 +624,7 @@ class Projection:
         self._txns[branch.id, seq] = (place, branch.id, seq, *numbers, leaf, past, reason, now_ms)
         facts = EntryFacts(branch.id, seq, placed.lamport, placed.reading, leaf)
         self.branches.take(branch, facts, placed.past, recorded=past is not None)
+        self._woken.extend(self._awaited.pop((branch.feed, seq), ()))
         return place
 
     def _watch(self, transaction: Transaction, place: int, past: Vector | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from io import BytesIO
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from ledger.identities import add_events
 from ledger.transfer import ingest_feed
 from sync.changes import Changes
 from sync.database import Database, found, register_database
-from sync.storage.projection import feed_name
+from sync.storage.branches import Branch
+from sync.storage.projection import Projection, feed_name
 from sync.transaction import DocumentId, Founding, Op, Transaction, Verb, database_id, transaction_entry
 
 
@@ -69,6 +71,30 @@ def contests(replica: Any) -> set[tuple[bytes, bytes]]:
         return {
             (leaves[one], leaves[other]) for one, other in tx.fetch_all("SELECT guarded, other FROM database_contest")
         }
+
+
+def test_feeds_that_wait_for_each_other_are_looked_at_when_they_can_go_on(
+    world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of a chain comes first: looking at all feeds for each that goes on would take the square of them."""
+    chain = [world.replica(str(number)) for number in range(8)]
+    for before, replica in pairwise(chain):
+        replica.receive(before)
+        replica.put("c", replica.name, x=1)
+    late = world.newcomer("late")
+    for source in reversed(chain):
+        give(source, late)
+    looked_at: list[bytes] = []
+    advance = Projection._advance
+
+    def counted(self: Projection, branch: Branch, *rest: Any) -> int:
+        looked_at.append(branch.feed)
+        return advance(self, branch, *rest)
+
+    monkeypatch.setattr(Projection, "_advance", counted)
+    assert late.db.take_new() == len(chain)
+    assert len(looked_at) <= 2 * len(chain), "each once, and once more when what it waits for has come"
+    assert late.fields("c", "7") == {"x": 1}
 
 
 def test_a_guard_is_not_broken_by_its_own_entry(world: Any) -> None:
