@@ -118,6 +118,8 @@ class Commit:
     place: int
     """Where it stands among what this replica has taken in: reading up to here reads it."""
     etags: Mapping[DocumentId, str] = field(default_factory=dict)
+    resealed: frozenset[DocumentId] = frozenset()
+    """Documents that were erased before, and hold sealed values again: under new keys, so they can be read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -718,7 +720,8 @@ class _Composing:
             raise _NothingToWrite("all is so already")
         block, reference, place = writing.take(content, start)
         documents = {op.document for op in content.ops} if isinstance(content, Transaction) else set()
-        self.commit = Commit(reference, place, {document: writing.etag(document) for document in documents})
+        etags = {document: writing.etag(document) for document in documents}
+        self.commit = Commit(reference, place, etags, frozenset(writing.resealed))
         return [block]
 
 

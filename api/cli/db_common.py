@@ -5,11 +5,11 @@ A command that writes reads everything that can be wrong with its input first, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -401,6 +401,18 @@ def answer_commit(ctx: typer.Context, named: DocumentId, made: Commit) -> None:
         out.note(f"there is no document {named}; nothing was written")
     elif made.reference is None:
         out.note(f"{named} was so already; nothing was written")
+    note_resealed(out, made.resealed)
+
+
+_SHOWN_RESEALED: Final = 10
+
+
+def note_resealed(out: Output, documents: Collection[DocumentId]) -> None:
+    """Say of which documents what had been erased may be back."""
+    if documents:
+        named = ", ".join(map(str, sorted(documents)[:_SHOWN_RESEALED]))
+        more = f", and {len(documents) - _SHOWN_RESEALED} more" if len(documents) > _SHOWN_RESEALED else ""
+        out.note(f"erased before, and sealed again under a new key: {named}{more}")
 
 
 def place_of(made: Commit | None) -> dict[str, Plain]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from api.cli.db_common import DatabaseName, Device, Note, group, note_of, reading, writing
+from api.cli.db_common import DatabaseName, Device, Note, group, note_of, note_resealed, reading, writing
 from api.cli.exit_codes import UsageError
 from api.cli.files import open_input, rewindable, source_name
 from api.cli.group import invocation
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sync.changes import Changes
     from sync.database import Database
     from sync.schema import Schema
+    from sync.transaction import DocumentId
 
 __all__: list[str] = []
 
@@ -209,6 +210,7 @@ def import_(
                 writer.run(out, opening.database, advance)
     unfit = 0 if skipped is None else skipped.count
     _say(out, name, rows, unfit, on_error)
+    note_resealed(out, writer.resealed)
     facts: dict[str, Plain] = {"collection": collection, "rows": rows, "skipped": unfit}
     facts |= {"changed": writer.changed, "transactions": writer.transactions, "dry_run": dry_run}
     out.record("document-import", facts)
@@ -246,6 +248,8 @@ class _Importing:
         self.changed = 0
         """Documents that are another version now."""
         self.transactions = 0
+        self.resealed: set[DocumentId] = set()
+        """Documents that were erased before, and hold sealed values again."""
 
     def run(self, out: Output, database: Database, advance: Advance) -> None:
         """Write every row; one that does not fit was told before, and is left out."""
@@ -295,6 +299,7 @@ class _Importing:
         if commit.reference is not None:
             self.transactions += 1
             self.changed += len(commit.etags)
+            self.resealed |= commit.resealed
 
     def _changes(self, documents: Sequence[_Document]) -> Changes:
         from sync.changes import Changes

@@ -92,6 +92,8 @@ class Writing:
         self._now_ms = now_ms
         self._keys = keys
         self._sealing_keys: dict[DocumentId, DocumentKey] = {}
+        self.resealed: set[DocumentId] = set()
+        """Documents that were erased before, and in which something is sealed again."""
 
     # --- sync.changes.Current ---
 
@@ -141,6 +143,8 @@ class Writing:
             raise MalformedError(f"{document}: {reason}")
         found = self._sealing_keys.get(document)
         kid, key = self._keys.key_for(self.projection.uid, document) if found is None else found
+        if document not in self.resealed and self._keys.destroyed(self.projection.uid, document):
+            self.resealed.add(document)
         place = SealedPlace(self.projection.uid, document.collection, document.key, path)
         return seal(value, key=key, kid=kid, place=place, salt=random(SALT_BYTES), nonce=random(NONCE_BYTES))
 

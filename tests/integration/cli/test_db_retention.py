@@ -57,8 +57,18 @@ def test_what_is_erased_is_gone_and_everything_still_holds(bank: Any) -> None:
     assert "no key is here that opens it: /address" in ran.err
     bank("feed", "audit", done["feed"])
     assert bank("db", "audit", "bank", "--json").json[0]["faults"] == []
-    bank("db", "put", "bank", "people/ada", json.dumps({"name": "Ada", "address": "elsewhere"}))
+    ran = bank("db", "put", "bank", "people/ada", json.dumps({"name": "Ada", "address": "elsewhere"}))
+    assert "erased before, and sealed again under a new key: people/ada" in ran.err
     assert fields(bank)["address"] == "elsewhere"
+
+
+def test_an_import_says_what_it_brings_back(bank: Any) -> None:
+    bank("db", "put", "bank", "people/eve", json.dumps({"name": "Eve", "address": "here"}))
+    erase(bank)
+    bank.path("people.csv").write_text(f'id,name,address\nada,Ada,"{SECRET}"\neve,Eve,there\n')
+    ran = bank("db", "import", "bank", "people", "people.csv", "--key", "id")
+    assert "erased before, and sealed again under a new key: people/ada\n" in ran.err
+    assert fields(bank)["address"] == SECRET
 
 
 def test_there_must_be_something_to_erase(bank: Any) -> None:
