@@ -281,6 +281,23 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
+def begin(own: Any, medium: Any) -> None:
+    """Start a server that has no databases yet."""
+    own.environment = None
+    own.initialize("--wal-segsize=1")
+    own.environment = medium.forgetful
+    medium.flush()
+    own.start()
+
+
+def begin_anew(own: Any, medium: Any) -> None:
+    """The same in the place of one that is done with: a power cut is about all files that there are."""
+    own.kill()
+    medium.heal()
+    shutil.rmtree(own.directory / "data")
+    begin(own, medium)
+
+
 @pytest.fixture
 def server(postgres: Any, medium_type: Any, faultio: Path, open_folder: Path) -> Iterator[tuple[Any, Any]]:
     """A server of its own whose data lies on a medium that forgets what was never flushed, and that medium."""
@@ -291,10 +308,7 @@ def server(postgres: Any, medium_type: Any, faultio: Path, open_folder: Path) ->
     own = type(postgres)(postgres.binaries, medium.root, postgres.port + 1, postgres.user, options=options)
     if own.user is not None:
         shutil.chown(medium.root, own.user)
-    own.initialize("--wal-segsize=1")
-    own.environment = medium.forgetful
-    medium.flush()
-    own.start()
+    begin(own, medium)
     yield own, medium
     with suppress(FileNotFoundError):  # a test may have failed while it was down
         own.kill()
@@ -306,7 +320,7 @@ def test_nothing_acknowledged_by_postgresql_is_lost(
 ) -> None:
     """PostgreSQL: clients, all processes of the server, its machine's power, its disk; commits that go unanswered."""
     own, medium = server
-    acknowledged, failed, points, database = 0, 0, set[str](), None
+    acknowledged, failed, points = 0, 0, set[str]()
     forks = Forks(root, tmp_path, os.environ)
 
     def disturb_with(chance: random.Random) -> None:
@@ -327,10 +341,9 @@ def test_nothing_acknowledged_by_postgresql_is_lost(
     for number in ROUNDS:
         with chance_of(way, number) as chance:
             if number % ROUNDS_A_STORE == 0 or number == ROUNDS[0]:
-                if database is not None:  # each has 300 files, and a power cut is about all that there are
-                    own.execute(f"DROP DATABASE {database} WITH (FORCE)")
-                database = own.new_database()
-                location = own.url(database)
+                if number != ROUNDS[0]:
+                    begin_anew(own, medium)
+                location = own.url(own.new_database())
                 writers = WRITERS[number // ROUNDS_A_STORE % len(WRITERS)]
                 chaos = Chaos(forks, location, tmp_path / f"sentinel {number}" / "one", writers)
             point = point_of(number) if way == "clients killed" else None
