@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from identity.errors import DamagedFile
-from ledger.manifest import describe, device_key, parse_manifest
+from ledger.manifest import FeedDescription, describe, device_key, parse_manifest
 from ledger.storage.rows import checked
 from ledger.store import FeedKey
 from ledger.values import Reference
@@ -83,8 +84,10 @@ class Branches:
         # Of entries that are taken in and not written yet: the rows do not say it.
         self._unwritten: dict[tuple[int, int], EntryFacts] = {}
         self._unwritten_pasts: dict[int, list[tuple[int, Vector]]] = {}
+        heads = {row[0]: row for row in tx.fetch_all(queries.heads, (database,))}
+        pasts = dict(tx.fetch_all(queries.pasts, (database,)))
         for row in tx.fetch_all(queries.branches, (database,)):
-            self._keep(self._read(row))
+            self._keep(self._read(row, heads.get(row[0]), pasts.get(row[0])))
         for branch in self:
             self._check_parents(branch)
 
@@ -295,7 +298,7 @@ class Branches:
             self._facts.clear()
         self._facts[facts.branch, facts.seq] = facts
 
-    def _read(self, row: tuple[Any, ...]) -> Branch:
+    def _read(self, row: Sequence[Any], head: Sequence[Any] | None, past: object) -> Branch:
         number, uid, feed, parent, first_seq, next_seq, disputed, excluded_from, waits_for = row
         checked((number, uid, feed, first_seq, next_seq, disputed), int, bytes, bytes, int, int, int)
         if not {type(parent), type(excluded_from)} <= {int, type(None)}:
@@ -312,13 +315,11 @@ class Branches:
             excluded_from,
             None if waits_for is None else decode_reference(waits_for),
         )
-        head = self._tx.fetch_one(self._sql.head, (number,))
         if head is not None:
-            branch.head = EntryFacts(number, *checked(head, int, int, int, bytes))
-            past = self._tx.fetch_one(self._sql.past, (number, branch.head.seq))
+            branch.head = EntryFacts(*checked(head, int, int, int, int, bytes))
             if past is None:
                 raise DamagedFile(f"the database has lost what branch {number} had seen")
-            branch.past = decode_vector(checked(past, bytes)[0])
+            branch.past = decode_vector(checked((past,), bytes)[0])
             if branch.head.seq > first_seq:
                 branch.past[number] = branch.head.seq - 1
         return branch
@@ -328,13 +329,21 @@ class Branches:
         state = self._tx.feed(feed)
         aside = self._tx.fetch_one(self._sql.side_manifest, (feed,)) if state is None else None
         told = checked(aside, bytes)[0] if aside is not None else None if state is None else state.manifest
-        manifest = None if told is None else parse_manifest(told)
-        description = None if manifest is None else describe(manifest)
-        if manifest is None or description is None:
+        found = None if told is None else _described(told)
+        if found is None:
             raise DamagedFile(f"the database has lost feed {feed.hex()}")
+        device, description = found
         if description.continues is not None:
-            self._continued.add((FeedKey(description.continues.key), device_key(manifest)))
-        return Author(feed, device_key(manifest), description.identity)
+            self._continued.add((FeedKey(description.continues.key), device))
+        return Author(feed, device, description.identity)
+
+
+@lru_cache(maxsize=1024)
+def _described(manifest: bytes) -> tuple[bytes, FeedDescription] | None:
+    """The device that signs a feed, and what its manifest says of it; None when that is nothing that we know."""
+    parsed = parse_manifest(manifest)
+    description = describe(parsed)
+    return None if description is None else (device_key(parsed), description)
 
 
 def encode_reference(reference: Reference) -> bytes:

@@ -60,8 +60,18 @@ class Queries:
         "INSERT INTO database_txn (place, branch, seq, kind, ops, lamport, reading, leaf, past, masked, taken_ms)"
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
     )
-    # takes branch: newest entry of a branch
-    head: str = "SELECT seq, lamport, reading, leaf FROM database_txn WHERE branch = ? ORDER BY seq DESC LIMIT 1"
+    # takes database: the newest entry of each branch
+    heads: str = (
+        "SELECT t.branch, t.seq, t.lamport, t.reading, t.leaf FROM database_branch b JOIN database_txn t"
+        " ON t.branch = b.id AND t.seq = (SELECT max(n.seq) FROM database_txn n WHERE n.branch = b.id)"
+        " WHERE b.database = ?"
+    )
+    # takes database: the newest past that is recorded in each branch
+    pasts: str = (
+        "SELECT t.branch, t.past FROM database_branch b JOIN database_txn t ON t.branch = b.id AND t.seq ="
+        " (SELECT max(n.seq) FROM database_txn n WHERE n.branch = b.id AND n.past IS NOT NULL)"
+        " WHERE b.database = ?"
+    )
     # takes branch, seq: the newest past that is recorded at or before an entry
     past: str = (
         "SELECT past FROM database_txn WHERE branch = ? AND seq <= ? AND past IS NOT NULL ORDER BY seq DESC LIMIT 1"

@@ -33,6 +33,20 @@ def test_begins_at_what_is_asked_for(name: str, tmp_path: Path) -> None:
     assert re.match(BEGINNINGS[name], plan[0]), plan
 
 
+@pytest.mark.parametrize(
+    ("name", "index"), [("heads", "sqlite_autoindex_database_txn"), ("pasts", "ix_database_txn_past")]
+)
+def test_finds_the_newest_entry_of_each_branch_by_its_index(name: str, index: str, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s.db", create=True)
+    with store.read() as tx:
+        statement = getattr(queries_for("sqlite"), name)
+        plan = [row[-1] for row in tx.fetch_all(f"EXPLAIN QUERY PLAN {statement}", (1,))]
+    store.close()
+    assert plan[0].startswith("SEARCH b "), plan
+    assert any(step.startswith("SEARCH n ") and index in step for step in plan), plan
+    assert not any(step.startswith("SCAN") for step in plan), plan
+
+
 def test_finds_the_entries_that_are_not_transactions_by_their_index(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s.db", create=True)
     with store.read() as tx:
