@@ -65,12 +65,14 @@ chaos: $(STAMP)
 # Round after round, each with a seed of its own, which is printed: with SEED=... the first round is that one again.
 FUZZ_MINUTES ?= 20
 SEED ?=
+FUZZED := tests/properties $(addprefix tests/unit/sync/test_,asof.py forks.py history.py membership.py undo.py)
 
 fuzz: $(STAMP)
-	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); seed=$(SEED); while [ $$(date +%s) -lt $$end ]; do \
-		seed=$${seed:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; echo "seed $$seed"; \
-		FUZZ_EXAMPLES=20 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed tests/properties $(ARGS) || exit 1; \
-		seed=; done
+	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); seed=$(SEED); rounds=0; while [ $$(date +%s) -lt $$end ]; do \
+		seed=$${seed:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; rounds=$$((rounds + 1)); echo "round $$rounds, seed $$seed"; \
+		FUZZ_EXAMPLES=20 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed $(FUZZED) $(ARGS) || \
+			{ echo "to repeat it: make fuzz FUZZ_MINUTES=1 SEED=$$seed"; exit 1; }; \
+		seed=; done; echo "$$rounds rounds, nothing found"
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -75,6 +75,14 @@ COPIES = 3
 """Copies of the device that lies, at most."""
 
 REPLICA = st.integers(0, 7)
+WRITES = st.tuples(
+    REPLICA,
+    st.lists(WISHES, min_size=1, max_size=3),
+    st.sampled_from(["", "", "current", "current", "current", "old", "absent", "any"]),
+    st.sampled_from(["", "", "", "now", "old"]),
+    st.booleans(),
+)
+"""A transaction: by whom, what, with which condition, on which base, and whether the condition is only for here."""
 
 
 class Machine(RuleBasedStateMachine):
@@ -149,14 +157,13 @@ class Machine(RuleBasedStateMachine):
 
     # Writing.
 
-    @rule(
-        who=REPLICA,
-        wishes=st.lists(WISHES, min_size=1, max_size=4),
-        condition=st.sampled_from(["", "", "current", "current", "old", "absent", "any"]),
-        base=st.sampled_from(["", "", "", "now", "old"]),
-        local=st.booleans(),
-    )
-    def write(self, who: int, wishes: list[Any], condition: str, base: str, local: bool) -> None:
+    @rule(writes=st.lists(WRITES, min_size=1, max_size=4))
+    def write(self, writes: list[Any]) -> None:
+        """Some transactions, often of several devices that have not met meanwhile."""
+        for one in writes:
+            self.write_one(*one)
+
+    def write_one(self, who: int, wishes: list[Any], condition: str, base: str, local: bool) -> None:
         replica = self.replica(who)
         if self.is_liar(replica):
             replica.db.take_new()  # what it forged: a write takes it in, too, and then the condition is about that

@@ -28,7 +28,7 @@ from sync.transaction import DocumentId, Op, Verb
 
 from .database_pictures import check_replica
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))
 PEOPLE = ("ada", "ben", "cid", "dan")
 """The first one founds the database, and admits the second as an admin."""
 
