@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
-from identity.encoding import Value, encode
+from identity.encoding import Value, decode_stored, encode
 from identity.errors import LimitExceeded
 from sync.cells import CellKind, LiveDot, upwards
 from sync.transaction import MAX_CONTEXT, MAX_INCREMENT_DIGITS, MAX_OPS, DocumentId, Dot, Op, Path, Verb, parse_path
@@ -120,9 +120,13 @@ class _Restoring:
         """How many cells there are, or are to be, at a path and beneath it."""
 
     def run(self) -> list[Op]:
-        """The operations. The delete flag comes last, because it hides what was there before it."""
+        """The operations. The delete flag comes last, because it hides what was there before it.
+
+        One that is there and hides nothing is taken away as well: without the edit that it had not seen it would.
+        """
         ops = list(self._cells())
-        if self._now.view.deleted != self._then.deleted or (ops and self._then.deleted):
+        flagged = self._then.deleted or any(_hides(dot) for dot in self._now.dots)
+        if self._now.view.deleted != self._then.deleted or (ops and flagged):
             ops.append(self._op(Verb.HIDE, "", self._then.deleted))
         return ops
 
@@ -165,6 +169,10 @@ class _Restoring:
 
     def _op(self, verb: Verb, path: str, value: Value, context: tuple[Dot, ...] | None = None) -> Op:
         return Op(verb, self._now.name, parse_path(path), value, context)
+
+
+def _hides(dot: LiveDot) -> bool:
+    return dot.verb is Verb.HIDE and decode_stored(dot.val) is True
 
 
 def _resets(held: dict[_CellName, _Values], wanted: dict[_CellName, _Values]) -> set[str]:

@@ -368,6 +368,18 @@ def test_a_document_that_alone_is_too_much(world: Any) -> None:
         laptop.db.restore(cut, several=True)
 
 
+def test_restoring_past_an_edit_that_a_deletion_had_not_seen_does_not_hide_the_document(world: Any) -> None:
+    laptop, phone = _apart(world)
+    cut = laptop.db.as_of(place=10**9)
+    laptop.db.delete("accounts", "1")
+    _commit(phone, limit=2)
+    world.exchange()
+    assert laptop.fields("accounts", "1") == {"owner": "A", "n": 1, "limit": 2}
+    laptop.db.restore(cut, "accounts", "1")
+    assert laptop.fields("accounts", "1") == {"owner": "A", "n": 1}
+    assert list(laptop.db.diff(cut)) == []
+
+
 def test_restoring_a_counter_counts_from_anew_when_it_had_fewer_places() -> None:
     def counter(value: Any) -> View:
         return View((Cell("/n", CellKind.CTR, (value,), ()),), deleted=False)
