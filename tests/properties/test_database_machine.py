@@ -573,6 +573,8 @@ class Machine(RuleBasedStateMachine):
                 assert sender is receiver or self.give(sender, receiver, incremental=False) == 0
         assert [Picture(replica).state() for replica in self.replicas] == states
         assert [replica.db.audit() for replica in self.replicas] == [[] for _ in self.replicas]
+        for replica in self.replicas:
+            check_as_of(replica, self.chance)
         self.check_roots()
 
     def check_roots(self) -> None:
