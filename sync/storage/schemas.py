@@ -40,12 +40,14 @@ class Schemas:
         self._standing = standing
         self._history = history
         self._without: set[str] = set()
-        self._writers: dict[int, tuple[int, dict[int, int]]] = {}
-        """Of documents that hold schemas: their place, and who wrote to them up to it."""
+        self._writers: dict[str, tuple[int, dict[int, int]]] = {}
+        """By collection, the place of the document that holds its schema, and who wrote to it up to then."""
 
     def expect(self, collection: str) -> None:
-        """An operation on the collection's schema is about to take effect."""
+        """An operation on the collection's schema is about to be kept: the document stays in its place by one that does
+        not count, which is in the past of what has seen it all the same."""
         self._without.discard(collection)
+        self._writers.pop(collection, None)
 
     def misfit(self, ops: Sequence[Op], past: Vector, *, is_complete: bool) -> str | None:
         """Why operations do not fit the schemas that were in force in ``past``; ``is_complete``: that is everything."""
@@ -93,13 +95,13 @@ class Schemas:
 
     def _writers_of(self, document: Document) -> Vector:
         """The newest entry of each branch that wrote to a document."""
-        place, writers = self._writers.get(document.id, (None, {}))
+        place, writers = self._writers.get(document.name.key, (None, {}))
         if place != document.place:
             writers = {}
             for one, masked in self._history(document):
                 if not masked:
                     join(writers, {one.dot.branch: one.dot.seq})
-            self._writers[document.id] = (document.place, writers)
+            self._writers[document.name.key] = (document.place, writers)
         return writers
 
     def _live_in(self, document: Document, past: Vector) -> list[LiveDot]:

@@ -176,6 +176,26 @@ def test_a_schema_that_was_replaced_elsewhere_judges_who_had_not_seen_that(world
         assert replica.db.audit() == []
 
 
+def test_a_schema_of_somebody_known_to_be_revoked_judges_who_had_seen_it(world: Any) -> None:
+    """It has no effect here, and comes when the schema's document was looked at already: yet others have seen it."""
+    laptop, phone, tablet, desk, first, last = (
+        world.replica(name) for name in ("laptop", "phone", "tablet", "desk", "first", "last")
+    )
+    laptop.put("$schema", "c", schema={"type": "object", "properties": {"x": {"type": "integer"}}})
+    world.exchange()
+    desk.put("c", "2", x=2)
+    phone.put("$schema", "c", schema={"type": "object", "properties": {"x": {"type": "text"}}})
+    tablet.receive(phone)
+    tablet.put("c", "1", x="no integer")
+    revoke(world, phone, laptop, {})
+    for replica, order in ((first, (laptop, desk, phone, tablet)), (last, (phone, tablet, desk, laptop))):
+        for source in order:
+            give(source, replica)
+            replica.db.take_new()
+        assert replica.fields("c", "1") == {"x": "no integer"}
+        assert replica.db.audit() == []
+
+
 def test_counters_are_made_anew_with_what_the_same_transaction_counted(world: Any) -> None:
     """Increments and the revocation that excludes them are taken in at once."""
     laptop, phone, tablet = (world.replica(name) for name in ("laptop", "phone", "tablet"))
