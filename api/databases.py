@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
-from identity.textforms import check_name
+from identity.textforms import check_name, is_whole_id
 from ledger.entry import parse_entry
 from ledger.manifest import describe, device_key, parse_manifest
 from ledger.store import FeedKey, ReadTransaction
@@ -100,12 +100,13 @@ class Databases:
     def find(self, name: str) -> DatabaseInfo:
         """The database with that id, or of that name, or whose id begins with these hex digits, six at least.
 
-        A whole id means nothing else: whoever founds a database can call it by the id of another. Raises
-        ``MissingEvidenceError`` when there is none, or several.
+        A whole id means nothing else, also when it is not here: whoever founds a database can call it by the id of
+        another. Raises ``MissingEvidenceError`` when there is none, or several.
         """
         known = self.known()
-        matches = [info for info in known if info.uid.hex() == name]
-        if not matches:
+        if is_whole_id(name):
+            matches = [info for info in known if info.uid.hex() == name]
+        else:
             begins = name if len(name) >= _LEAST_PREFIX else None
             matches = [
                 info

@@ -50,7 +50,7 @@ from identity.keystore import KeyRing
 from identity.recovery import next_root_seed, root_seed
 from identity.request import SigningRequest, accept_request, join_requests, propose, review_request
 from identity.rootcard import sign_card
-from identity.textforms import to_zbase32
+from identity.textforms import parse_zbase32, to_zbase32
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import MAX_BATCH_BYTES, AppendResult, FeedWriter, check_device, create_feed
 from ledger.identities import add_events, key_history
@@ -294,12 +294,12 @@ class Vault:
     def find_feed(self, name_or_key: str) -> FeedInfo:
         """The feed with that z-base-32 key, or of that name. Raises ``MissingEvidenceError`` for none, or for several.
 
-        Of feeds of one name that continue each other, the newest. A key means nothing else: a feed can be called by the
-        key of another.
+        Of feeds of one name that continue each other, the newest. A key means nothing else, also when its feed is not
+        here: a feed can be called by the key of another.
         """
         infos = self.feeds()
         matches = [info for info in infos if name_or_key == info.key_text]
-        if not matches:
+        if not matches and not _is_key(name_or_key):
             matches = [one for one in infos if one.description is not None and one.description.name == name_or_key]
         if len(matches) > 1:
             with self.store.read() as tx:
@@ -567,6 +567,14 @@ def _claimed_ms(block: bytes) -> int | None:
         return parse_entry(block).claimed_ms
     except MalformedError:
         return None
+
+
+def _is_key(text: str) -> bool:
+    try:
+        parse_zbase32(text)
+    except MalformedError:
+        return False
+    return True
 
 
 def _info(state: FeedState) -> FeedInfo:

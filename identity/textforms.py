@@ -17,6 +17,7 @@ from identity.errors import LimitExceeded, MalformedError
 __all__ = [
     "MAX_NAME",
     "check_name",
+    "is_whole_id",
     "parse_base64",
     "parse_did_key",
     "parse_hex",
@@ -56,6 +57,11 @@ def parse_hex(text: str, length: int | None = None) -> bytes:
     if len(text) % 2 or not _HEX_DIGITS.issuperset(text):
         raise MalformedError("hex: not pairs of lower-case digits")
     return bytes.fromhex(text)
+
+
+def is_whole_id(text: str) -> bool:
+    """Whether the text is the hex of 32 bytes, in either case: it means that id, known here or not, and no name."""
+    return len(text) == 64 and _HEX_DIGITS.issuperset(text.lower())
 
 
 def to_base64(data: bytes) -> str:

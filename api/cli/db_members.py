@@ -10,6 +10,7 @@ from api.cli.db_common import DatabaseName, Device, group, place_of, reading, wr
 from api.cli.exit_codes import UsageError
 from api.cli.group import invocation
 from api.cli.session import PassphraseFile
+from identity.textforms import is_whole_id
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
@@ -118,11 +119,13 @@ def carry(
 def _whom(session: Session, text: str) -> bytes:
     """The identity that is meant: that with this id, or the one that is called so or whose id begins so.
 
-    A whole id means nothing else: whoever founds an identity can call it by the id of another. Raises ``UsageError``.
+    A whole id means nothing else, also when it is not known here: whoever founds an identity can call it by the id of
+    another. Raises ``UsageError``.
     """
     known = session.vault.identities()
-    matches = [one for one in known if one.hex() == text]
-    if not matches:
+    if is_whole_id(text):
+        matches = [one for one in known if one.hex() == text]
+    else:
         matches = [one for one in known if session.vault.history(one).label == text or one.hex().startswith(text)]
     if len(matches) != 1 or not text:
         counted = "no identity has" if not matches else f"{len(matches)} identities have"

@@ -238,17 +238,24 @@ def test_a_database_that_is_called_by_the_id_of_another_is_not_taken_for_it(pair
         "Ada",
         "Mallory",
     ]
+    other("db", "create", "ab" * 32)
+    other("db", "bundle", id_of(other, "ab" * 32), "-o", "another.bundle")
+    shell("db", "receive", "another.bundle")
+    assert "no database is called" in shell("db", "list", "ab" * 32, code=64).err
 
 
 def test_an_identity_that_is_called_by_the_id_of_another_is_not_admitted_for_it(pair: tuple[Any, Any]) -> None:
     shell, other = pair
     wanted = other("identity", "show", "--json").json[0]["identity"]
-    stranger = shell.at("stranger")
-    stranger("init", "--label", wanted, "--device", "main", "--no-chain", "--phrase-file", "stranger-phrase.txt")
-    stranger("identity", "export", "-o", "stranger.events")
-    shell("identity", "import", "stranger.events")
+    unknown = "ab" * 32
+    for home, label in (("stranger", wanted), ("another", unknown)):
+        stranger = shell.at(home)
+        stranger("init", "--label", label, "--device", "main", "--no-chain", "--phrase-file", f"{home}-phrase.txt")
+        stranger("identity", "export", "-o", f"{home}.events")
+        shell("identity", "import", f"{home}.events")
     (answer,) = shell("db", "admit", "bank", wanted, "--role", "admin", "--json").json
     assert answer["identity"] == wanted
+    assert "no identity has that name" in shell("db", "admit", "bank", unknown, "--role", "admin", code=64).err
 
 
 @pytest.mark.parametrize("file", ["vault.db", "keystore.hfk"])

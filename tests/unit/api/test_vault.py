@@ -199,6 +199,14 @@ def test_two_feeds_of_one_name_are_told_apart_by_key(vault: Vault, ring: KeyRing
     assert vault.find_feed(to_zbase32(other)).state.key == other
 
 
+def test_a_feed_that_is_called_by_a_key_is_not_taken_for_it(vault: Vault, ring: KeyRing) -> None:
+    """Also where the feed with that key is not here."""
+    key = to_zbase32(bytes(32))
+    vault.create_feed(ring, "phone", key)
+    with pytest.raises(MissingEvidenceError):
+        vault.find_feed(key)
+
+
 def test_a_feed_is_made_once(vault: Vault, ring: KeyRing, ledger: FeedKey) -> None:
     with pytest.raises(ConflictError):
         vault.create_feed(ring, "laptop", "ledger")
