@@ -125,16 +125,28 @@ def _held(tx: Any, queries: Queries, prefix: str) -> set[str]:
 # --- following a schema ---------------------------------------------------------------------------------------------
 
 
-def follow_schema(tx: Any, queries: Queries, number: int, uid: bytes, collection: str, fields: Sequence[str]) -> bool:
+def follow_schema(
+    tx: Any,
+    queries: Queries,
+    number: int,
+    uid: bytes,
+    collection: str,
+    fields: Sequence[str],
+    *,
+    has_changed: bool = True,
+) -> bool:
     """Let a collection have indexes over just these fields, and keys for them. Returns whether anything had to be done.
 
     ``tx`` is a write transaction of the store, in which everything so far was written. Where the database has
     ``MAX_INDEXES`` already, fields go without: anybody who may write can declare thousands of them, and an engine reads
-    the definitions of all whenever it opens the store.
+    the definitions of all whenever it opens the store. A schema that has not changed, and lacks only what there is no
+    room for, is left alone: else whoever opens the store would make the keys of all its documents anew.
     """
     wanted = {index_name(uid, collection, field): field for field in fields}
     held = _held(tx, queries, _prefix(uid, collection))
     if held == set(wanted):
+        return False
+    if not has_changed and held < set(wanted) and not _room(tx, queries, uid):
         return False
     for name in sorted(held - set(wanted)):
         tx.execute(f"DROP INDEX {name}", ())
@@ -143,11 +155,14 @@ def follow_schema(tx: Any, queries: Queries, number: int, uid: bytes, collection
     for rows in _batches(_keys(Reader(tx, queries, number, uid), collection, fields)):
         tx.update_many(queries.put_sort_keys, rows)
     where = condition_of(number, collection, queries)
-    room = max(MAX_INDEXES - len(_held(tx, queries, _prefix(uid))), 0)
-    for name in sorted(set(wanted) - held)[:room]:
+    for name in sorted(set(wanted) - held)[: _room(tx, queries, uid)]:
         expression = key_expression(wanted[name], queries)
         tx.execute(f"CREATE INDEX {name} ON database_document (({expression}), key) WHERE {where}", ())
     return True
+
+
+def _room(tx: Any, queries: Queries, uid: bytes) -> int:
+    return max(MAX_INDEXES - len(_held(tx, queries, _prefix(uid))), 0)
 
 
 def _keys(reader: Reader, collection: str, fields: Sequence[str]) -> Iterator[tuple[str | None, int]]:

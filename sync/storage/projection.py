@@ -155,15 +155,17 @@ class Projection:
         changed = self.documents.flush(self._indexed)
         self._follow_schemas({name.key for name in changed if name.collection == SCHEMAS})
 
-    def _follow_schemas(self, collections: set[str]) -> None:
+    def _follow_schemas(self, changed: set[str]) -> None:
         """Let collections whose schema has changed have the indexes that it asks for; the first time, all of them."""
+        collections = set(changed)
         if not self._has_indexes:
             collections.update(row[0] for row in self._tx.fetch_all(self._sql.shown, (self._number, SCHEMAS)))
         if collections:
             from sync.storage.fieldindex import follow_schema  # it reads, and what reads builds on this module
 
             for collection in sorted(collections):
-                follow_schema(self._tx, self._sql, self._number, self.uid, collection, self._indexed(collection))
+                indexed, has_changed = self._indexed(collection), collection in changed
+                follow_schema(self._tx, self._sql, self._number, self.uid, collection, indexed, has_changed=has_changed)
         self._has_indexes = True
 
     def written(self) -> tuple[Any, Queries, int]:
