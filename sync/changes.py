@@ -329,7 +329,11 @@ def _has_plain(fields: Mapping[str, Value], shape: Shape | None) -> bool:
 
 
 def _is_plain(value: Value) -> bool:
-    return value is not None and not (isinstance(value, dict) and "$sealed" in value)
+    return value is not None and not _is_sealed(value)
+
+
+def _is_sealed(value: Value) -> bool:
+    return isinstance(value, dict) and "$sealed" in value
 
 
 def _check_version(document: DocumentId, wanted: str | None, current: Current) -> None:
@@ -409,7 +413,7 @@ class _Resolving:
         values = {encode(value): value for cell in found if cell.kind is CellKind.REG for value in cell.values}
         if not values:
             raise MalformedError(f"{document}: {pointer} has no values side by side")
-        if any(isinstance(value, dict) and "$sealed" in value for value in values.values()):
+        if any(map(_is_sealed, values.values())):
             raise MalformedError(f"{document}: {pointer} is sealed: choose one of its values")
         return list(values.values())
 
@@ -490,15 +494,18 @@ class _Resolving:
             return
         if not is_clear:
             self.do(Op(Verb.DEL, document, path, None))
-        stored = self._current.seal(document, path, value) if sealed else value
-        self.do(Op(verb, document, path, stored))
+        takes_sealing = sealed and not _is_sealed(value)
+        self.do(Op(verb, document, path, self._current.seal(document, path, value) if takes_sealing else value))
 
     def _is_so(self, document: DocumentId, path: Path, held: bytes, value: Value, *, sealed: bool) -> bool:
-        """Whether a cell holds a value. Sealing is different each time, so that what is sealed has to be opened."""
+        """Whether a cell holds a value; of one that is to be sealed, whether it does so sealed.
+
+        Sealing is different each time, so that what is sealed has to be opened.
+        """
         wanted = encode(value)
-        if held == wanted or not sealed:
+        if not sealed or _is_sealed(value):
             return held == wanted
-        return encode(self._current.opened(document, path, decode(held))) == wanted
+        return held != wanted and encode(self._current.opened(document, path, decode(held))) == wanted
 
     def _is_touched(self, document: DocumentId, path: Path) -> bool:
         pointer = path_text(path)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ledger.values import to_python
 from sync.changes import Changes, PurgedDocument, StaleVersion
 from sync.document_keys import DocumentKeys
 from sync.transaction import DocumentId, Op, Verb
@@ -142,3 +143,28 @@ def test_what_is_sealed_and_so_already_is_not_written_again(laptop: Any) -> None
     assert laptop.put("people", "ada", **opened).reference is None
     laptop.keys.destroy(laptop.db.uid, ADA, 1)
     assert laptop.put("people", "ada", **opened).reference is not None, "nobody can tell any more"
+
+
+def test_one_of_several_sealed_values_is_chosen_as_it_is(world: Any, laptop: Any) -> None:
+    phone = world.replica("phone")
+    phone.keys.import_keys(laptop.keys.export_keys(laptop.db.uid))
+    for replica, city in ((laptop, "Paris"), (phone, "Turin")):
+        changes = Changes()
+        changes.patch("people", "ada", {"address": city})
+        replica.db.commit(changes)
+    world.exchange()
+    (cell,) = (cell for cell in laptop.db.get("people", "ada").view.cells if cell.path == "/address")
+    changes = Changes()
+    changes.choose("people", "ada", "address", to_python(cell.values[1]))
+    laptop.db.commit(changes)
+    assert opened(laptop).view.fields["address"] in ("Paris", "Turin")
+
+
+def test_what_stands_in_the_clear_is_sealed_when_it_has_to_be(laptop: Any) -> None:
+    """Only sealed values can be erased: the same value, written again, must not stay as it was."""
+    laptop.put("clear", "1", name="Ada")
+    shape = {"type": "object", "properties": {"name": {"type": "text", "sealed": True}}}
+    laptop.db.set_schema("clear", shape)
+    assert laptop.put("clear", "1", name="Ada").reference is not None
+    assert "$sealed" in laptop.db.get("clear", "1").view.fields["name"]
+    assert laptop.put("clear", "1", name="Ada").reference is None
