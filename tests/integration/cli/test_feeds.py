@@ -90,7 +90,7 @@ def test_a_dry_run_needs_no_passphrase_and_writes_nothing(shell: Any) -> None:
 
 def test_rows_that_do_not_fit_can_be_skipped_into_a_file(shell: Any) -> None:
     before = len(contents(shell, "notes"))
-    shell.write("some.csv", f"a,b\n1,x\ntwo,y\n3,{'z' * 1_048_500}\n4,w\n")
+    shell.write("some.csv", f"a,b\n1,x\ntwo,y\n3,{'z' * 1_048_570}\n4,w\n")
     importing = ("feed", "import", "notes", "some.csv", "--columns", "a:int")
     assert "some.csv:3: a" in shell(*importing, code=77).err
     ran = shell(*importing, "--on-error", "skip=unfit.jsonl", "--json")
