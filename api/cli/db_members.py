@@ -9,6 +9,7 @@ import typer
 from api.cli.db_common import DatabaseName, Device, group, place_of, reading, writing
 from api.cli.exit_codes import UsageError
 from api.cli.group import invocation
+from api.cli.identity_common import the_one
 from api.cli.session import PassphraseFile
 from identity.textforms import is_whole_id
 
@@ -126,14 +127,9 @@ def _whom(session: Session, text: str) -> bytes:
     if is_whole_id(text):
         matches = [one for one in known if one.hex() == text]
     else:
-        matches = [one for one in known if session.vault.history(one).label == text or one.hex().startswith(text)]
-    if len(matches) != 1 or not text:
-        counted = "no identity has" if not matches else f"{len(matches)} identities have"
-        more = "" if matches else ", and 'holdfast identity import' for those that are not known here"
-        raise UsageError(
-            f"{counted} that name, or an id that begins with {text!r}", hint=f"see 'holdfast identity list'{more}"
-        )
-    return matches[0]
+        labelled = [one for one in known if session.vault.history(one).label == text]
+        matches = labelled + [one for one in known if text and one not in labelled and one.hex().startswith(text)]
+    return the_one(matches, f"that name, or an id that begins with {text!r}")
 
 
 def _role(text: str) -> Role:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,6 +25,7 @@ __all__ = [
     "meant",
     "named_device",
     "revocation_reason",
+    "the_one",
 ]
 
 group = CommandGroup(
@@ -61,10 +63,15 @@ def meant(session: Session, text: str | None) -> bytes:
     if text is None:
         return session.vault.history().identity
     matches = [one for one in session.vault.identities() if text and to_hex(one).startswith(text)]
+    return the_one(matches, f"an id that begins with {text!r}")
+
+
+def the_one(matches: Sequence[bytes], what: str) -> bytes:
+    """The only identity that has what was asked for. Raises ``UsageError`` when there is none, or several."""
     if len(matches) != 1:
         counted = "no identity has" if not matches else f"{len(matches)} identities have"
         more = "" if matches else ", and 'holdfast identity import' for those that are not known here"
-        raise UsageError(f"{counted} an id that begins with {text!r}", hint=f"see 'holdfast identity list'{more}")
+        raise UsageError(f"{counted} {what}", hint=f"see 'holdfast identity list'{more}")
     return matches[0]
 
 
