@@ -230,7 +230,7 @@ def part_of(text: str | None) -> tuple[str | None, str | None]:
 
 def json_text(text: str) -> bytes:
     """What is written on the command line, or comes on stdin for ``-``."""
-    return read_input(Path("-"), _MAX_JSON_BYTES) if text == "-" else text.encode("utf-8", "surrogateescape")
+    return read_input(Path("-"), _MAX_JSON_BYTES) if text == "-" else text.encode()
 
 
 def note_of(text: str) -> str:
@@ -389,7 +389,7 @@ def _etags(database: Database, changes: Changes) -> dict[DocumentId, str]:
 def _is_deleted(database: Database, name: DocumentId) -> bool:
     with database.read() as reader:
         state = reader.document(name)
-        return state is not None and state.view.deleted
+        return state is not None and state.deleted
 
 
 def answer_commit(ctx: typer.Context, named: DocumentId, made: Commit) -> None:

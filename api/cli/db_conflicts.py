@@ -213,7 +213,7 @@ def _other(reader: Reader, named: DocumentId, path: Path, value: str) -> object:
     """A value of the command line, typed by the schema."""
     schema = reader.schema(named.collection)
     rule = None if schema is None else schema.property_at(path)
-    data = value.encode("utf-8", "surrogateescape")
+    data = value.encode()
     at = path_text(path)
     return read_json(parse_json(data, what=at, max_bytes=MAX_DOCUMENT_BYTES), rule, at)
 

@@ -296,7 +296,5 @@ def _elements(texts: list[str], rule: Property | None, at: str, *, parse: bool) 
     items = None if rule is None else rule.items
     if not parse:
         return [read_text(text, items, at) for text in texts]
-    read = (
-        parse_json(text.encode("utf-8", "surrogateescape"), what=at, max_bytes=MAX_DOCUMENT_BYTES) for text in texts
-    )
+    read = (parse_json(text.encode(), what=at, max_bytes=MAX_DOCUMENT_BYTES) for text in texts)
     return [read_json(value, items, at) for value in read]
