@@ -76,7 +76,7 @@ class Refusal(StrEnum):
     """The identity contradicts itself, and not all that it says authorises the device."""
     READ_ONLY_ROLE = "READ_ONLY_ROLE"
     NOT_AN_ADMIN = "NOT_AN_ADMIN"
-    """A purge or an erasure: what nobody can bring back takes an admin."""
+    """A purge or an erasure, which nobody can bring back, or a hold, which stands in their way."""
 
 
 # --- key histories --------------------------------------------------------------------------------------------------

@@ -257,7 +257,7 @@ WRONG: Mapping[tuple[str, str], tuple[Any, ...]] = {
 def read_everything(database: Any) -> None:
     for collection in ("accounts", "people"):
         for state in database.scan(collection).documents:
-            assert (state.fields, state.conflicts) != ()
+            _ = state.fields, state.conflicts  # made when they are looked at
     list(database.history("accounts", "1"))
     list(database.conflicts())
     database.changes()
