@@ -75,6 +75,13 @@ class Ahead:
             kinds.add(CellKind.CTR)
         return kinds
 
+    def is_in_the_way(self, document: DocumentId, path: Path) -> bool:
+        """Whether a cell above the path would hide one there, or one there would hide cells beneath it."""
+        pointer, held = path_text(path), self._settle(document)
+        paths = {dot.path for dots in held.live.values() for dot in dots if dot.verb not in FLAGS}
+        paths |= {counted for counted, _ in held.counters}
+        return any(one != pointer and (is_beneath(one, pointer) or is_beneath(pointer, one)) for one in paths)
+
     def _settle(self, name: DocumentId) -> _Document:
         held = self._documents.get(name)
         if held is None:

@@ -392,7 +392,7 @@ class _Resolving:
         what = f"{op.document}: {path_text(op.path)} is no {'counter' if kind is CellKind.CTR else 'set'}"
         if declared is not None and declared.cell not in (None, kind):
             raise MalformedError(what, hint=f'the schema can say that it is one: "cell": "{kind}"')
-        if there and kind not in there:
+        if (there and kind not in there) or (not there and self._ahead.is_in_the_way(op.document, op.path)):
             raise MalformedError(what, hint="remove what stands there first, or take another field")
         self.do(op)
 

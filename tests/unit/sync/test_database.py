@@ -205,3 +205,21 @@ def test_values_that_replace_nothing_do_not_look_at_each_other(world: Any) -> No
     laptop.put(*document, owner="A")
     assert laptop.db.get(*document).conflicts == ()
     assert laptop.db.audit() == []
+
+
+@pytest.mark.parametrize(
+    ("there", "where"), [(["address"], ["address", "visits"]), (["address", "street"], ["address"])]
+)
+def test_nothing_is_added_above_or_beneath_what_stands_there(world: Any, there: list[str], where: list[str]) -> None:
+    """One of the two would be hidden, as where a field holds something else."""
+    laptop = world.replica("laptop")
+    laptop.db.write(
+        lambda writing: Transaction(
+            writing.stamp(), (Op(Verb.SET, DocumentId("accounts", "1"), tuple(there), {"of": "A"}),)
+        )
+    )
+    with pytest.raises(MalformedError, match="is no counter"):
+        laptop.db.increment("accounts", "1", where, 1)
+    laptop.db.increment("accounts", "1", ["visits", "paid"], 1)
+    laptop.db.increment("accounts", "1", ["visits", "free"], 1)
+    assert laptop.db.get("accounts", "1").conflicts == ()
