@@ -29,6 +29,7 @@ __all__ = [
     "ChangeKind",
     "ChangePage",
     "Contest",
+    "Image",
     "Position",
     "change_kind",
     "event_json",

@@ -58,6 +58,7 @@ __all__ = [
     "json_text",
     "note_if_unknown",
     "note_of",
+    "note_resealed",
     "part_of",
     "place_of",
     "point_in_time",
