@@ -55,7 +55,7 @@ check: $(STAMP)
 	@echo "format" && $(BIN)/ruff format --quiet --check .
 	@echo "lint" && $(BIN)/ruff check --quiet .
 	@echo "types" && $(BIN)/mypy --strict $(addprefix --package ,$(PACKAGES))
-	@echo "layers" && $(BIN)/python -m pytest --quiet --no-header tests/test_layering.py
+	@echo "layers" && $(BIN)/python -m pytest --quiet --no-header tests/test_layering.py tests/test_public_names.py
 
 ROUNDS ?= 500
 

@@ -89,9 +89,10 @@ def table_kind(file: Path, format_: str | None, *others: str) -> str:
     """
     known = ("csv", "jsonl", *others)
     formats = f"{', '.join(known[:-1])} or {known[-1]}"
-    if format_ is None and file.suffix in _OTHER_TABLES:
+    suffix = file.suffix.lower()
+    if format_ is None and suffix in _OTHER_TABLES:
         raise UsageError(f"{file}: {file.suffix} is not a format", hint=f"{formats}; --format says which it is")
-    named = {".ndjson": "jsonl"}.get(file.suffix, file.suffix.removeprefix("."))
+    named = {".ndjson": "jsonl"}.get(suffix, suffix.removeprefix("."))
     kind = format_ or (named if named in known else "csv")
     if kind not in known:
         raise UsageError(f"{kind!r} is not a format", hint=formats)
