@@ -23,6 +23,7 @@ from identity.keys import verify_signature
 from ledger.entry import Entry, encode_entry, parse_entry
 from ledger.feed import FeedWriter
 from ledger.fork import parse_fork, verify_fork
+from ledger.identities import add_events
 from ledger.lineage import lineage_faults
 from ledger.manifest import Continuation, FeedDescription, device_manifest, encode_manifest, feed_key, parse_manifest
 from ledger.merkle import leaf_node
@@ -315,6 +316,28 @@ def test_a_side_that_waits_is_no_branch_before_it_is_taken_in(world: Any) -> Non
     assert facts(laptop) == facts(reader)
 
 
+def test_a_context_follows_what_it_names_when_a_fork_becomes_known(world: Any) -> None:
+    laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
+    phone.put("accounts", "1", owner="before")
+    carry(phone, desk)
+    clone = copy_of(phone, "clone")
+    phone.put("accounts", "1", owner="phone")
+    carry(phone, laptop)
+    base = laptop.db.context()
+    desk.put("accounts", "1", owner="desk")
+    carry(desk, laptop)
+    stale = Changes(base=base)
+    stale.patch("accounts", "1", {"owner": "laptop"})
+    laptop.db.commit(stale)
+    clone.put("accounts", "1", owner="clone")
+    carry(clone, laptop, whole=True)
+    (owner,) = laptop.db.get("accounts", "1").view.cells
+    assert sorted(owner.values) == ["clone", "desk", "laptop"]
+    carry(clone, desk)
+    carry(laptop, desk)
+    assert facts(laptop) == facts(desk)
+
+
 # --- entries, not blocks, make branches ---
 
 
@@ -449,23 +472,30 @@ def test_two_feeds_where_one_belongs(world: Any) -> None:
 # --- standing ---
 
 
+def revoke(teller: Any, victim: Any, length: int) -> None:
+    """The owner ends a device, vouches for so much of what it has itself, and another one tells the database."""
+    world = teller.world
+    with victim.store.read() as tx:
+        good = LastGood(length, stored_tree_hash(tx, victim.feed, length))
+    event = build_revoke_device(
+        fold(world.events),
+        device=victim.device.public_key,
+        last_good={victim.feed: good},
+        reason=RevocationReason.LOST,
+        time_ms=99,
+    )
+    world.events.append(world.sign(event, world.root))
+    with teller.store.write() as tx:
+        add_events(tx, world.identity, world.events)
+    teller.db.introduce()
+
+
 def test_a_revocation_vouches_for_one_side(forked: tuple[Any, Any, Any, Any]) -> None:
     laptop, phone, desk, clone = forked
     world = laptop.world
     for sender in (phone, clone):
         carry(sender, laptop, whole=True)
-    with phone.store.read() as tx:
-        good = LastGood(3, stored_tree_hash(tx, phone.feed, 3))
-    history = fold(world.events)
-    event = build_revoke_device(
-        history, device=phone.device.public_key, last_good={phone.feed: good}, reason=RevocationReason.LOST, time_ms=99
-    )
-    world.events.append(world.sign(event, world.root))
-    from ledger.identities import add_events
-
-    with laptop.store.write() as tx:
-        add_events(tx, world.identity, world.events)
-    laptop.db.introduce()
+    revoke(laptop, phone, 3)
     state = laptop.db.get("accounts", "1")
     assert state.view.fields == {"owner": "phone", "limit": 1}
     assert laptop.fields("accounts", "2") == {"owner": "phone only"}
@@ -476,6 +506,21 @@ def test_a_revocation_vouches_for_one_side(forked: tuple[Any, Any, Any, Any]) ->
     carry(phone, reader, whole=True)
     carry(laptop, reader)
     assert facts(reader) == facts(laptop)
+
+
+def test_a_revocation_vouches_for_a_side_without_entries(world: Any) -> None:
+    laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
+    phone.put("accounts", "1", owner="before")
+    clone = copy_of(phone, "clone")
+    phone.put("accounts", "1", owner="phone")
+    append_raw(clone, b"a note")
+    for first, second, reader in ((phone, clone, laptop), (clone, phone, desk)):
+        carry(first, reader, whole=True)
+        carry(second, reader, whole=True)
+    revoke(laptop, clone, 2)
+    assert laptop.fields("accounts", "1") == {"owner": "before"}
+    carry(laptop, desk)
+    assert facts(laptop) == facts(desk)
 
 
 # --- bounds ---
