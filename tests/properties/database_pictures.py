@@ -17,6 +17,7 @@ from sync.lines import KnownFeed
 from sync.membership import Author
 from sync.replay import Replay
 from sync.stateroot import leaf_of, state_root
+from sync.storage.projection import feed_name
 from sync.storage.queries import queries_for
 from sync.storage.sides import SideReason, Sides
 from sync.storage.state_leaves import leaves_now
@@ -94,15 +95,16 @@ def _cells(view: Any) -> dict[tuple[str, CellKind], list[bytes]]:
 
 
 def feeds_of(replica: Any) -> list[Feed]:
-    """The database's feeds as they stand in the replica's store, each with all its histories."""
+    """The database's feeds as they stand in the replica's store, empty ones too, each with all its histories."""
     found = []
     with replica.store.read() as tx, replica.db.read() as reader:
         sides = Sides(tx, queries_for(replica.store.dialect), reader.number)
-        for key in sorted({*replica.feeds(), *sides.feeds()}):
+        for key in sorted({*(state.key for state in tx.feeds()), *sides.feeds()}):
             state = tx.feed(key)
             manifest = parse_manifest(sides.manifest(key) if state is None else state.manifest)  # type: ignore[arg-type]
             told = describe(manifest)
-            assert told is not None
+            if told is None or told.name != feed_name(replica.world.uid):
+                continue
             lines = tuple(tuple(line.blocks(0, line.length)) for line in sides.lines(key))
             found.append(Feed(Author(key, device_key(manifest), told.identity), lines, told.continues))
     return found
