@@ -17,6 +17,7 @@ def test_nobody_escapes_a_dismissal_by_beginning_many_feeds(world: Any, monkeypa
     first = phone.feed
     with phone.store.write() as tx:
         phone.feed = continue_feed(tx, first, bytes(16))
+    phone.writer.close()
     phone.open()
     phone.put("accounts", "1", owner="B")
     laptop.put("accounts", "2", owner="C")
