@@ -23,7 +23,6 @@ from enum import Enum
 from typing import Final, Self
 
 from identity.errors import (
-    AuditError,
     NotRecorded,
     RefusedError,
     StorageError,
@@ -273,7 +272,7 @@ class StoreWriter:
                 with self._store.write() as tx:
                     tx.fence()
                     held = [tx.head(result.key, result.head.length) == result.head for result in results]
-            except AuditError:
+            except Exception:  # noqa: BLE001  (whatever it is: whoever waits is told, and the thread lives on)
                 if time.monotonic() >= deadline:
                     return _Outcome.UNKNOWN
                 time.sleep(_SETTLE_PAUSE_S)

@@ -68,6 +68,8 @@ class FaultyStore:
             raise StoreBusy("begin: another process is writing")
         if fault == "begin":
             raise StorageError("begin: no such device")
+        if fault == "surprise":
+            raise RuntimeError("nobody expected that")
         with self.inner.write() as tx:
             yield Moved(tx, fault)  # type: ignore[misc]
             if fault == "before commit":
@@ -440,6 +442,15 @@ def test_known_failure_is_never_called_unknown(store: FaultyStore, key: FeedKey,
 def test_goes_on_asking_what_became_of_a_commit(store: FaultyStore, key: FeedKey, new_writer: NewWriter) -> None:
     store.faults = ["after commit", "busy", "busy"]
     assert new_writer(None, settle_s=PATIENCE_S).append(key, [b"a"]).start == 0
+
+
+def test_a_surprise_while_it_asks_leaves_nobody_waiting(
+    store: FaultyStore, key: FeedKey, new_writer: NewWriter
+) -> None:
+    writer = new_writer()
+    store.faults = ["after commit", "surprise"]
+    assert isinstance(error_of(writer.submit(key, [b"a"])), UnknownOutcome)
+    assert writer.append(key, [b"b"]).start == 1
 
 
 def test_error_of_a_turn_that_came_to_nothing_carries_no_signature(
