@@ -113,7 +113,8 @@ def test_a_destroyed_key_opens_nothing(laptop: Any) -> None:
     assert opened(laptop).closed == ("/address", "/contact/mail~1home")
 
 
-def test_siblings_open_both(world: Any, laptop: Any) -> None:
+def write_apart(world: Any, laptop: Any) -> None:
+    """Let Ada have two addresses that were written without knowing of each other, Paris and Turin."""
     phone = world.replica("phone")
     phone.keys.import_keys(laptop.keys.export_keys(laptop.db.uid))
     for replica, city in ((laptop, "Paris"), (phone, "Turin")):
@@ -121,6 +122,10 @@ def test_siblings_open_both(world: Any, laptop: Any) -> None:
         changes.patch("people", "ada", {"address": city})
         replica.db.commit(changes)
     world.exchange()
+
+
+def test_siblings_open_both(world: Any, laptop: Any) -> None:
+    write_apart(world, laptop)
     (cell,) = (cell for cell in opened(laptop).view.cells if cell.path == "/address")
     assert sorted(cell.values) == ["Paris", "Turin"]
     assert opened(laptop).view.fields["address"] == cell.values[0]
@@ -146,13 +151,7 @@ def test_what_is_sealed_and_so_already_is_not_written_again(laptop: Any) -> None
 
 
 def test_one_of_several_sealed_values_is_chosen_as_it_is(world: Any, laptop: Any) -> None:
-    phone = world.replica("phone")
-    phone.keys.import_keys(laptop.keys.export_keys(laptop.db.uid))
-    for replica, city in ((laptop, "Paris"), (phone, "Turin")):
-        changes = Changes()
-        changes.patch("people", "ada", {"address": city})
-        replica.db.commit(changes)
-    world.exchange()
+    write_apart(world, laptop)
     (cell,) = (cell for cell in laptop.db.get("people", "ada").view.cells if cell.path == "/address")
     changes = Changes()
     changes.choose("people", "ada", "address", to_python(cell.values[1]))
