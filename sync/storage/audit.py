@@ -205,13 +205,7 @@ class _Audit:
         """What lines wait for, where they have got to, and what was met on them that has no place."""
         for reading in self._lines:
             what = f"feed {to_zbase32(reading.feed)}, line {reading.side}"
-            waiting = [
-                (reference, missing)
-                for reference, missing in self._replay.parked.items()
-                if reference.feed == reading.feed and reference.index == reading.next_seq
-            ]
-            expected = {None if missing is None else encode_reference(missing) for _, missing in waiting} or {None}
-            if reading.waits_for not in expected:
+            if reading.waits_for is not None and reading.waits_for != self._awaited(reading):
                 self.faults.append(f"{what}: 'waits_for' is not what follows from the feeds")
             if reading.at is not None:
                 self._compare(what, "branch seq", reading.at, self._standing(reading))
@@ -222,6 +216,12 @@ class _Audit:
                 if block.seq < reading.next_seq and reference in self._replay.parked:
                     self.faults.append(f"entry {block.seq} of feed {to_zbase32(reading.feed)} waits, and was read")
         self._check_strays_met()
+
+    def _awaited(self, reading: _Reading) -> bytes | None:
+        """What the next entry of a line that waits waits for: another line may wait at the same index with another."""
+        block = next((one for one in self._chain(reading) if one.seq == reading.next_seq), None)
+        missing = None if block is None else self._replay.parked.get(Reference(reading.feed, block.seq, block.leaf_hash))
+        return None if missing is None else encode_reference(missing)
 
     def _standing(self, reading: _Reading) -> tuple[int, int]:
         """The branch and index of the newest entry on a line before the block that is looked at next."""

@@ -359,13 +359,17 @@ class Machine(RuleBasedStateMachine):
             self.exchange_all()
 
     def exchange_all(self) -> None:
-        """Everybody takes in everything; when only what is missing is sent, in both directions."""
+        """Everybody takes in everything; when only what is missing is sent, in both directions.
+
+        Who is deaf cannot be told that a reader is ahead on another line, so what it has is sent whole
+        (docs/spec/bundle.md, section "Writing").
+        """
         incremental = self.chance.random() < 0.5
         for _ in range(1 + (incremental and self.has_forked)):
             for receiver in self.replicas:
                 for sender in self.replicas:
                     if sender is not receiver:
-                        self.give(sender, receiver, incremental=incremental)
+                        self.give(sender, receiver, incremental=incremental and sender.name not in self.deaf)
 
     # What goes wrong.
 

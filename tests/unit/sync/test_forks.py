@@ -316,6 +316,25 @@ def test_a_side_that_waits_is_no_branch_before_it_is_taken_in(world: Any) -> Non
     assert facts(laptop) == facts(reader)
 
 
+def test_a_line_that_ends_where_another_waits_does_not_wait(world: Any) -> None:
+    laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
+    phone.put("accounts", "1", owner="A")
+    clone = copy_of(phone, "clone")
+    phone.put("accounts", "1", owner="phone")
+    clone.put("accounts", "1", owner="clone")
+    desk.put("accounts", "2", owner="desk")
+    clone.receive(desk)
+    clone.put("accounts", "1", owner="clone that saw the desk")
+    without = Have(read_have(io.BytesIO(bundle_of(desk))).header, {desk.feed: have_of(desk).points[desk.feed]})
+    laptop.db.import_bundle(io.BytesIO(bundle_of(phone)))
+    laptop.db.import_bundle(io.BytesIO(bundle_of(clone, without)))
+    assert laptop.db.audit() == []
+    with laptop.store.write() as tx:
+        (waiting,) = tx.fetch_all("SELECT waits_for FROM database_track WHERE waits_for IS NOT NULL", ())
+        tx.execute("UPDATE database_track SET waits_for = ?", waiting)
+    assert [fault.partition(": ")[2] for fault in laptop.db.audit()] == ["'waits_for' is not what follows from the feeds"]
+
+
 def test_a_context_follows_what_it_names_when_a_fork_becomes_known(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="before")
