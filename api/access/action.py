@@ -1,0 +1,115 @@
+"""What can be asked of a node: operations, and a request as far as access to it is decided by what it is about.
+
+Each route of the HTTP interface has one ``Operation``; a test holds that none has been forgotten. Members have roles in
+a database, and a role allows operations. Who visits with a token is allowed what stands in the token, and never
+anything that is not in ``VISITABLE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from sync.acts import Role
+
+__all__ = ["ALLOWED_TO", "VISITABLE", "Action", "Caller", "Grant", "Operation", "Token"]
+
+
+class Operation(StrEnum):
+    """What a request does."""
+
+    READ = "read"
+    HISTORY = "history"
+    CHANGES = "changes"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    UNDO = "undo"
+    RESOLVE = "resolve"
+    SCHEMA = "schema"
+    MEMBERS = "members"
+    HOLD = "hold"
+    PURGE = "purge"
+    ERASE = "erase"
+    SYNC = "sync"
+    PROVE = "prove"
+    """Feeds, heads, proofs, checkpoints, anchors, evidence, verification, identities."""
+    VISITS = "visits"
+    """Admit visitors, end their visits, read what they did."""
+    OPERATE = "operate"
+    """The node itself: databases, backups, checkpoints, its state."""
+
+
+VISITABLE: Final = frozenset(
+    {
+        Operation.READ,
+        Operation.HISTORY,
+        Operation.CHANGES,
+        Operation.CREATE,
+        Operation.UPDATE,
+        Operation.DELETE,
+    }
+)
+"""What a token can allow at all."""
+
+_READER: Final = frozenset({Operation.READ, Operation.HISTORY, Operation.CHANGES, Operation.SYNC, Operation.PROVE})
+_WRITER: Final = _READER | {
+    Operation.CREATE,
+    Operation.UPDATE,
+    Operation.DELETE,
+    Operation.UNDO,
+    Operation.RESOLVE,
+}
+_ADMIN: Final = frozenset(Operation) - {Operation.OPERATE}
+
+ALLOWED_TO: Final[Mapping[Role, frozenset[Operation]]] = {
+    Role.READER: _READER,
+    Role.WRITER: _WRITER,
+    Role.ADMIN: _ADMIN,
+}
+"""By the role of a member in the database that a request is about. A reader is what auditors are. What is not about a
+database is for devices of the identity whose node it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """What a request is about. ``database`` None: the node. ``collection`` or ``key`` None: not about one.
+
+    ``fields``: names at the top level of a document that it reads or writes, as far as the request says so.
+    """
+
+    operation: Operation
+    database: bytes | None = None
+    collection: str | None = None
+    key: str | None = None
+    fields: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A capability that came with a request, as bytes, and the SHA-256 by which the visit feed calls it."""
+
+    encoded: bytes
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who signed a request: the key is proven. ``token`` None: a device, in its own right."""
+
+    key: bytes
+    token: Token | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A request that is allowed. ``fields`` None: every field; else what is shown and written is only these.
+
+    ``identity`` is whose device it is; None for a visitor.
+    """
+
+    caller: Caller
+    identity: bytes | None = None
+    fields: frozenset[str] | None = None
