@@ -182,11 +182,11 @@ class Changes:
         self._do(Verb.DEL, collection, key, where, None)
 
     def increment(self, collection: str, key: str, where: str | Sequence[str], by: int | Decimal = 1) -> None:
-        """Add to a counter; a negative amount takes away."""
+        """Add to a counter; a negative amount takes away. A deleted document is undeleted by it."""
         self._add_to(Verb.INC, collection, key, where, from_python(by))
 
     def add(self, collection: str, key: str, where: str | Sequence[str], *elements: object) -> None:
-        """Put elements into a set."""
+        """Put elements into a set. A deleted document is undeleted by it."""
         for element in elements:
             self._add_to(Verb.ADD, collection, key, where, from_python(element))
 
@@ -394,6 +394,9 @@ class _Resolving:
             raise MalformedError(what, hint=f'the schema can say that it is one: "cell": "{kind}"')
         if (there and kind not in there) or (not there and self._ahead.is_in_the_way(op.document, op.path)):
             raise MalformedError(what, hint="remove what stands there first, or take another field")
+        if self._ahead.is_deleted(op.document):
+            # Else what is added would show the document as edited by somebody who had not seen that it is deleted.
+            self.hide(op.document, hidden=False)
         self.do(op)
 
     def choose(self, wish: _Choose) -> None:

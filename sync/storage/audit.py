@@ -220,7 +220,9 @@ class _Audit:
     def _awaited(self, reading: _Reading) -> bytes | None:
         """What the next entry of a line that waits waits for: another line may wait at the same index with another."""
         block = next((one for one in self._chain(reading) if one.seq == reading.next_seq), None)
-        missing = None if block is None else self._replay.parked.get(Reference(reading.feed, block.seq, block.leaf_hash))
+        if block is None:
+            return None
+        missing = self._replay.parked.get(Reference(reading.feed, block.seq, block.leaf_hash))
         return None if missing is None else encode_reference(missing)
 
     def _standing(self, reading: _Reading) -> tuple[int, int]:

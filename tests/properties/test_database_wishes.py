@@ -41,8 +41,6 @@ class Plain:
     def __init__(self) -> None:
         self.cells: dict[tuple[str, ...], Any] = {}
         self.deleted = False
-        self.deleted_here = False
-        """In this transaction: what it writes later is hidden with the rest."""
 
     def copy(self) -> Plain:
         """As it is for the next transaction."""
@@ -66,21 +64,21 @@ class Plain:
             case ("delete",):
                 if not self.cells or self.deleted:
                     raise MissingDocument(None)  # type: ignore[arg-type]
-                self.deleted = self.deleted_here = True
+                self.deleted = True
             case ("undelete",):
-                self.deleted = self.deleted_here = False
+                self.deleted = False
             case "put" | "patch", fields:
                 if what == "put":
                     self.cells = {path: held for path, held in self.cells.items() if path[0] in fields}
                 for name, value in fields.items():
                     self.cells[name,] = set(value) if isinstance(value, list) else value
-                self.deleted = self.deleted_here = False
+                self.deleted = False
             case "increment", where, by:
                 self.cells[path_of(where)] = self.cells.get(path_of(where), 0) + by
-                self.deleted = self.deleted_here
+                self.deleted = False
             case "add", where, element:
                 self.cells.setdefault(path_of(where), set()).add(element)
-                self.deleted = self.deleted_here
+                self.deleted = False
             case "remove", where, element:
                 held = self.cells.get(path_of(where), set())
                 held.discard(element)

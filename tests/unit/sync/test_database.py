@@ -164,6 +164,21 @@ def test_nothing_is_written_that_others_could_not_read(world: Any) -> None:
     assert laptop.fields("accounts", "1") is None
 
 
+@pytest.mark.parametrize("what", [("increment", "n"), ("add", "tags", "new")])
+def test_what_is_added_to_a_deleted_document_undeletes_it(world: Any, what: tuple[str, ...]) -> None:
+    laptop = world.replica("laptop")
+    laptop.put("accounts", "1", owner="Novak")
+    laptop.db.delete("accounts", "1")
+    added = Changes()
+    getattr(added, what[0])("accounts", "1", *what[1:])
+    laptop.db.commit(added)
+    assert laptop.db.get("accounts", "1").view.conflicts == ()
+    removed = Changes()
+    removed.unset("accounts", "1", what[1])
+    laptop.db.commit(removed)
+    assert laptop.fields("accounts", "1") == {"owner": "Novak"}
+
+
 def test_a_put_shows_a_deleted_document_whatever_came_before_it_in_the_transaction(world: Any) -> None:
     laptop = world.replica("laptop")
     laptop.put("accounts", "1", owner=None)
