@@ -97,6 +97,9 @@ STATE_ROOT: Final = b"holdfast/v1/state-root\0"
 SEAL_COMMITMENT: Final = b"holdfast/v1/seal-commitment\0"
 """SHA-256 over a 32-byte salt and the canonical bytes of a value that is sealed: only that value fits it."""
 
+SAFETY_NUMBER: Final = b"holdfast/v1/safety-number\0"
+"""SHA-256 over two identities and the devices with which they meet: the number that both sides of a pairing show."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -119,4 +122,5 @@ ALL_CONTEXTS: Final = (
     DOCUMENT_CONTENT,
     STATE_ROOT,
     SEAL_COMMITMENT,
+    SAFETY_NUMBER,
 )
