@@ -121,6 +121,8 @@ class _Inverting:
         self._kept: list[LiveDot] = []
         self._idle_flags: set[DotKey] = set()
         """Delete flags that were written to take one back, where none was to be put back."""
+        self._put_back = {one.dot.key: one.context or () for one in footprint.cancelled if one.dot.verb is Verb.HIDE}
+        """By flags that are cancelled the flags that they replaced."""
         self._live_increments: Counter[tuple[str, int]] = Counter()
         """How many of ours there are, by path and branch."""
         self._content = _Content(footprint)
@@ -140,6 +142,10 @@ class _Inverting:
                 first += ops
             else:
                 then += ops
+        shared = self._shared_flags()
+        if shared and _FLAG not in self._cells and not self._would_be_hidden(_Cell(_FLAG)):
+            context = tuple(map(self._known.name_of, shared))
+            then.append(Op(Verb.HIDE, self._document, (), False, context[:MAX_CONTEXT]))
         if _is_writing(then) and self._would_be_hidden(_Cell(_FLAG)):
             # What is put back is newer than the deletion that hid it, and would show the document.
             then.append(Op(Verb.HIDE, self._document, (), True, ()))
@@ -314,8 +320,22 @@ class _Inverting:
         content = [dot.key[:2] for dot in found if dot.verb not in FLAGS and dot.key not in self._dots]
         content += [dot.key[:2] for dot in self._kept]
         content += [(part.branch, part.last) for part in self._footprint.counters if not self._is_all_ours(part)]
-        pasts = ({**self._known.past_of(flag.branch, flag.seq), flag.branch: flag.seq} for flag in flags)
+        deletions = {entry for flag in flags for entry in self._deletions(flag.key) or {flag.key[:2]}}
+        pasts = ({**self._known.past_of(branch, seq), branch: seq} for branch, seq in deletions)
         return any(all(sees(past, *entry) for entry in content) for past in pasts)
+
+    def _deletions(self, flag: DotKey) -> set[tuple[int, int]]:
+        """The entries of others whose flags one that was put back stands for: it hides what those had seen."""
+        found: set[tuple[int, int]] = set()
+        for key in self._put_back.get(flag, ()):
+            if key not in self._dots:
+                found |= self._deletions(key) if key[:2] in self._cancelled else {key[:2]}
+        return found
+
+    def _shared_flags(self) -> list[LiveDot]:
+        """Flags that were put back and stand for deletions of theirs and of others."""
+        found = (dot for dot in self._footprint.live if not self._dots.isdisjoint(self._put_back.get(dot.key, ())))
+        return [dot for dot in found if dot.key not in self._dots]
 
     def _is_all_ours(self, part: CounterPart) -> bool:
         """Whether nobody else contributed to a part of a counter."""

@@ -245,6 +245,35 @@ def test_all_siblings_that_were_replaced_come_back_and_the_same_one_shows() -> N
     assert [cell.values for cell in paper.view().cells] == [cell.values for cell in before.cells] == [(2, 1)]
 
 
+def test_a_deletion_that_was_put_back_hides_what_it_had_seen_and_no_more() -> None:
+    """Whoever undoes an undeletion has seen everything, and the deletion that comes back by that had not."""
+    paper = Paper()
+    first = paper.write(0, [_op(Verb.SET, ("a",), 1)])
+    emptied = paper.write(0, [_op(Verb.DEL, ())])
+    paper.write(1, [_op(Verb.HIDE, (), True)], {})
+    shown = paper.write(0, [_op(Verb.HIDE, (), False)])
+    undoing, _ = paper.undo(3, shown)
+    assert undoing is not None
+    assert first in {dot.key[:2] for dot in paper.live({emptied})}
+    paper.undo(4, emptied, cancelled=[shown, undoing])
+    assert paper.view().exists
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_of_two_deletions_that_were_put_back_as_one_each_is_taken_back_alone(seen: bool) -> None:
+    """``seen``: whether the deletion that is left had seen the document that it is to hide."""
+    paper = Paper()
+    paper.write(0, [_op(Verb.SET, ("a",), 1)])
+    deletion = paper.write(0, [_op(Verb.HIDE, (), True)])
+    paper.write(1, [_op(Verb.HIDE, (), True)], {0: 0} if seen else {})
+    shown = paper.write(0, [_op(Verb.HIDE, (), False)])
+    undoing, _ = paper.undo(3, shown)
+    assert undoing is not None
+    assert paper.view().deleted
+    paper.undo(4, deletion, cancelled=[shown, undoing])
+    assert paper.view().deleted is seen
+
+
 def test_what_was_replaced_twice_does_not_come_back() -> None:
     paper = Paper()
     base = paper.write(0, [_op(Verb.SET, ("a",), 1)])
