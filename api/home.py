@@ -7,6 +7,7 @@
     headers.jsonl     block headers pinned for that policy
     keys.db           the keys of sealed values, in the clear: they are erased by destroying them
     forks/            proofs of forks that were met
+    peers.json        nodes that this home was paired with
     founding.request  what the holders of the root keys have to sign before there is an identity; then gone
 
 The development chain and authority live elsewhere: a home that is restored must not restore them.
@@ -60,6 +61,10 @@ class Home:
     @property
     def founding_request(self) -> Path:
         return self.root / "founding.request"
+
+    @property
+    def peers(self) -> Path:
+        return self.root / "peers.json"
 
     @property
     def last_check(self) -> Path:
