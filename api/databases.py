@@ -189,6 +189,10 @@ class Databases:
         """``take_in`` for the databases of this home. The store must be open for writing."""
         return take_in(self._session.vault.store, self.keys, self._session.now_ms)
 
+    def queued(self) -> int:
+        """How many writes wait for the writer's next turn."""
+        return 0 if self._writer is None else self._writer.queued()
+
     def close(self) -> None:
         """Write what is on its way, and release the keys. Idempotent."""
         with self._closing:

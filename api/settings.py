@@ -43,6 +43,8 @@ __all__ = [
     "HttpAuthoritySettings",
     "NoChainSettings",
     "RpcChainSettings",
+    "ServiceLimits",
+    "ServiceSettings",
     "Settings",
     "TimestampSettings",
     "default_settings_text",
@@ -179,6 +181,42 @@ class TimestampSettings(_Part):
     """For one authority in one round."""
 
 
+class ServiceLimits(_Part):
+    """What a request to 'holdfast serve' may cost."""
+
+    max_body_bytes: int = Field(default=4 * 1024 * 1024, ge=1024, le=64 * 1024 * 1024)
+    max_import_bytes: int = Field(default=64 * 1024 * 1024, ge=1024, le=1024 * 1024 * 1024)
+    """Of a body that holds many documents. It is held in memory until it is written."""
+    max_documents: int = Field(default=1000, ge=1, le=10_000)
+    """Changes in one transaction."""
+    requests_a_minute: int = Field(default=6000, ge=1, le=1_000_000)
+    """Of one key."""
+    threads: int = Field(default=40, ge=2, le=500)
+    """Requests that are served at a time. Half of them may wait for changes."""
+
+
+class ServiceSettings(_Part):
+    """How 'holdfast serve' listens. Paths are relative to the home."""
+
+    host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    port: int = Field(default=8463, ge=0, le=65_535)
+    """0: one that is free."""
+    tls_cert: FilePath | None = None
+    """PEM, the whole chain."""
+    tls_key: FilePath | None = None
+    public_url: HttpUrl | None = None
+    """The origin that clients sign for, behind a proxy: https://vault.example. None: what they connect to."""
+    limits: ServiceLimits = ServiceLimits()
+    tenants: Mapping[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")], FilePath] = {}
+    """Other homes, by the names under which they are reached: /tenants/NAME/v1. All have one passphrase."""
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> ServiceSettings:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
+
+
 ChainSettings = DevChainSettings | RpcChainSettings | NoChainSettings
 AuthoritySettings = DevAuthoritySettings | HttpAuthoritySettings
 
@@ -208,6 +246,7 @@ class Settings(BaseSettings):
     timestamps: TimestampSettings = TimestampSettings()
     authorities: tuple[Annotated[AuthoritySettings, Field(discriminator="kind")], ...] = ()
     alarms: AlarmSettings = AlarmSettings()
+    service: ServiceSettings = ServiceSettings()
 
     @model_validator(mode="after")
     def _check_authorities(self) -> Settings:
@@ -381,12 +420,23 @@ def _located(settings: Settings, home: Home, beside: Path) -> Settings:
             "dev_dir": dev_dir,
             "sentinel_dir": sentinel_dir,
             "authorities": tuple(_located_authority(authority, beside) for authority in settings.authorities),
+            "service": _located_service(settings.service, home),
         }
     )
 
 
 def _located_database(location: StoreLocation, home: Home) -> StoreLocation:
     return home.root / location if isinstance(location, Path) else location
+
+
+def _located_service(service: ServiceSettings, home: Home) -> ServiceSettings:
+    files = {name: getattr(service, name) for name in ("tls_cert", "tls_key")}
+    return service.model_copy(
+        update={
+            **{name: None if path is None else home.root / path for name, path in files.items()},
+            "tenants": {name: home.root / path.expanduser() for name, path in service.tenants.items()},
+        }
+    )
 
 
 def _located_authority(authority: AuthoritySettings, beside: Path) -> AuthoritySettings:

@@ -20,6 +20,8 @@
         WrongPassphrase
         WrongPin                a hardware token did not take the PIN
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
+        Unauthenticated         a request over the network is signed by nobody that can be told
+        Forbidden               who signed it may not do this
       StorageError              the store could not do it
         StoreBusy               locked by another process: try again
         StoreUnreachable        its server does not answer: try again
@@ -41,6 +43,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "DamagedFile",
+    "Forbidden",
     "ForkDetected",
     "HistoryError",
     "ImprintMismatch",
@@ -62,6 +65,7 @@ __all__ = [
     "TokenUndecided",
     "TransportError",
     "Unacknowledged",
+    "Unauthenticated",
     "UnknownOutcome",
     "UnsupportedVersion",
     "VerificationError",
@@ -213,6 +217,14 @@ class ReadOnlyState(RefusedError):
     def __init__(self, state: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"{state}: {message}", hint=hint)
         self.state = state
+
+
+class Unauthenticated(RefusedError):
+    """A request over the network does not show who asks: no signature, or one that does not hold."""
+
+
+class Forbidden(RefusedError):
+    """Who signed a request may not do what it asks for."""
 
 
 class StorageError(AuditError):

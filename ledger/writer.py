@@ -179,6 +179,11 @@ class StoreWriter:
             raise RuntimeError("the writer's own thread would wait for itself: use submit")
         return self.submit(key, blocks, condition=condition).result()
 
+    def queued(self) -> int:
+        """How many items wait for a turn."""
+        with self._changed:
+            return len(self._queue)
+
     def close(self, *, drain: bool = True) -> None:
         """Take no more, write what is queued or (``drain`` False) refuse it, and wait for the last answer. Idempotent.
 

@@ -168,10 +168,12 @@ def fields(prefix: str, *models: type[BaseModel]) -> set[str]:
 
 def test_settings() -> None:
     documented = {row[0].strip("`") for row in rows("reference/settings.md", 3)}
-    known = fields("", settings.Settings) - {"chain", "timestamps", "alarms"}
+    known = fields("", settings.Settings) - {"chain", "timestamps", "alarms", "service"}
     known |= fields("timestamps.", settings.TimestampSettings) | fields("alarms.", settings.AlarmSettings)
     known |= fields("chain.", settings.DevChainSettings, settings.RpcChainSettings, settings.NoChainSettings)
     known |= fields("authorities.", settings.DevAuthoritySettings, settings.HttpAuthoritySettings)
+    known |= fields("service.", settings.ServiceSettings) - {"service.limits"}
+    known |= fields("service.limits.", settings.ServiceLimits)
     assert documented == known
 
 

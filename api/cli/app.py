@@ -32,6 +32,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "root": Source("api.cli.root", "A holder's root key: make it, hand over its card, restore it from the phrase."),
     "headers": Source("api.cli.headers", "Pin block headers for the offline verifier."),
     "demo": Source("api.cli.demo", "Show what holdfast does on real bank data, and attack it."),
+    "serve": Source("api.cli.serve", "Serve the home's databases over HTTP."),
     "devtsa": Source("api.cli.devtsa", "The development timestamp authority."),
     "devchain": Source("api.cli.devchain", "The development chain."),
 }

@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,19 +20,42 @@ from api.cli.times import time_text
 from identity.errors import MalformedError
 
 if TYPE_CHECKING:
-    from api.anchor_service import AnchorEvent
+    from api.anchor_service import AnchorEvent, AnchorService
     from api.bootstrap import Session
     from api.cli.output import Output
+    from identity.keystore import KeyRing
 
-__all__ = ["run_service"]
+__all__ = ["anchoring", "run_service"]
+
+
+def anchoring(
+    session: Session, ring: KeyRing, interval_ms: int, stop: threading.Event, tell: Callable[[AnchorEvent], None]
+) -> AnchorService:
+    """The anchoring service of a home, with the clocks of this machine."""
+    from api.anchor_service import AnchorService, Surroundings
+    from api.bootstrap import now_ms
+    from api.pool import pool_policy
+
+    return AnchorService(
+        session=session,
+        sources={source.name: source for source in session.sources()},
+        sender=session.sender(ring),
+        interval_ms=interval_ms,
+        around=Surroundings(
+            now_ms=now_ms,
+            ticks_ms=lambda: time.monotonic_ns() // 1_000_000,
+            jitter=random.random,
+            tell=tell,
+        ),
+        stop=stop,
+        pool=pool_policy(session.settings),
+        close=lambda: session.advance_closing(ring),
+    )
 
 
 def run_service(ctx: typer.Context, session: Session, every: str, passphrase_file: Path | None) -> None:
     """Anchor until a signal comes. The chain need not be reachable at the start."""
     from anchoring.policy import parse_duration
-    from api.anchor_service import AnchorService, Surroundings
-    from api.bootstrap import now_ms
-    from api.pool import pool_policy
     from identity.keystore import open_keystore
 
     run = invocation(ctx)
@@ -42,21 +65,7 @@ def run_service(ctx: typer.Context, session: Session, every: str, passphrase_fil
         raise UsageError(str(exc)) from exc
     ring = open_keystore(session.settings.keystore, read_passphrase(passphrase_file, run.environ))
     with _until_signal() as stop:
-        AnchorService(
-            session=session,
-            sources={source.name: source for source in session.sources()},
-            sender=session.sender(ring),
-            interval_ms=interval_ms,
-            around=Surroundings(
-                now_ms=now_ms,
-                ticks_ms=lambda: time.monotonic_ns() // 1_000_000,
-                jitter=random.random,
-                tell=lambda event: _print(run.out, event),
-            ),
-            stop=stop,
-            pool=pool_policy(session.settings),
-            close=lambda: session.advance_closing(ring),
-        ).run()
+        anchoring(session, ring, interval_ms, stop, lambda event: _print(run.out, event)).run()
 
 
 @contextmanager

@@ -1,0 +1,257 @@
+"""What travels over HTTP, as Pydantic models: bodies that are read, and the shapes of answers for the OpenAPI document.
+
+Values of documents are JSON as docs/reference/json.md says, so here they are ``Any``. Every answer has ``v`` and
+``kind``, as the command line's have.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "ChangeModel",
+    "CollectionList",
+    "CollectionModel",
+    "CommitModel",
+    "ConflictModel",
+    "DatabaseList",
+    "DatabaseModel",
+    "DeleteChange",
+    "DocumentBody",
+    "DocumentModel",
+    "ElementsChange",
+    "HealthModel",
+    "IncrementChange",
+    "ListedModel",
+    "NewDatabase",
+    "PageModel",
+    "PatchBody",
+    "PatchChange",
+    "ProblemDocument",
+    "PutChange",
+    "RequireChange",
+    "TransactionBody",
+    "TransactionModel",
+    "UndeleteChange",
+]
+
+Fields = dict[str, Any]
+Name = Annotated[str, Field(min_length=1, max_length=2048)]
+NoteText = Annotated[str, Field(max_length=4096)]
+
+
+class _Body(BaseModel):
+    """Something that is read: what it does not know is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _Shape(BaseModel):
+    """Something that is answered. Fields may be added."""
+
+    v: Literal[1] = 1
+    kind: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457. There are more members by the type: ``etag``, ``fields`` and ``siblings`` of a stale version."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str = Field(examples=["urn:holdfast:problem:stale-version"])
+    title: str
+    status: int
+    detail: str
+
+
+class HealthModel(_Shape):
+    """How the service stands."""
+
+    state: str
+
+
+# --- databases ------------------------------------------------------------------------------------------------------
+
+
+class NewDatabase(_Body):
+    """A database that is to be founded."""
+
+    name: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class DatabaseModel(_Shape):
+    """A database."""
+
+    name: str
+    id: str
+    created: str | None = None
+
+
+class CollectionModel(_Shape):
+    """A collection, and how many documents are in it."""
+
+    collection: str
+    documents: int
+    deleted: int
+    conflicts: int
+    schema_: bool = Field(alias="schema")
+
+
+class DatabaseList(_Shape):
+    """Databases, oldest first."""
+
+    databases: list[DatabaseModel]
+
+
+class CollectionList(_Shape):
+    """Collections by name."""
+
+    collections: list[CollectionModel]
+
+
+# --- documents ------------------------------------------------------------------------------------------------------
+
+
+class ConflictModel(BaseModel):
+    """Something about a document that needs a decision."""
+
+    kind: str
+    path: str
+
+
+class DocumentModel(_Shape):
+    """A document."""
+
+    document: str
+    etag: str | None
+    fields: Fields
+    conflicts: list[ConflictModel]
+    sealed: list[str]
+    siblings: dict[str, list[Any]] | None = None
+    as_of: dict[str, Any] | None = None
+
+
+class ListedModel(BaseModel):
+    """A document in a page."""
+
+    key: str
+    etag: str
+    conflicts: int
+    fields: Fields
+
+
+class PageModel(_Shape):
+    """Some documents. ``cursor`` is where the next page begins; null: there is none."""
+
+    documents: list[ListedModel]
+    cursor: str | None
+    as_of: dict[str, Any] | None = None
+
+
+class DocumentBody(BaseModel):
+    """The fields of a document and their values."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class PatchBody(_Body):
+    """Fields that get other values, and fields that go."""
+
+    fields: Fields = {}
+    unset: list[Name] = []
+
+
+class CommitModel(_Shape):
+    """What was written. ``written`` false: all was so already."""
+
+    document: str | None = None
+    etag: str | None = None
+    written: bool
+    entry: str | None
+    feed: str | None
+    index: int | None
+    place: int | None
+
+
+# --- transactions ---------------------------------------------------------------------------------------------------
+
+
+class _Change(_Body):
+    collection: Name
+    key: Name
+
+
+class PutChange(_Change):
+    """Let the document have these fields and no others."""
+
+    do: Literal["put"]
+    fields: Fields
+    if_match: str | None = None
+    if_absent: bool = False
+
+
+class PatchChange(_Change):
+    """Let it have these, and leave its others."""
+
+    do: Literal["patch"]
+    fields: Fields = {}
+    unset: list[Name] = []
+    if_match: str | None = None
+
+
+class IncrementChange(_Change):
+    """Add to a counter."""
+
+    do: Literal["increment"]
+    field: Name
+    by: Any = 1
+
+
+class ElementsChange(_Change):
+    """Put elements into a set, or take them out of it."""
+
+    do: Literal["add", "remove"]
+    field: Name
+    elements: list[Any] = Field(min_length=1)
+
+
+class DeleteChange(_Change):
+    """Hide the document."""
+
+    do: Literal["delete"]
+    if_match: str | None = None
+
+
+class UndeleteChange(_Change):
+    """Show it again."""
+
+    do: Literal["undelete"]
+
+
+class RequireChange(_Change):
+    """Let all of it depend on the document's version; null: on its absence."""
+
+    do: Literal["require"]
+    etag: str | None
+
+
+ChangeModel = Annotated[
+    PutChange | PatchChange | IncrementChange | ElementsChange | DeleteChange | UndeleteChange | RequireChange,
+    Field(discriminator="do"),
+]
+
+
+class TransactionBody(_Body):
+    """Changes that are made together, or none of them, in this order."""
+
+    changes: list[ChangeModel] = Field(min_length=1)
+    note: NoteText = ""
+    context: str | None = None
+
+
+class TransactionModel(CommitModel):
+    """What a transaction wrote. ``etags``: the version of each document after it; null where nothing is left."""
+
+    etags: dict[str, str | None]

@@ -1,0 +1,161 @@
+"""A node: one open home, with its keys, its databases and its gate, as the HTTP interface serves it.
+
+Databases are opened when they are first asked for and stay open: all requests share them, and their one writer. A home
+that must not be written to is served all the same. Its databases are open for reading then, and what would write is
+refused with the reason, which is looked for again after a while.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Protocol
+
+from anchoring.rollback import RollbackState
+from api.access.action import Action, Caller, Grant
+from api.access.request import HttpRequest
+from api.databases import Databases
+from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError, Unauthenticated
+
+if TYPE_CHECKING:
+    from api.bootstrap import Session
+    from identity.keystore import KeyRing
+    from sync.database import Database, DatabaseInfo
+
+__all__ = ["ClosedGate", "Gate", "Node", "Standing"]
+
+_ASK_AGAIN_S: Final = 15.0
+"""How long it is not tried again to open a database for writing, or to ask the chain, after that failed."""
+
+
+class Gate(Protocol):
+    """Who may do what on a node."""
+
+    def identify(self, request: HttpRequest) -> Caller:
+        """Whose request it is. Raises ``Unauthenticated``."""
+
+    def allow(self, caller: Caller, action: Action) -> Grant:
+        """Return only when the caller may do that, and how much of it. Raises ``Forbidden``."""
+
+
+class ClosedGate:
+    """Lets nobody in: the gate of a node for which nobody has said who may."""
+
+    def identify(self, request: HttpRequest) -> Caller:  # noqa: ARG002
+        """See ``Gate``."""
+        raise Unauthenticated("this node admits nobody")
+
+    def allow(self, caller: Caller, action: Action) -> Grant:  # noqa: ARG002
+        """See ``Gate``."""
+        raise Unauthenticated("this node admits nobody")
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Whether a node may be written to: the state of its log against its chain, by the name of that state."""
+
+    writable: bool
+    state: str
+    detail: str
+
+
+class Node:
+    """One home, open, for any number of threads. ``close`` it before its session."""
+
+    def __init__(
+        self,
+        session: Session,
+        ring: KeyRing | None,
+        gate: Gate,
+        *,
+        ticks_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``ring`` None: nothing is written. ``ticks_s`` is a clock that never goes back."""
+        self.session = session
+        self.ring = ring
+        self.gate = gate
+        self.closing = threading.Event()
+        """Set when the node is about to stop: who waits for changes is sent home."""
+        self._ticks_s = ticks_s
+        self._reading = Databases(session)
+        self._writing = None if ring is None else Databases(session, ring)
+        self._lock = threading.Lock()
+        self._open: dict[bytes, Database] = {}
+        self._open_to_read: dict[bytes, Database] = {}
+        self._failed: tuple[float, AuditError] | None = None
+        self._standing: tuple[float, Standing] | None = None
+
+    # --- databases ---
+
+    def known(self) -> list[DatabaseInfo]:
+        """The databases of the home, oldest first."""
+        return self._reading.known()
+
+    def find(self, name: str) -> DatabaseInfo:
+        """The database of that name or id. Raises ``MissingEvidenceError`` when there is none, or several."""
+        return self._reading.find(name)
+
+    def reading(self, uid: bytes) -> Database:
+        """A database to read: the one that is written to where that can be, so that its changes are told at once."""
+        try:
+            return self.writing(uid)
+        except (RefusedError, TransportError, StoreBusy):
+            with self._lock:
+                if uid not in self._open_to_read:
+                    self._open_to_read[uid] = self._reading.open_known(uid)
+                return self._open_to_read[uid]
+
+    def writing(self, uid: bytes) -> Database:
+        """A database to write to. Raises ``ReadOnlyState`` and what else opening it raises."""
+        with self._lock:
+            if uid in self._open:
+                return self._open[uid]
+            databases = self._ready()
+            try:
+                self._open[uid] = databases.open_known(uid)
+            except (ReadOnlyState, TransportError) as exc:
+                self._failed = self._ticks_s() + _ASK_AGAIN_S, exc
+                raise
+            return self._open[uid]
+
+    def create(self, name: str) -> Database:
+        """Found a database. Raises as ``Databases.create``."""
+        with self._lock:
+            made = self._ready().create(name)
+            self._open[made.uid] = made
+            return made
+
+    def queued(self) -> int:
+        """How many writes wait for the writer's next turn."""
+        return 0 if self._writing is None else self._writing.queued()
+
+    def _ready(self) -> Databases:
+        if self._writing is None:
+            raise RefusedError("this node is open for reading only")
+        if self._failed is not None and self._ticks_s() < self._failed[0]:
+            raise self._failed[1]
+        return self._writing
+
+    # --- its state ---
+
+    def standing(self) -> Standing:
+        """Whether the node may be written to, as the chain says; asked again after a while."""
+        with self._lock:
+            if self._standing is None or self._ticks_s() >= self._standing[0]:
+                self._standing = self._ticks_s() + _ASK_AGAIN_S, self._judge()
+            return self._standing[1]
+
+    def _judge(self) -> Standing:
+        found = self.session.check_rollback()
+        goes_on = found.state is RollbackState.UNVERIFIED and self.session.settings.unverified == "continue"
+        return Standing(found.state.writable or goes_on, found.state.value, found.detail)
+
+    def close(self) -> None:
+        """Write what is on its way, and release the keys. Idempotent."""
+        self.closing.set()
+        with self._lock:
+            if self._writing is not None:
+                self._writing.close()
+            self._reading.close()

@@ -1,0 +1,423 @@
+"""What every route begins with: its body within bounds, whose request it is, and whether that is allowed.
+
+A route is declared with its ``Operation``. It is given a ``Call``, which the gate has identified, and asks the call for
+its database before it touches any data: that asks the gate whether the operation is allowed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any, Final, TypeVar
+
+import anyio
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from pydantic import BaseModel, ValidationError
+
+from api.access.action import Action, Caller, Grant, Operation
+from api.access.request import HttpRequest
+from api.models import ProblemDocument
+from api.node import Gate, Node
+from api.problems import PROBLEM_JSON, NotFound, NotImplementedHere, RequestTimedOut, problem_of
+from api.service import Answer, Service
+from identity.errors import (
+    Forbidden,
+    LimitExceeded,
+    MalformedError,
+    MissingEvidenceError,
+    Unacknowledged,
+    UnknownOutcome,
+)
+from identity.jsontext import parse_json
+from identity.textforms import check_name
+from sync.changes import Changes, Strength
+from sync.database import Commit, Database
+
+__all__ = [
+    "EXAMPLE",
+    "OPERATION",
+    "Call",
+    "Called",
+    "Gate",
+    "Limit",
+    "Note",
+    "On",
+    "Routes",
+    "answer",
+    "check_collection",
+    "json_bytes",
+    "ndjson",
+    "openapi_body",
+]
+
+OPERATION: Final = "x-holdfast-operation"
+ALSO: Final = "x-holdfast-also"
+LARGE: Final = "x-holdfast-large-body"
+BODY: Final = "x-holdfast-body"
+EXAMPLE: Final = "example"
+CONTEXT: Final = "Holdfast-Context"
+
+_MAX_IDEMPOTENCY_KEY: Final = 255
+_MAX_NOTE: Final = 4096
+_READING: Final = (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503)
+_WRITING: Final = (*_READING, 410, 412, 501)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+Note = Annotated[str, Query(max_length=_MAX_NOTE, description="What to keep with the transaction.")]
+Limit = Annotated[int, Query(ge=1, le=10_000, description="How many, at most.")]
+
+
+# --- the call -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class On:
+    """A database that a call may do its operation on, and how much of its documents it may see and write."""
+
+    database: Database
+    grant: Grant
+
+    def shows(self, name: str) -> bool:
+        """Whether a field at the top level of documents may be seen and written."""
+        return self.grant.fields is None or name in self.grant.fields
+
+    def shown(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of the fields that may be seen."""
+        return {name: value for name, value in fields.items() if self.shows(name)}
+
+    def shows_path(self, pointer: str) -> bool:
+        """Whether a JSON Pointer into a document leads to what may be seen. The document itself may."""
+        first = pointer.split("/")[1] if pointer else ""
+        return not pointer or self.shows(first.replace("~1", "/").replace("~0", "~"))
+
+    def require_fields(self, names: Iterable[str]) -> None:
+        """Return only when all of these may be seen and written. Raises ``Forbidden``."""
+        hidden = sorted(name for name in set(names) if not self.shows(name))
+        if hidden:
+            raise Forbidden(f"not allowed: the fields {', '.join(hidden)}")
+
+    def require_all_fields(self, what: str) -> None:
+        """Return only when no field is withheld. Raises ``Forbidden``."""
+        if self.grant.fields is not None:
+            raise Forbidden(f"{what} takes every field of the documents")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request of somebody whom the gate knows, to one node."""
+
+    service: Service
+    node: Node
+    request: HttpRequest
+    caller: Caller
+    operation: Operation
+    id: str
+
+    # --- asking the gate ---
+
+    def allow(self, operation: Operation | None = None) -> Grant:
+        """Ask for an operation on the node itself. Raises ``Forbidden``."""
+        return self.node.gate.allow(self.caller, Action(operation or self.operation))
+
+    def on(
+        self,
+        database: str,
+        collection: str | None = None,
+        key: str | None = None,
+        fields: Iterable[str] = (),
+        *,
+        operation: Operation | None = None,
+        writes: bool = False,
+    ) -> On:
+        """Ask for the operation, by default the route's, on a database. Raises ``Forbidden``, ``NotFound``.
+
+        Who may not ask the node what databases it has is not told that there is none of that name.
+        """
+        asked = operation or self.operation
+        try:
+            uid = self.node.find(database).uid
+        except MissingEvidenceError as exc:
+            self.allow(asked)
+            raise NotFound(f"there is no database {database!r}, or there are several") from exc
+        grant = self.node.gate.allow(self.caller, Action(asked, uid, collection, key, frozenset(fields)))
+        return On(self.node.writing(uid) if writes else self.node.reading(uid), grant)
+
+    def permits(self, operation: Operation, uid: bytes) -> bool:
+        """Whether an operation on a database is allowed. Nothing of it is opened."""
+        try:
+            self.node.gate.allow(self.caller, Action(operation, uid))
+        except Forbidden:
+            return False
+        return True
+
+    # --- what it says ---
+
+    def header(self, name: str) -> str | None:
+        """A header of the request. Raises ``MalformedError`` for one that stands there twice."""
+        found = [value for each, value in self.request.headers if each == name.lower()]
+        if len(found) > 1:
+            raise MalformedError(f"{name}: stands there {len(found)} times")
+        return found[0] if found else None
+
+    def json(self, *, what: str = "body") -> Any:
+        """The body, as strict JSON. Raises ``MalformedError``, ``LimitExceeded``."""
+        return parse_json(self.request.body, what=what, max_bytes=self.service.limits.body_bytes)
+
+    def read(self, model: type[Model]) -> Model:
+        """The body as this model has it. Raises ``MalformedError`` naming the place."""
+        try:
+            return model.model_validate(self.json())
+        except ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+            at = "/".join(str(step) for step in first["loc"])
+            raise MalformedError(f"body: {at}: {first['msg'].removeprefix('Value error, ')}") from exc
+
+    def changes(self, note: str = "", base: str | None = None) -> Changes:
+        """An empty ``Changes``, with the context and the strength that the headers ask for.
+
+        Raises ``NotImplementedHere`` for a strength that this node does not have.
+        """
+        return Changes(note, base or self.header(CONTEXT), strength=self.strength() or Strength.CARRIED)
+
+    def strength(self) -> Strength | None:
+        """What ``Prefer`` asks of conditions; None when it asks nothing that is known here."""
+        wanted = {one.strip().lower() for one in (self.header("prefer") or "").split(",")}
+        if "serial" in wanted:
+            raise NotImplementedHere("conditions of strength 'serial' are not done here")
+        return next((one for one in Strength if one.value in wanted), None)
+
+    def applied(self) -> dict[str, str]:
+        """The header that says which preference was followed."""
+        strength = self.strength()
+        return {} if strength is None else {"Preference-Applied": strength.value}
+
+    # --- what it does ---
+
+    def commit(self, database: Database, changes: Changes) -> Commit:
+        """Commit changes, and measure how long that takes. Raises as ``Database.commit``."""
+        if len(changes.documents) > self.service.limits.documents:
+            raise LimitExceeded(f"{len(changes.documents)} documents, at most {self.service.limits.documents} go")
+        with self.committing():
+            return database.commit(changes)
+
+    @contextmanager
+    def committing(self) -> Iterator[None]:
+        """Measure a write."""
+        with self.service.metrics.commit():
+            yield
+
+    def once(self, make: Callable[[], Response]) -> Response:
+        """The answer that ``make`` makes; the one that it made before, when this request is sent again.
+
+        Without an Idempotency-Key it is always made. Who asks has to be allowed to by now, so call it behind ``on``.
+        """
+        key = self.header("idempotency-key")
+        if key is None:
+            return make()
+        if not 1 <= len(key) <= _MAX_IDEMPOTENCY_KEY:
+            raise MalformedError(f"Idempotency-Key: 1 to {_MAX_IDEMPOTENCY_KEY} characters")
+        answers, whose, digest = self.service.answers, self._whose(), self._digest()
+        before = answers.begin(whose, key, digest)
+        if before is not None:
+            return Response(before.body, before.status, {**dict(before.headers), "Idempotency-Replayed": "true"})
+        try:
+            made = make()
+        except (UnknownOutcome, Unacknowledged) as exc:  # it may be written: it must not be tried again by itself
+            problem = problem_of(exc, self.id)
+            made = Response(problem.body(), problem.kind.status, dict(problem.headers), PROBLEM_JSON)
+        except BaseException:
+            answers.drop(whose, key)  # nothing was written
+            raise
+        answers.keep(whose, key, digest, Answer(made.status_code, tuple(made.headers.items()), bytes(made.body)))
+        return made
+
+    def _whose(self) -> bytes:
+        token = b"" if self.caller.token is None else self.caller.token.digest
+        return sha256(self.caller.key + token + str(id(self.node)).encode()).digest()
+
+    def _digest(self) -> bytes:
+        conditions = [f"{name}:{value}" for name, value in self.request.headers if name in _DECIDING]
+        asked = [self.request.method, self.request.url, *conditions]
+        return sha256(json.dumps(asked).encode() + self.request.body).digest()
+
+
+_DECIDING: Final = frozenset({"if-match", "if-none-match", "prefer", "holdfast-context"})
+"""Headers that make another request of it."""
+
+
+# --- identifying ----------------------------------------------------------------------------------------------------
+
+
+async def _body(request: Request) -> bytes:
+    """The body, read no further than the route allows: also one that does not say how long it is."""
+    service: Service = request.app.state.service
+    limits = service.limits
+    most = limits.import_bytes if _extra(request).get(LARGE) else limits.body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > most):
+        raise LimitExceeded(f"body: {announced[:20]} bytes, at most {most} are taken")
+    parts, size = [], 0
+    try:
+        with anyio.fail_after(limits.body_s):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise LimitExceeded(f"body: more than {most} bytes")
+                parts.append(part)
+    except TimeoutError as exc:
+        raise RequestTimedOut(f"the body took longer than {limits.body_s:g} s") from exc
+    return b"".join(parts)
+
+
+def _call(request: Request, body: Annotated[bytes, Depends(_body)]) -> Call:
+    service: Service = request.app.state.service
+    node = service.node(request.path_params.get("tenant", ""))
+    headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.headers.raw)
+    asked = HttpRequest(request.method, _target(request, service.public_url), headers, body)
+    caller = node.gate.identify(asked)
+    request.state.caller = caller.key
+    service.rates.take(caller.key)
+    return Call(service, node, asked, caller, Operation(_extra(request)[OPERATION]), request.state.id)
+
+
+def _target(request: Request, public_url: str | None) -> str:
+    """The target URI, as its client wrote it: its path is not decoded and not tidied up."""
+    scope = request.scope
+    origin = public_url or f"{scope['scheme']}://{request.headers.get('host', '')}"
+    query = scope["query_string"].decode("latin-1")
+    path = scope["raw_path"].decode("latin-1").partition("?")[0]
+    return f"{origin}{path}?{query}" if query else f"{origin}{path}"
+
+
+def _extra(request: Request) -> Mapping[str, Any]:
+    found: Mapping[str, Any] | None = request.scope["route"].openapi_extra
+    return found or {}
+
+
+Called = Annotated[Call, Depends(_call)]
+
+
+# --- declaring ------------------------------------------------------------------------------------------------------
+
+
+class Routes(APIRouter):
+    """A router whose routes all have their operation, and say all that they can answer."""
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(tags=[subject], redirect_slashes=False)
+
+    def declare(
+        self,
+        method: str,
+        path: str,
+        operation: Operation,
+        *,
+        answers: type[BaseModel] | None = None,
+        status: int = 200,
+        example: Any = None,
+        also: Sequence[Operation] = (),
+        body: type[BaseModel] | None = None,
+        body_example: Any = None,
+        media: str = "application/json",
+        large: bool = False,
+        more: Mapping[int, str] | None = None,
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Register a route. ``answers`` is what it answers with when all is well, ``more`` other answers that are no
+        problems, ``also`` operations that it asks for beside its own, by what the request says.
+        """
+        writes = method not in ("GET", "HEAD")
+        responses: dict[int | str, dict[str, Any]] = {
+            code: {"description": _ANSWER[code], "content": {PROBLEM_JSON: {"schema": _PROBLEM}}}
+            for code in (_WRITING if writes else _READING)
+        }
+        good: dict[str, Any] = {"description": "Done."}
+        if answers is not None:
+            good["model"] = answers
+            if example is not None:
+                good["content"] = {"application/json": {EXAMPLE: example}}
+        elif media != "application/json":
+            good["content"] = {media: {"schema": {"type": "string"}}}
+        responses[status] = good
+        for code, meaning in (more or {}).items():
+            responses[code] = {"description": meaning}
+        extra: dict[str, Any] = {OPERATION: operation.value}
+        if also:
+            extra[ALSO] = [one.value for one in also]
+        if large:
+            extra[LARGE] = True
+        if body is not None:
+            extra[BODY] = body.__name__
+            extra["requestBody"] = openapi_body(body, body_example)
+            MODELS[body.__name__] = body
+        return self.api_route(
+            path,
+            methods=[method],
+            status_code=status,
+            response_model=None,
+            response_class=Response,
+            responses=responses,
+            openapi_extra=extra,
+            name=f"{method} {path}",
+        )
+
+
+MODELS: Final[dict[str, type[BaseModel]]] = {}
+"""The models of bodies, for the OpenAPI document: bodies are read by strict JSON, and not by the framework."""
+
+
+def openapi_body(model: type[BaseModel], example: Any = None) -> dict[str, Any]:
+    """How the OpenAPI document describes a body."""
+    content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+    return {
+        "required": True,
+        "content": {"application/json": content | ({} if example is None else {EXAMPLE: example})},
+    }
+
+
+_PROBLEM: Final = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
+_ANSWER: Final = {
+    400: "Malformed: nothing was done.",
+    401: "Not signed as it must be.",
+    403: "Not allowed.",
+    404: "There is no such thing.",
+    408: "The body did not come in time.",
+    409: "Refused, or somebody else was quicker.",
+    410: "The document was ended for good.",
+    412: "The document is in another version, which is shown.",
+    413: "Larger than is taken.",
+    422: "What was sent is well-formed and its claim is false; or the Idempotency-Key was used.",
+    429: "Too many requests with this key.",
+    500: "Something went wrong inside.",
+    501: "Not done by this node.",
+    503: "Not now: busy, or read-only.",
+}
+
+
+# --- answering ------------------------------------------------------------------------------------------------------
+
+
+def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON answer."""
+    return Response(json_bytes(content), status, dict(headers or {}), "application/json")
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON as it is answered."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def ndjson(rows: Iterable[Any]) -> Iterator[bytes]:
+    """A line of JSON for each."""
+    return (json_bytes(row) + b"\n" for row in rows)
+
+
+def check_collection(collection: str) -> str:
+    """Return the name of a collection of documents. Raises ``MalformedError``, ``NotFound`` for the database's own."""
+    if collection.startswith("$"):
+        raise NotFound("schemas and holds have paths of their own")
+    return check_name(collection, "collection")
