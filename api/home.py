@@ -55,6 +55,10 @@ class Home:
         return self.root / "keys.db"
 
     @property
+    def nonces(self) -> Path:
+        return self.root / "nonces.db"
+
+    @property
     def forks(self) -> Path:
         return self.root / "forks"
 

@@ -45,11 +45,11 @@ class ClosedGate:
 
     def identify(self, request: HttpRequest) -> Caller:  # noqa: ARG002
         """See ``Gate``."""
-        raise Unauthenticated("this node admits nobody")
+        raise Unauthenticated("CLOSED", "this node admits nobody")
 
     def allow(self, caller: Caller, action: Action) -> Grant:  # noqa: ARG002
         """See ``Gate``."""
-        raise Unauthenticated("this node admits nobody")
+        raise Unauthenticated("CLOSED", "this node admits nobody")
 
 
 @dataclass(frozen=True, slots=True)

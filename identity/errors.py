@@ -20,8 +20,9 @@
         WrongPassphrase
         WrongPin                a hardware token did not take the PIN
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
-        Unauthenticated         a request over the network is signed by nobody that can be told
-        Forbidden               who signed it may not do this
+        Unauthenticated         a request over the network does not prove who sent it (carries a reason)
+        Forbidden               it does, and the sender may not do that (carries a reason)
+          TooMany               not now: more requests than a rate allows (carries when to try again)
       StorageError              the store could not do it
         StoreBusy               locked by another process: try again
         StoreUnreachable        its server does not answer: try again
@@ -63,6 +64,7 @@ __all__ = [
     "StoreUnreachable",
     "TokenRejected",
     "TokenUndecided",
+    "TooMany",
     "TransportError",
     "Unacknowledged",
     "Unauthenticated",
@@ -220,11 +222,27 @@ class ReadOnlyState(RefusedError):
 
 
 class Unauthenticated(RefusedError):
-    """A request over the network does not show who asks: no signature, or one that does not hold."""
+    """A request that does not prove who sent it. ``reason`` is stable, in upper case with underscores."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
 
 
 class Forbidden(RefusedError):
-    """Who signed a request may not do what it asks for."""
+    """Who sent a request is known, and may not have what it asks for. ``reason`` as in ``Unauthenticated``."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class TooMany(Forbidden):
+    """More requests in a minute than the sender may make. ``retry_after_s``: when to try again."""
+
+    def __init__(self, reason: str, detail: str, *, retry_after_s: int) -> None:
+        super().__init__(reason, detail)
+        self.retry_after_s = retry_after_s
 
 
 class StorageError(AuditError):

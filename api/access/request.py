@@ -1,22 +1,31 @@
-"""A request as it came over the network, as far as a signature covers it."""
+"""A request as it is signed and verified: what came over the wire, and nothing of any framework."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 __all__ = ["HttpRequest"]
 
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """``url`` is the target URI in full; names in ``headers`` are in lower case, in the order in which they came."""
+    """One HTTP request.
+
+    ``url`` is the absolute target URI: for a server the public address that it believes to have, with path and query
+    as they came, undecoded. ``headers`` are (lower-case name, value), in the order in which they came, a name as often
+    as it came. ``body`` is the content as it was sent, before any content coding is undone.
+    """
 
     method: str
     url: str
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes = field(default=b"", repr=False)
+    headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+    def values(self, name: str) -> list[str]:
+        """Every value of the header with this lower-case name."""
+        return [value for header, value in self.headers if header == name]
 
     def header(self, name: str) -> str | None:
         """The value of a header that stands there once; None when it does not stand there, or several times."""
-        found = [value for each, value in self.headers if each == name]
+        found = self.values(name)
         return found[0] if len(found) == 1 else None

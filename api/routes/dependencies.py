@@ -99,12 +99,12 @@ class On:
         """Return only when all of these may be seen and written. Raises ``Forbidden``."""
         hidden = sorted(name for name in set(names) if not self.shows(name))
         if hidden:
-            raise Forbidden(f"not allowed: the fields {', '.join(hidden)}")
+            raise Forbidden("FIELDS", f"not allowed: the fields {', '.join(hidden)}")
 
     def require_all_fields(self, what: str) -> None:
         """Return only when no field is withheld. Raises ``Forbidden``."""
         if self.grant.fields is not None:
-            raise Forbidden(f"{what} takes every field of the documents")
+            raise Forbidden("FIELDS", f"{what} takes every field of the documents")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ _DEFAULTS: Final = {
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN_ASIDE: Final = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
 _LOCK: Final = "SELECT one FROM store_lock FOR UPDATE"
 """A statement of its own, also where others follow in the same message: each sees what was committed before it."""
 
@@ -185,6 +186,7 @@ def open_postgres(
             busy_timeout_ms=busy_timeout_ms,
             commit_timeout_s=commit_timeout_s,
         ),
+        noting=None if read_only else Connections(engine, _begin_aside, _RIM),
     )
 
 
@@ -262,6 +264,10 @@ def _begin(driver: _Driver) -> None:
 
 def _begin_read(driver: _Driver) -> None:
     driver.execute(_BEGIN_READ)
+
+
+def _begin_aside(driver: _Driver) -> None:
+    driver.execute(_BEGIN_ASIDE)
 
 
 def _begin_write(driver: _Driver, feed_sql: str) -> None:

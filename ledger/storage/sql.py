@@ -440,7 +440,8 @@ class SqlWriteTransaction(SqlReadTransaction):
 class SqlStore:
     """A store on an engine (``ledger.storage.sqlite`` sets one up).
 
-    ``writing`` begins its transactions with the write lock; it is None for a store that is only read. ``guard`` is
+    ``writing`` begins its transactions with the write lock; it is None for a store that is only read. ``noting`` begins
+    those that need none, where the engine has them. ``guard`` is
     called before and after each reading, and raises when what was read in between may not be one snapshot. One thread
     writes at a time; others wait for ``busy_timeout_s``. ``reopen`` opens the same store in the same way once more, in
     another process too: it can be pickled.
@@ -455,8 +456,10 @@ class SqlStore:
         guard: Callable[[], None],
         busy_timeout_s: float,
         reopen: Callable[[], SqlStore],
+        noting: Connections | None = None,
     ) -> None:
         self.reopen = reopen
+        self._noting = noting
         self._reading = reading
         self._writing = writing
         self._rim = rim
@@ -526,6 +529,24 @@ class SqlStore:
             self._unanswered = []
             self._tell(told)
 
+    @contextmanager
+    def aside(self) -> Iterator[SqlWriteTransaction]:
+        """A transaction on tables that are no part of what the store keeps: it takes no lock and waits for no flush.
+
+        What it wrote is seen by everybody at once, and can be lost when the server crashes. PostgreSQL only.
+        """
+        self._check_open()
+        if self._noting is None:
+            raise StorageError("the store has no transactions beside its lock")
+        with self._noting.transaction() as connection:
+            tx = SqlWriteTransaction(connection, self._statements, self._rim, self._parsed)
+            try:
+                yield tx
+            finally:
+                tx.close()
+            if tx.failed:
+                raise StorageError("a statement of the transaction failed: nothing of it is kept")
+
     def _tell(self, told: Sequence[Committed]) -> None:
         for one in told:
             try:
@@ -540,6 +561,8 @@ class SqlStore:
         self._reading.close()
         if self._writing is not None:
             self._writing.close()
+        if self._noting is not None:
+            self._noting.close()
 
     def _check_open(self) -> None:
         if self._closed:

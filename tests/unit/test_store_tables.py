@@ -21,7 +21,7 @@ from ledger.storage.sql import SqlStore
 
 DECLARED_BY = (sparse_tables, anchoring_tables, closing_tables, database_tables)
 """What must be imported for ``metadata`` to be whole."""
-BARE = {"store_identity", "store_lock", "succession"}
+BARE = {"request_nonce", "store_identity", "store_lock", "succession"}
 """Read and written in plain SQL only: they are of the store, not of what is kept in it."""
 
 

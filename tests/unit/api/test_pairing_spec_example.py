@@ -16,9 +16,9 @@ STATED = dict(re.findall(r"^(\S.*?) = (.*)$", re.findall(r"```text\n(.*?)```", S
 def test_the_example() -> None:
     devices = [Ed25519Signer(bytes([seed]) * 32).public_key for seed in (1, 2)]
     node, guest = Party(b"\x0a" * 32, devices[0]), Party(b"\x0b" * 32, devices[1])
-    assert STATED == {
+    assert {
         "device of A": to_did_key(node.device),
         "device of B": to_did_key(guest.device),
         "safety number": safety_number(node, guest),
         "code of the random bytes 00 01 .. 0f": make_code(bytes(range(16))),
-    }
+    } == STATED

@@ -44,13 +44,13 @@ class FakeGate:
         self.seen.append(request)
         name = request.header("x-caller")
         if name is None:
-            raise Unauthenticated("nobody signed this")
+            raise Unauthenticated("UNSIGNED", "nobody signed this")
         return Caller(name.encode().ljust(32, b"."))
 
     def allow(self, caller: Caller, action: Action) -> Grant:
         self.asked.append(action)
         if action.operation in self.forbidden:
-            raise Forbidden(f"{action.operation} is not for you")
+            raise Forbidden("ROLE", f"{action.operation} is not for you")
         return Grant(caller, b"i" * 32, self.fields)
 
 
