@@ -17,14 +17,14 @@ from anchoring.rollback import RollbackState
 from api.access.action import Action, Caller, Grant
 from api.access.request import HttpRequest
 from api.databases import Databases
-from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError, Unauthenticated
+from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
     from identity.keystore import KeyRing
     from sync.database import Database, DatabaseInfo
 
-__all__ = ["ClosedGate", "Gate", "Node", "Standing"]
+__all__ = ["Gate", "Node", "Standing"]
 
 _ASK_AGAIN_S: Final = 15.0
 """How long it is not tried again to open a database for writing, or to ask the chain, after that failed."""
@@ -38,18 +38,6 @@ class Gate(Protocol):
 
     def allow(self, caller: Caller, action: Action) -> Grant:
         """Return only when the caller may do that, and how much of it. Raises ``Forbidden``."""
-
-
-class ClosedGate:
-    """Lets nobody in: the gate of a node for which nobody has said who may."""
-
-    def identify(self, request: HttpRequest) -> Caller:  # noqa: ARG002
-        """See ``Gate``."""
-        raise Unauthenticated("CLOSED", "this node admits nobody")
-
-    def allow(self, caller: Caller, action: Action) -> Grant:  # noqa: ARG002
-        """See ``Gate``."""
-        raise Unauthenticated("CLOSED", "this node admits nobody")
 
 
 @dataclass(frozen=True, slots=True)

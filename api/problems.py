@@ -173,8 +173,9 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
         "the node reads only, until somebody has looked at it",
         members=lambda one: {"state": one.state},
     ),
-    errors.Unauthenticated: Kind("unauthenticated", 401, "The request is not signed as it must be"),
-    errors.Forbidden: Kind("forbidden", 403, "Not allowed"),
+    errors.Unauthenticated: Kind("unauthenticated", 401, "The request is not signed as it must be", members=_reason),
+    errors.Forbidden: Kind("forbidden", 403, "Not allowed", members=_reason),
+    errors.TooMany: Kind("too-many-requests", 429, "Too many requests", members=_reason),
     errors.StorageError: Kind("internal", 500, "Internal error", _INSIDE),
     errors.StoreBusy: Kind("busy", 503, "Busy", "the node is busy: try again", retry_s=1),
     errors.StoreUnreachable: Kind("store-unreachable", 503, "The store does not answer", "try again later", retry_s=5),
@@ -242,6 +243,8 @@ def problem_of(error: AuditError, request_id: str | None = None) -> Problem:
 def _headers(kind: Kind, error: AuditError) -> Iterator[tuple[str, str]]:
     if isinstance(error, TooManyRequests):
         yield "Retry-After", str(error.after_s)
+    elif isinstance(error, errors.TooMany):
+        yield "Retry-After", str(error.retry_after_s)
     elif kind.retry_s is not None:
         yield "Retry-After", str(kind.retry_s)
     if isinstance(error, errors.Unauthenticated):

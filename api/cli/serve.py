@@ -170,15 +170,24 @@ def _node(session: Session, passphrase: str) -> Iterator[Node]:
     from identity.keystore import open_keystore
 
     ring = open_keystore(session.settings.keystore, passphrase)
-    with closing(Node(session, ring, _gate(session))) as node:
+    with _gate(session) as gate, closing(Node(session, ring, gate)) as node:
         yield node
 
 
-def _gate(_session: Session) -> Gate:
+@contextmanager
+def _gate(session: Session) -> Iterator[Gate]:
     """Who may do what on the node of a home."""
-    from api.node import ClosedGate
+    from api.access.gate import Gate as DevicesGate
+    from api.access.nonces import nonces_for
+    from api.access.standing import StandingReader
 
-    return ClosedGate()
+    store = session.vault.store
+    standing = StandingReader(store, session.vault.history().identity)
+    with closing(nonces_for(store, session.home.nonces)) as nonces:
+        limits = session.settings.service.limits
+        yield DevicesGate(
+            standing, nonces, lambda: session.now_ms() // 1000, requests_a_minute=limits.requests_a_minute
+        )
 
 
 # --- running --------------------------------------------------------------------------------------------------------
