@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Final
 
 from identity.errors import DamagedFile
@@ -21,6 +20,7 @@ from ledger.merkle import Node, leaf_node, tree_hash
 from ledger.noderow import NODE_BYTES, pack_nodes, unpack_node
 from ledger.storage.rows import checked
 from ledger.store import FeedKey, SignedHead
+from sync.report import SideReason
 from sync.storage.queries import Queries
 
 __all__ = ["LEDGER", "MAX_SIDES", "Line", "Side", "SideReason", "Sides", "read_block"]
@@ -32,17 +32,6 @@ MAX_SIDES: Final = 16
 """Sides that are kept of one feed. Of one more only the proof is."""
 
 _BLOCKS_A_TIME: Final = 1024
-
-
-class SideReason(StrEnum):
-    """Why blocks are kept beside the ledger. The names are stable."""
-
-    FORKED = "FORKED"
-    """Others are signed in their place: the proof is a fork proof."""
-    RIVAL = "RIVAL"
-    """Another feed stands where the device may have one: the proof is a signed head of each."""
-    OTHER_CONTINUATION = "OTHER_CONTINUATION"
-    """A feed goes on from another history of this one, or this one from another history of an older one."""
 
 
 @dataclass(frozen=True, slots=True)

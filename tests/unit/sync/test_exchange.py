@@ -29,7 +29,7 @@ from ledger.feed import append, create_feed
 from ledger.merkle import EMPTY_TREE_HASH
 from ledger.store import stored_tree_hash
 from ledger.succession import continue_feed
-from sync import exchange
+from sync import receiving, runs
 from sync.bundle import FIRST_LINE, BundleReader, Have, Point, read_have
 from sync.changes import Changes
 from sync.database import Database, join, list_databases
@@ -456,14 +456,14 @@ def test_garbage_is_bounded(
     name: str, kind: bytes, three: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     laptop, phone, _ = three
-    monkeypatch.setattr(exchange, name, 0)
+    monkeypatch.setattr(receiving, name, 0)
     with pytest.raises(LimitExceeded):
         phone.db.import_bundle(io.BytesIO(bundle_of(laptop)))
 
 
 def test_blocks_without_a_head_are_bounded(three: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     laptop, phone, _ = three
-    monkeypatch.setattr(exchange, "MAX_BATCH_BLOCKS", 10)
+    monkeypatch.setattr(runs, "MAX_BATCH_BLOCKS", 10)
     records = take_apart(bundle_of(laptop))
     place = place_of(records, b"B")
     many = [*records[:place], *[(b"B", b"")] * 11, *records[place:]]
