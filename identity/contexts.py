@@ -31,6 +31,7 @@ __all__ = [
     "SENTINEL_MACHINE",
     "SIGNING_REQUEST",
     "STATE_ROOT",
+    "SYNC_EVENTS",
     "TOKEN_CHECK",
 ]
 
@@ -94,6 +95,9 @@ DOCUMENT_CONTENT: Final = b"holdfast/v1/document-content\0"
 STATE_ROOT: Final = b"holdfast/v1/state-root\0"
 """SHA-256 over the number of a database's documents and the root of the tree over them."""
 
+SYNC_EVENTS: Final = b"holdfast/v1/sync-events\0"
+"""SHA-256 over the digests of an identity's events in ascending order: tells whether two have the same ones."""
+
 SEAL_COMMITMENT: Final = b"holdfast/v1/seal-commitment\0"
 """SHA-256 over a 32-byte salt and the canonical bytes of a value that is sealed: only that value fits it."""
 
@@ -121,6 +125,7 @@ ALL_CONTEXTS: Final = (
     DOCUMENT_VERSION,
     DOCUMENT_CONTENT,
     STATE_ROOT,
+    SYNC_EVENTS,
     SEAL_COMMITMENT,
     SAFETY_NUMBER,
 )

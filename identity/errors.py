@@ -12,11 +12,13 @@
         ImprintMismatch         a timestamp token covers other bytes
         TokenRejected           a timestamp token fails a named check
         ReceiptMismatch         a chain proof does not show what is claimed
+        PeerMisbehaved          what a peer sent breaks the protocol, or is false (carries a reason)
         LogRuleViolation        a statement that the checkpoint log must not carry
       MissingEvidenceError      cannot be decided with what was given
         TokenUndecided          a timestamp token may be good; what would show it is missing (carries a reason)
       ConflictError             a compare-and-swap or a condition was lost
       RefusedError              the state of the store forbids it (read-only state, wrong passphrase, revoked key)
+        PeerRefused             a peer has ended the session (carries its reason)
         WrongPassphrase
         WrongPin                a hardware token did not take the PIN
         ReadOnlyState           behind-anchor, diverged, foreign-chain, unverified
@@ -54,6 +56,8 @@ __all__ = [
     "MissingEvidenceError",
     "NewerFormat",
     "NotRecorded",
+    "PeerMisbehaved",
+    "PeerRefused",
     "ReadOnlyState",
     "ReceiptMismatch",
     "RefusedError",
@@ -165,6 +169,18 @@ class ReceiptMismatch(VerificationError):
         self.reason = reason
 
 
+class PeerMisbehaved(VerificationError):
+    """What a peer has sent breaks the rules of the protocol, or claims what is false. Nothing of that frame was kept.
+
+    ``reason`` is stable, in upper case with underscores.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"the peer is cut off, {reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
 class LogRuleViolation(VerificationError):
     """A statement that the checkpoint log must not carry. ``index`` is the leaf's."""
 
@@ -192,6 +208,16 @@ class ConflictError(AuditError):
 
 class RefusedError(AuditError):
     """The state of the store, or a rule, forbids the operation."""
+
+
+class PeerRefused(RefusedError):
+    """A peer has ended the session. ``reason`` as in ``PeerMisbehaved``; ``proof`` shows what was wrong, if it can."""
+
+    def __init__(self, reason: str, detail: str, proof: bytes = b"") -> None:
+        super().__init__(f"the peer has refused, {reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+        self.proof = proof
 
 
 class WrongPassphrase(RefusedError):

@@ -40,8 +40,9 @@ from sync.changes import Changes, Fields, resolve
 from sync.conflicts import OpenConflicts, open_conflicts
 from sync.content import Content
 from sync.document_keys import DocumentKeys
-from sync.exchange import ImportReport, Sent, take_bundle, write_bundle
+from sync.exchange import ImportReport, Sent, integrate, receive_runs, take_bundle, write_bundle
 from sync.filtertext import parse_field, parse_filter
+from sync.frames import FrameRun
 from sync.history import (
     DocumentDifference,
     HistoryEntry,
@@ -51,6 +52,7 @@ from sync.history import (
     recorded_entry,
 )
 from sync.query import EVERYTHING, KEY, Query
+from sync.receiving import Receiving
 from sync.schema import parse_schema, schema_value
 from sync.storage.audit import audit_database
 from sync.storage.changefeed import changes_after
@@ -373,6 +375,52 @@ class Database:
             report = take_bundle(tx, self._sql, self._number, self._projection, reader, self.now_ms(), advance)
         self._tell()
         return report
+
+    # --- sessions (sync.replica) ---
+
+    @contextmanager
+    def holdings(self) -> Iterator[tuple[Any, Queries, int]]:
+        """A snapshot of the store, the statements for it and the database's number: what is sent to others is read so.
+
+        Nothing waits for whoever has it; keep it for one frame.
+        """
+        with self.store.read() as tx:
+            yield tx, self._sql, self._number
+
+    def take_events(self, events: Sequence[bytes]) -> None:
+        """Keep signed identity events, by ascending identity and then by seq, that another replica has sent.
+
+        All of them or none. Raises ``MalformedError`` when they are not in order, ``VerificationError`` when they do
+        not fold together with those that are here.
+        """
+        with self.store.write() as tx:
+            receiving = Receiving(tx, Sides(tx, self._sql, self._number), self.uid, "sync")
+            for event in events:
+                receiving.take_event(event)
+            receiving.end_events()
+
+    def take_runs(self, runs: Sequence[FrameRun], advance: Callable[[int], None] | None = None) -> ImportReport:
+        """Keep runs of blocks that another replica has sent, and take in the entries that they bring.
+
+        All of them or none, in one transaction. ``advance`` is told how many blocks were verified. Raises as
+        ``import_bundle``. That somebody has told two histories ends nothing: it stands in the report.
+        """
+        with self._taking_in() as tx:
+            receiving = Receiving(tx, Sides(tx, self._sql, self._number), self.uid, "sync", advance)
+            received = receive_runs(receiving, runs)
+            report = integrate(tx, self._sql, self._number, self._projection, received, self.now_ms())
+        self._tell()
+        return report
+
+    @property
+    def writes(self) -> int:
+        """Grows whenever this object has written or taken in anything: what ``wait_for_write`` is told."""
+        return self._writes
+
+    def wait_for_write(self, writes: int, longest_s: float) -> bool:
+        """Wait until ``writes`` is another number, or so long. Returns whether it is."""
+        with self._written:
+            return self._written.wait_for(lambda: self._writes != writes, longest_s)
 
     # --- taking back ---
 

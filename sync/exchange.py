@@ -29,7 +29,9 @@ from sync.bundle import (
     Record,
     RunRecord,
 )
-from sync.holdings import authors, feeds_in_order, find_founding, held_of, manifests, point_of
+from sync.frames import FrameRun
+from sync.holdings import authors, feeds_in_order, find_founding, manifests, point_of
+from sync.outgoing import held_of
 from sync.receiving import Advance, Receiving
 from sync.report import FoundFork, ImportReport, Received, Waiting
 from sync.storage.projection import Projection
@@ -46,6 +48,7 @@ __all__ = [
     "Waiting",
     "integrate",
     "receive",
+    "receive_runs",
     "take_bundle",
     "write_bundle",
 ]
@@ -181,6 +184,20 @@ def receive(
         _take(receiving, record)
     receiving.end_events()
     return Received(reader.header, len(receiving.grown), receiving.blocks, tuple(receiving.forks))
+
+
+def receive_runs(receiving: Receiving, runs: Sequence[FrameRun]) -> Received:
+    """Verify runs of a session's frame and keep what is new of them, as ``receive`` does with a bundle's."""
+    for run in runs:
+        receiving.go_on_with(run.feed, run.manifest)
+        receiving.begin_run(run.start, run.tree_hash)
+        at = run.start
+        for head in run.heads:
+            for block in run.blocks[at - run.start : head.length - run.start]:
+                receiving.take_block(block)
+            receiving.take_head(head)
+            at = head.length
+    return Received(None, len(receiving.grown), receiving.blocks, tuple(receiving.forks))
 
 
 def _take(receiving: Receiving, record: Record) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from identity.errors import MalformedError
 from ledger.entry import parse_entry
@@ -18,7 +17,7 @@ from sync.storage.queries import Queries
 from sync.storage.sides import Line, Sides
 from sync.transaction import MEMBER, Founding, database_id
 
-__all__ = ["authors", "feeds_in_order", "find_founding", "held_of", "manifests", "point_of"]
+__all__ = ["authors", "feeds_in_order", "find_founding", "manifests", "point_of"]
 
 
 def find_founding(tx: Any, queries: Queries, number: int, database: bytes) -> Founding | None:
@@ -74,35 +73,3 @@ def authors(found: dict[FeedKey, Manifest]) -> list[bytes]:
 def point_of(line: Line) -> Point:
     """As far as the line is here."""
     return Point(line.feed, line.length, line.tree_hash(line.length))
-
-
-class HeldLine(Protocol):
-    """A line, as far as who compares needs it."""
-
-    @property
-    def first(self) -> int:
-        """The first block that is not in the ledger."""
-
-    @property
-    def length(self) -> int:
-        """How many blocks it has."""
-
-    def tree_hash(self, length: int) -> bytes:
-        """The tree hash of its first ``length`` blocks."""
-
-
-def held_of(line: HeldLine, lines: Sequence[HeldLine], points: Sequence[Point], ahead: Sequence[Point]) -> int:
-    """How much of a line of a feed somebody has who has ``points``, as far as can be told; they may have more of it.
-
-    ``lines`` are all of the feed. Where none of the points is a beginning of the line, they have all of it when a
-    point in ``ahead`` is longer than it is.
-    """
-    held = -1
-    for point in points:
-        for other in lines:
-            if point.length <= other.length and other.tree_hash(point.length) == point.tree_hash:
-                shared = line.length if other is line else min(line.first, other.first)
-                held = max(held, min(point.length, shared))
-    if held < 0 and any(point.length > line.length for point in ahead):
-        return line.length  # most likely on this line
-    return max(held, 0)

@@ -80,6 +80,7 @@ def _statement(key: FeedKey, head: SignedHead) -> bytes:
 
 
 def description_of(manifest: Manifest) -> FeedDescription:
+    """What the manifest of a feed of ours says of it."""
     description = describe(manifest)
     assert description is not None, "only feeds of ours have the name of a database"
     return description

@@ -40,6 +40,7 @@ RIM = (
     "sync.holdings",
     "sync.lineage",
     "sync.receiving",
+    "sync.replica",
     "sync.runs",
     "sync.asof",
     "sync.conflicts",
