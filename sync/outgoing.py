@@ -190,8 +190,8 @@ def missing_events(snapshot: Snapshot, known: Known) -> list[StoredEvent]:
     for identity in snapshot.identities():
         events = snapshot.events(identity)
         theirs, ours = known.identities.get(identity), holding_of(identity, events)
-        if theirs == ours:
-            continue
+        if theirs == ours or (theirs is not None and theirs.count > ours.count):
+            continue  # who has more sends it first, and then it shows what is missing there
         held = 0 if theirs is None else theirs.count
         is_prefix = theirs is not None and holding_of(identity, events[:held]) == theirs
         missing += events[held if is_prefix else 0 :]

@@ -210,7 +210,7 @@ class Session:
 
     def next_frame(self) -> bytes | None:
         """The next frame to be sent; None: nothing, before something has come or ``refresh`` was called."""
-        if not self._began:
+        if not self._began and not self.ended:
             self._begin()
         if not self._queue and not self.ended:
             self._fill()
@@ -374,6 +374,7 @@ class Session:
         events: tuple[Event, ...] = ()
         if isinstance(frame, Events):
             self._incoming.take_events(frame)
+            self._must_plan, self._is_clean = True, False
         else:
             runs, report = self._incoming.take_batch(frame)
             for run in runs:
