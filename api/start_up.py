@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from anchoring.rollback import RollbackCheck, RollbackState
 from api.settings import Settings
-from identity.errors import ReadOnlyState, TransportError
+from identity.errors import ReadOnlyState, RefusedError, TransportError
 from identity.textforms import to_zbase32
 from ledger.log import root_at
 from ledger.manifest import describe, parse_manifest
@@ -28,7 +28,7 @@ from ledger.succession import retire_local_feeds
 if TYPE_CHECKING:
     from api.bootstrap import Session
     from api.vault import Vault
-    from ledger.storage.sql import SqlReadTransaction
+    from ledger.storage.sql import SqlReadTransaction, SqlWriteTransaction
 
 __all__ = ["CHECK_BUDGET_S", "StartUp", "sentinel_path", "ways_out"]
 
@@ -37,6 +37,9 @@ CHECK_BUDGET_S: Final = 3.0
 
 _FOREIGN: Final = (Reason.MISSING, Reason.OTHER_MACHINE)
 """What a start finds that says nothing of the store: this machine has not written it before."""
+
+_LOST: Final = (Reason.BEHIND, Reason.REWRITTEN)
+"""What shows that the store lacks something that was written here."""
 
 _SUCCEED: Final = "holdfast recover succeed"
 _WAYS_OUT: Final = {
@@ -76,6 +79,8 @@ class StartUp:
         self._tell = tell
         self._file: SentinelFile | None = None
         self._settled = False
+        self._met: tuple[str, SqlWriteTransaction] | None = None
+        """The history of the database that was compared with the sentinel, and in which transaction."""
 
     # As a guard.
 
@@ -96,6 +101,36 @@ class StartUp:
         if in_new_feeds:
             self._tell(f"unverified: {check.detail}; entries go into new feeds until the chain can be read")
         return in_new_feeds
+
+    def meet_history(self, tx: SqlWriteTransaction, incarnation: str) -> bool:
+        """See ``Guard``. What the sentinel knows more than the store it goes on to know, up to the next start."""
+        if self._met is not None:
+            met, when = self._met
+            if met == incarnation and (when is tx or when.durable):
+                return False
+        self._met = incarnation, tx
+        decision, _, _ = self._judge(tx)
+        if decision.reason not in _LOST:
+            return False
+        # What has been leased in this history was begun after the loss, by a process that noticed it before this one.
+        retired = retire_local_feeds(tx, leased_feeds(tx.connection))
+        if retired:
+            self._record(tx, decision, len(retired))
+            self._say(decision, len(retired))
+        return bool(retired)
+
+    def check_log(self, tx: SqlWriteTransaction) -> None:
+        """See ``Guard``."""
+        was, log = self._read(tx).newest, tx.log()
+        if was is None or log is None:
+            return
+        if log.size >= was.log_size and root_at(tx.log_node, was.log_size) == was.log_root:
+            return
+        raise RefusedError(
+            f"the log had {was.log_size} statements when it was last written here, and these are not in the store: "
+            "another database server has taken over without them",
+            hint="start this program anew: its start compares the log with its chain",
+        )
 
     def _check(self, vault: Vault) -> RollbackCheck:
         assert self._session.vault is vault
@@ -155,8 +190,7 @@ class StartUp:
             feeds = len(retire_local_feeds(tx, keep)) if decision.in_new_feeds else 0
             noted = decision.in_new_feeds and (feeds > 0 or not keep)
             if noted:
-                at_ms = self._session.now_ms()
-                add_succession(tx.connection, Succession(decision.reason.value, decision.detail, feeds, at_ms))
+                self._record(tx, decision, feeds)
             file = self._sentinel_file(tx)
         # Only now: a sentinel that is whole again while the feeds are not retired would hide what was found.
         if decision.in_new_feeds or reading.damage is not None or not _says_all(reading.newest, now):
@@ -164,7 +198,14 @@ class StartUp:
         store.after_commit = file.add
         self._settled = True
         if noted:
-            self._tell(f"{decision.detail}: {feeds} feeds of this node are retired, and new ones continue them")
+            self._say(decision, feeds)
+
+    def _record(self, tx: SqlWriteTransaction, decision: Decision, feeds: int) -> None:
+        at_ms = self._session.now_ms()
+        add_succession(tx.connection, Succession(decision.reason.value, decision.detail, feeds, at_ms))
+
+    def _say(self, decision: Decision, feeds: int) -> None:
+        self._tell(f"{decision.detail}: {feeds} feeds of this node are retired, and new ones continue them")
 
     def _judge(self, tx: SqlReadTransaction) -> tuple[Decision, Sentinel, Reading]:
         reading = self._read(tx)

@@ -59,7 +59,7 @@ from ledger.log_writer import LogWriter, Plan, covered_lengths
 from ledger.manifest import NONCE_BYTES, Continuation, FeedDescription, describe, device_key, parse_manifest
 from ledger.statement import LogDescriptor, parse_statement
 from ledger.storage.leases import keeper_for
-from ledger.storage.sql import SqlStore
+from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey, FeedState, ReadTransaction, StoredCheckpoint, StoredEvent, WriteTransaction
 from ledger.succession import feed_to_append, newest_continuation
 from ledger.writer import AfterCommit, StoreWriter
@@ -95,6 +95,18 @@ class Guard(Protocol):
     def require_appendable(self, vault: Vault) -> bool:
         """The same before entries are appended. True when only feeds that were begun since this start may grow."""
 
+    def meet_history(self, tx: SqlWriteTransaction, incarnation: str) -> bool:
+        """Told in each transaction that appends which history of the database it sees: another one after a failover.
+
+        Retires this node's feeds when that history lacks something that was written here; returns whether it did.
+        """
+
+    def check_log(self, tx: SqlWriteTransaction) -> None:
+        """Asked before a checkpoint is signed on a database that can be replaced by a replica of itself.
+
+        Raises ``RefusedError`` when the log lacks, or contradicts, what was logged here before.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class FeedInfo:
@@ -124,7 +136,7 @@ class Vault:
         self._open_token = open_token
         self._guard = guard
         self._guarded = False
-        self._keeper = keeper_for(store)
+        self._keeper = keeper_for(store, guard.meet_history)
         self._in_new_feeds: bool | None = None
         self._begun: set[FeedKey] = set()
         self._found: AuditError | None = None
@@ -402,7 +414,10 @@ class Vault:
         self.require_writable()
         with self.store.read() as tx:
             times, anchors = pending_witnesses(tx)
-        return LogWriter(self.store, log_signer(ring)).append_checkpoint(times=times, anchors=anchors, restate=restate)
+        admit = None if self._keeper is None else self._check_log
+        return LogWriter(self.store, log_signer(ring)).append_checkpoint(
+            times=times, anchors=anchors, restate=restate, admit=admit
+        )
 
     def blind_window(self, anchored: int) -> tuple[int, int | None]:
         """How many entries no anchor of a log size up to ``anchored`` covers, and the oldest time that one claims.
@@ -467,6 +482,10 @@ class Vault:
         return feed_to_append(
             tx, key, self._begun, secrets.token_bytes(NONCE_BYTES), only_begun=bool(self._in_new_feeds)
         )
+
+    def _check_log(self, tx: WriteTransaction) -> None:
+        assert isinstance(tx, SqlWriteTransaction)
+        self._guard.check_log(tx)
 
     def _repeat_check(self, stop: threading.Event) -> None:
         """Ask the guard again until it can tell; then entries may go into all feeds, or into none any more."""

@@ -11,7 +11,7 @@ log states is another matter: it is refused altogether.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import takewhile
@@ -138,15 +138,19 @@ class LogWriter:
         times: Sequence[TimeStatement] = (),
         anchors: Sequence[AnchorStatement] = (),
         restate: bool = False,
+        admit: Callable[[WriteTransaction], object] | None = None,
     ) -> StoredCheckpoint:
         """Log everything that has changed, with these time and anchor statements, and sign the new size and root.
 
         When nothing has changed, ``RefusedError`` ("nothing to commit"), whatever statements are given; ``restate``
-        makes a checkpoint all the same, which keeps the identity heads fresh. Raises ``RefusedError`` as well when
+        makes a checkpoint all the same, which keeps the identity heads fresh. ``admit`` is given the transaction before
+        anything else, and raises when the log may not be signed now. Raises ``RefusedError`` as well when
         there is no log, the signer has another key, no identity has bound the log, a statement is not about an earlier
         checkpoint or is there already, or the store does not extend its own log. Nothing is written then.
         """
         with self._store.write() as tx:
+            if admit is not None:
+                admit(tx)
             state, descriptor = self._open(tx)
             plan = self._plan(tx, state)
             if not plan.identities:

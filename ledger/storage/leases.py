@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
 from sqlalchemy import Connection, insert, select, text, update
 
 from identity.errors import DamagedFile, RefusedError, StorageError, StoreBusy
+from ledger.feed import feed_state
 from ledger.lease import DURATION_MS, HOLDER_BYTES, Lease, Surroundings, claim, lapse
 from ledger.storage.schema import lease
-from ledger.storage.sql import SqlStore
+from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey, WriteTransaction
 
-__all__ = ["LeaseKeeper", "keeper_for", "leased_feeds"]
+__all__ = ["LeaseKeeper", "MeetHistory", "keeper_for", "leased_feeds"]
+
+MeetHistory = Callable[[SqlWriteTransaction, str], bool]
+"""Given the transaction that is to append, and the incarnation of the database that it sees, before a lease is taken.
+
+Returns whether it has retired feeds.
+"""
 
 _SURROUNDINGS: Final = {
     "sqlite": text("SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER), ''"),
@@ -29,12 +36,13 @@ _SURROUNDINGS: Final = {
 """By dialect: the database's clock in milliseconds UTC, and its incarnation."""
 
 
-def keeper_for(store: SqlStore) -> LeaseKeeper | None:
+def keeper_for(store: SqlStore, meet: MeetHistory | None = None) -> LeaseKeeper | None:
     """What the writers of this store have to hold: leases where several servers may share it, nothing on SQLite.
 
-    A SQLite store lies on one machine and has one history; its write lock is all that its processes need.
+    A SQLite store lies on one machine and has one history; its write lock is all that its processes need. ``meet`` as
+    for ``LeaseKeeper``.
     """
-    return None if store.dialect == "sqlite" else LeaseKeeper()
+    return None if store.dialect == "sqlite" else LeaseKeeper(meet=meet)
 
 
 def leased_feeds(connection: Connection) -> set[FeedKey]:
@@ -48,12 +56,18 @@ class LeaseKeeper:
     """Holds leases of feeds for one open store: ``ledger.feed.Keeper``. All writers of the store share it.
 
     ``holder`` is 16 random bytes by default, so every process, and every start of one, is a holder of its own.
+    ``meet`` is told in every transaction which history of the database this is.
     """
 
-    def __init__(self, *, holder: bytes | None = None, duration_ms: int = DURATION_MS) -> None:
+    def __init__(
+        self, *, holder: bytes | None = None, duration_ms: int = DURATION_MS, meet: MeetHistory | None = None
+    ) -> None:
         self._holder = os.urandom(HOLDER_BYTES) if holder is None else holder
         self._duration_ms = duration_ms
+        self._meet = meet
         self._epochs: dict[FeedKey, int] = {}
+        self._incarnations: dict[FeedKey, str] = {}
+        """In which history each feed was first held here. The database may have lost the very row of a lease."""
 
     def hold(self, tx: WriteTransaction, key: FeedKey) -> None:
         """Take, renew or confirm the lease of a feed in the transaction that is to append to it.
@@ -61,11 +75,15 @@ class LeaseKeeper:
         Raises ``StoreBusy`` while another process holds it or when it was lost, ``RefusedError`` when the database has
         another history than the one in which the feed was leased: then the feed is retired.
         """
-        connection = _connection(tx)
-        held = _load(connection, key)
+        sql = _sql(tx)
+        connection = sql.connection
         known = self._epochs.pop(key, None)
         around = _surroundings(connection)
-        taken = claim(held, key, self._holder, known, around, self._duration_ms)
+        is_left = self._incarnations.setdefault(key, around.incarnation) != around.incarnation
+        if self._meet is not None and self._meet(sql, around.incarnation):
+            is_left = is_left or feed_state(tx, key).retired
+        held = _load(connection, key)
+        taken = None if is_left else claim(held, key, self._holder, known, around, self._duration_ms)
         if taken is None:
             tx.retire_feed(key)
             raise RefusedError(
@@ -99,11 +117,10 @@ class LeaseKeeper:
         self._epochs.clear()
 
 
-def _connection(tx: WriteTransaction) -> Connection:
-    connection = getattr(tx, "connection", None)
-    if not isinstance(connection, Connection):
+def _sql(tx: WriteTransaction) -> SqlWriteTransaction:
+    if not isinstance(tx, SqlWriteTransaction):
         raise StorageError("this store has no leases: only one process uses it")
-    return connection
+    return tx
 
 
 def _surroundings(connection: Connection) -> Surroundings:

@@ -66,6 +66,15 @@ _DEFAULTS: Final = {
 }
 """For what the URL leaves open: a host that vanished is noticed within half a minute."""
 
+_SEVERAL: Final = {
+    "connect_timeout": "2",
+    "keepalives_idle": "4",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+"""The same where the URL names several hosts: there is another one to go to."""
+
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_READ: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _BEGIN_ASIDE: Final = f"{_BEGIN}; SET LOCAL synchronous_commit = off"
@@ -92,7 +101,7 @@ _MEANING: Final[tuple[tuple[str, type[StorageError], str], ...]] = (
     ("55P03", StoreBusy, "another process is writing to the store"),
     ("40", StoreBusy, "another process was in the way"),
     ("53300", StoreBusy, "the database server has no connection left"),
-    ("57P03", StoreBusy, "the database server is starting or stopping"),
+    ("57P03", StoreBusy, "the database server is starting or stopping, or another one is taking over"),
     ("57014", StorageError, "the database server gave the statement up"),
     ("57", StorageError, "the database server ended the connection"),
     ("08001", StoreUnreachable, "the database server cannot be reached"),
@@ -122,6 +131,9 @@ _MEANING: Final[tuple[tuple[str, type[StorageError], str], ...]] = (
 _NO_CONNECTION_LEFT: Final = ("too many clients", "too many connections", "remaining connection slots")
 """In the text of a refused connection, where the protocol's library gives no SQLSTATE."""
 
+_NOT_THE_PRIMARY: Final = ("session is read-only", "server is in hot standby mode")
+"""The same of a server that was asked for as one to write to. While a replica takes over all of them are such."""
+
 _RV = TypeVar("_RV")
 
 
@@ -145,7 +157,7 @@ def open_postgres(
     """
     engine = create_engine(
         "postgresql+psycopg://",
-        creator=_connector(location, busy_timeout_ms),
+        creator=_connector(location, busy_timeout_ms, writable=not read_only),
         poolclass=NullPool,
         paramstyle="format",
         use_native_hstore=False,  # would ask the server for a type that no table has
@@ -224,8 +236,11 @@ class _Driver(psycopg.Connection[Any]):
         return waiting.wait(gen, self.pgconn.socket, interval=interval, timeout=self.patience_s)
 
 
-def _connector(location: PostgresLocation, busy_timeout_ms: int) -> Any:
-    """What opens a connection. Raises ``ConfigurationError`` for a URL that libpq does not take."""
+def _connector(location: PostgresLocation, busy_timeout_ms: int, *, writable: bool = True) -> Any:
+    """What opens a connection. Raises ``ConfigurationError`` for a URL that libpq does not take.
+
+    Of several hosts it takes the first that can be written to, where ``writable`` asks for one and the URL for nothing.
+    """
     try:
         given = conninfo_to_dict(location.url)
     except psycopg.ProgrammingError as exc:
@@ -235,7 +250,11 @@ def _connector(location: PostgresLocation, busy_timeout_ms: int) -> Any:
             f"the database URL of {location.schema} is not one that PostgreSQL's library takes"
             + (f": {unknown[0]}" if unknown else "")
         ) from None
-    options = {**_DEFAULTS, "application_name": "holdfast", **given, "client_encoding": "utf8"}
+    defaults = {**_DEFAULTS, "application_name": "holdfast"}
+    if "," in str(given.get("host") or given.get("hostaddr") or ""):
+        defaults |= _SEVERAL
+        defaults |= {"target_session_attrs": "read-write"} if writable else {}
+    options = {**defaults, **given, "client_encoding": "utf8"}
     settings = (f'"{location.schema}", pg_temp', str(busy_timeout_ms), str(STATEMENT_TIMEOUT_MS))
 
     def connect() -> _Driver:
@@ -416,6 +435,8 @@ def _state_of_connection(exc: psycopg.Error) -> str:
     text = str(exc)
     if any(phrase in text for phrase in _NO_CONNECTION_LEFT):
         return "53300"
+    if any(phrase in text for phrase in _NOT_THE_PRIMARY):
+        return "57P03"
     if exc.pgconn is None or not isinstance(exc, psycopg.OperationalError):
         return ""
     answer = _ping(exc.pgconn)
@@ -447,10 +468,10 @@ def _translate(exc: Exception) -> StorageError:
 
 
 def _is_lost(exc: Exception) -> bool:
-    """Whether an idle connection turned out to be dead, so that another one can be tried."""
+    """Whether an idle connection turned out to be dead, or of a primary that is one no more: another can be tried."""
     state = getattr(exc, "sqlstate", None) or ""
     return isinstance(exc, psycopg.OperationalError | psycopg.InterfaceError) and (
-        not state or state in ("57P01", "57P02", "57P05", "25P03") or state.startswith("08")
+        not state or state in ("57P01", "57P02", "57P05", "25P03", "25006") or state.startswith("08")
     )
 
 

@@ -302,6 +302,9 @@ class SqlWriteTransaction(SqlReadTransaction):
         root = None if log is None else CommittedLog(log.size, Frontier(log.size, log.frontier).root())
         return Committed(tuple(changes), root)
 
+    durable = False
+    """True once its commit is known to have happened."""
+
     _depth = 0  # of open savepoints: their names
     _untouched = True  # False once the transaction has written, or used what was read ahead
 
@@ -526,6 +529,7 @@ class SqlStore:
             except StorageError:
                 self._unanswered = told or self._unanswered
                 raise
+            tx.durable = True
             self._unanswered = []
             self._tell(told)
 

@@ -69,6 +69,12 @@ class Guard:
         self.require_writable(vault)
         return False
 
+    def meet_history(self, tx: object, incarnation: str) -> bool:
+        return False
+
+    def check_log(self, tx: object) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Home, Founded]:
