@@ -1,0 +1,56 @@
+"""Server processes on three PostgreSQL nodes under Patroni: the standbys are frozen, the primary is killed.
+
+Strictly synchronous: nothing that was acknowledged is missing, no index is signed twice, writing goes on. Asynchronous:
+the same attack loses what was acknowledged, so it has teeth; and holdfast says so, and signs no index twice either.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.fault
+
+PROCESSES = 2
+FROZEN_S = 1.0
+UNSENT_BYTES = 200_000
+"""So much of the log lies where no standby can come by it: in the primary, and not in the buffers of a socket."""
+
+
+def test_the_primary_is_killed_behind_frozen_standbys(cluster: Any, new_fleet: Any, wait_until: Any) -> None:
+    fleet = new_fleet(cluster.url, PROCESSES)
+    for number in range(PROCESSES):
+        fleet.start(number, f"writer {number}")
+    fleet.wait_until_more(50, 3)
+    before = cluster.timeline()
+
+    cluster.freeze_standbys()
+    if cluster.strict:
+        time.sleep(FROZEN_S)  # everybody waits for a standby: there is no event to wait for
+    else:
+        wait_until("entries that no standby has", lambda: cluster.lag() > UNSENT_BYTES)
+    cluster.kill_primary()
+    cluster.thaw()
+
+    fleet.wait_until_more(50, 1 if cluster.strict else 0)
+    assert cluster.timeline() > before
+    fleet.end()
+    found = fleet.audit()
+    assert found.faults == []
+    assert set(fleet.feeds) <= found.retired, "a feed of the timeline before went on"
+    begun = {feed for feed, _ in fleet.said.leaves} - set(fleet.feeds)
+    assert len(begun) == PROCESSES, "each process goes on in one feed that continues its own"
+    if cluster.strict:
+        assert (found.missing_entries, found.missing_heads, found.missing_notes) == ([], [], [])
+        assert (found.successions, found.known_to_sentinel, fleet.said.refused) == ([], [], [])
+    else:
+        assert found.missing_entries
+        assert {feed for feed, _ in found.missing_entries} <= set(fleet.feeds)
+        assert {one.reason for one in found.successions} == {"behind"}
+        assert all("missing" in one.detail for one in found.successions)
+        assert any("are retired" in text for text in fleet.said.told)
+        lost = {feed for feed, _ in found.missing_heads}
+        assert len([said for said in found.known_to_sentinel if "entries are here" in said]) == len(lost)
+        assert bool(found.missing_notes) == bool(fleet.said.refused), "a log that lacks what was signed went on"
