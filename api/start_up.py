@@ -112,8 +112,9 @@ class StartUp:
         decision, _, _ = self._judge(tx)
         if decision.reason not in _LOST:
             return False
-        # What has been leased in this history was begun after the loss, by a process that noticed it before this one.
-        retired = retire_local_feeds(tx, leased_feeds(tx.connection))
+        # What was leased or begun in this history came after the loss, from one who had noticed that it is another one.
+        begun = {change.after.key for change in tx.committed().feeds if change.created}
+        retired = retire_local_feeds(tx, begun | leased_feeds(tx.connection))
         if retired:
             self._record(tx, decision, len(retired))
             self._say(decision, len(retired))

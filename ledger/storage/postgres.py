@@ -417,6 +417,7 @@ def _stream(driver: _Driver, few: bool) -> Any:
 # --- errors ---
 
 
+_LIST_OF_ATTEMPTS: Final = "Multiple connection attempts failed"
 _NEVER_CONNECTED: Final = "connection failed"
 """How the driver begins what it says of a connection that was never there, in every language of the server."""
 
@@ -426,7 +427,8 @@ def _reason(exc: BaseException) -> tuple[str, str]:
     cause = exc.orig if isinstance(exc, DBAPIError) and exc.orig is not None else exc
     if not isinstance(cause, psycopg.Error):
         return "", str(cause).partition("\n")[0]
-    text = cause.diag.message_primary or " ".join(str(cause).split())
+    # Of several hosts what was heard from the last one: the driver lists all of them after that.
+    text = cause.diag.message_primary or " ".join(str(cause).partition(_LIST_OF_ATTEMPTS)[0].split())
     return cause.sqlstate or _state_of_connection(cause), text
 
 

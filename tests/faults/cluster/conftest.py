@@ -1,4 +1,4 @@
-"""Several server processes of one home on PostgreSQL, what they acknowledge, and three nodes under Patroni with etcd."""
+"""Several server processes of one home on PostgreSQL, what they acknowledge, and three nodes under Patroni."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class ServerProcess:
         self, number: int, home: Home, environment: Mapping[str, str], feed: str, seed: str, said: Said
     ) -> None:
         self.number, self._said = number, said
-        self._errors = tempfile.TemporaryFile()
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed when the process has ended)
         self._process = subprocess.Popen(
             [sys.executable, HERE / "server_process.py", home.root, PASSPHRASE, feed, seed],
             env=environment,
@@ -320,6 +320,8 @@ class Cluster:
         self._patroni: dict[str, subprocess.Popen[bytes]] = {}
         self._etcd: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []
+        self._left: list[str] = []
+        """Memory segments that killed postmasters left behind."""
 
     @property
     def url(self) -> str:
@@ -459,6 +461,7 @@ class Cluster:
     def _kill_postgres(self, node: str) -> None:
         with suppress(FileNotFoundError, ProcessLookupError):
             main = self._postmaster(node)
+            self._left.append((self._directory / node / "postmaster.pid").read_text().splitlines()[6].split()[1])
             os.kill(main, signal.SIGSTOP)  # so that it starts no others meanwhile
             for pid in [*self._family(node), main]:
                 with suppress(ProcessLookupError):
@@ -472,20 +475,20 @@ class Cluster:
         return list(map(int, Path(f"/proc/{main}/task/{main}/children").read_text().split()))
 
     def stop(self) -> None:
-        """Patroni stops its PostgreSQL; what does not end is killed."""
+        """Leave nothing behind. Nobody needs the data, so PostgreSQL is not asked to write it out."""
         self.thaw()
-        for process in self._patroni.values():
-            process.terminate()
         for node, process in self._patroni.items():
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                self._kill_postgres(node)
+            process.kill()
+            process.wait()
+            with suppress(FileNotFoundError, ProcessLookupError):
+                main = self._postmaster(node)
+                os.kill(main, signal.SIGQUIT)
+                wait_for(f"{node} to end", lambda main=main: not _is_alive(main))
         if self._etcd is not None:
-            self._etcd.terminate()
+            self._etcd.kill()
             self._etcd.wait()
+        for segment in self._left:
+            subprocess.run(["ipcrm", "-m", segment], check=False, stderr=subprocess.DEVNULL)
 
     def logs(self) -> str:
         """The ends of all logs, for a test that failed."""
@@ -508,6 +511,12 @@ def _free_ports(count: int) -> list[int]:
 def _answers(url: str) -> bool:
     with suppress(OSError), urllib.request.urlopen(url, timeout=1) as response:
         return bool(response.status == 200)
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     return False
 
 

@@ -4,8 +4,8 @@
 
 Says each answer on stdout in one line, only after it has it: ``entry FEED INDEX LEAF LENGTH TREE SIGNATURE`` of an
 entry that was acknowledged, with the head that it was acknowledged under; ``note SIZE ROOT`` of a checkpoint;
-``told TEXT`` of what the user has to know; ``refused TEXT`` of a checkpoint that was refused for more than having nothing
-to state. Ends when its input does.
+``told TEXT`` of what the user has to know; ``refused TEXT`` of a checkpoint that was refused, although there was
+something to state; ``failed TEXT`` of what may have been written or not. Ends when its input does.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from api.home import Home
 from api.settings import load_settings
 from identity.errors import AuditError, RefusedError
 from identity.keystore import KeyRing, open_keystore
-from ledger.entry import Record, encode_record
+from ledger.entry import encode_record
 from ledger.merkle import leaf_node
 from ledger.store import FeedKey
 from ledger.writer import StoreWriter

@@ -1,4 +1,4 @@
-"""Several server processes on one PostgreSQL, and kill -9 of one at random: nothing lost, no fork, no double checkpoint."""
+"""Several server processes on one PostgreSQL, kill -9 of one at random: nothing lost, no fork, no double checkpoint."""
 
 from __future__ import annotations
 
