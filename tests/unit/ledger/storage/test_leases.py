@@ -21,7 +21,7 @@ from ledger.storage import leases
 from ledger.storage.engine import open_store
 from ledger.storage.leases import LeaseKeeper, keeper_for
 from ledger.storage.memory import MemoryStore
-from ledger.storage.sql import SqlStore
+from ledger.storage.sql import SqlStore, SqlWriteTransaction
 from ledger.store import FeedKey
 from ledger.writer import StoreWriter, WriterLimits
 
@@ -152,6 +152,45 @@ def test_another_timeline_retires_the_feed(store: SqlStore, key: FeedKey, databa
     with pytest.raises(RefusedError, match="retired"):
         FeedWriter(store, key, member.device)
     assert audit_feed(store, key).entries == 1
+
+
+def test_a_lease_that_was_lost_with_what_it_covered(
+    location: str, store: SqlStore, database: Database, member: Any, tmp_path: Path, new_sqlite: Any
+) -> None:
+    """The other history knows the feed, but neither its lease nor its entries: another store stands for it."""
+    behind = new_sqlite(tmp_path / "behind.db")
+    with behind.write() as tx:
+        add_events(tx, member.identity, member.events)
+    key, same = (create_feed(one, member.device, member.identity, "notes") for one in (store, behind))
+    assert key == same
+    keeper = LeaseKeeper()
+    with StoreWriter(store, [member.device], keeper=keeper) as writer:
+        writer.append(key, [b"a"])
+    database.be("71/00000002")
+    with StoreWriter(behind, [member.device], keeper=keeper) as writer:
+        with pytest.raises(RefusedError, match="another history"):
+            writer.append(key, [b"b"])
+        with pytest.raises(RefusedError, match="retired"):
+            writer.append(key, [b"c"])
+    behind.close()
+
+
+def test_whoever_watches_the_history_may_retire_the_feed(store: SqlStore, key: FeedKey, database: Database) -> None:
+    seen: list[str] = []
+
+    def meet(tx: SqlWriteTransaction, incarnation: str) -> bool:
+        seen.append(incarnation)
+        if len(seen) < 2:
+            return False
+        tx.retire_feed(key)
+        return True
+
+    keeper = LeaseKeeper(meet=meet)
+    with store.write() as tx:
+        keeper.hold(tx, key)
+    with store.write() as tx, pytest.raises(RefusedError, match="another history"):
+        keeper.hold(tx, key)
+    assert seen == ["71/00000001"] * 2
 
 
 def test_one_shot_writer_respects_a_lease(store: SqlStore, key: FeedKey, database: Database, member: Any) -> None:
