@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
+from api.vault import device_signer
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.textforms import check_name, is_whole_id
 from ledger.entry import parse_entry
@@ -37,6 +38,7 @@ from sync.transaction import Founding, database_id
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
+    from identity.keys import Signer
     from identity.keystore import KeyRing
     from ledger.storage.sql import SqlStore
     from ledger.writer import StoreWriter
@@ -188,6 +190,15 @@ class Databases:
     def take_in(self) -> list[TakenIn]:
         """``take_in`` for the databases of this home. The store must be open for writing."""
         return take_in(self._session.vault.store, self.keys, self._session.now_ms)
+
+    def signer(self, device: str | None = None) -> Signer:
+        """The key of a device of this home, by default of the only one: what signs requests to other nodes.
+
+        Raises ``RefusedError`` when no device can be meant, or none is at hand.
+        """
+        if self._ring is None:
+            raise RefusedError("signing takes the home's keys")
+        return device_signer(self._ring, device or self._only_device(self._ring), self._session.tokens.signer)
 
     def queued(self) -> int:
         """How many writes wait for the writer's next turn."""

@@ -27,6 +27,12 @@ __all__ = [
     "ListedModel",
     "NewDatabase",
     "PageModel",
+    "PairingAnswer",
+    "PairingClaim",
+    "PairingDecision",
+    "PairingModel",
+    "PairingOffer",
+    "PairingStateModel",
     "PatchBody",
     "PatchChange",
     "ProblemDocument",
@@ -255,3 +261,59 @@ class TransactionModel(CommitModel):
     """What a transaction wrote. ``etags``: the version of each document after it; null where nothing is left."""
 
     etags: dict[str, str | None]
+
+
+# --- pairing --------------------------------------------------------------------------------------------------------
+
+
+class PairingOffer(_Body):
+    """Membership of databases, by their names or ids, in a role: admin, writer or reader."""
+
+    databases: Annotated[list[Name], Field(min_length=1, max_length=64)]
+    role: Literal["admin", "writer", "reader"] = "writer"
+
+
+class PairingClaim(_Body):
+    """The code of an offer, and all events of the guest's identity, each in base64."""
+
+    code: Annotated[str, Field(max_length=64)]
+    events: Annotated[list[str], Field(min_length=1, max_length=4096)]
+
+
+class PairingDecision(_Body):
+    """Whether whoever has claimed the offer is who was meant."""
+
+    accept: bool
+
+
+class PairingModel(_Shape):
+    """An offer, for the owner of the node. ``safety_number`` and what stands beside it: of whoever has claimed it."""
+
+    id: str
+    code: str
+    state: str
+    expires: str
+    identity: str | None
+    label: str | None
+    device: str | None
+    safety_number: str | None
+
+
+class PairingAnswer(_Shape):
+    """What the node says of itself to whoever has claimed its offer."""
+
+    id: str
+    state: str
+    role: str
+    databases: list[dict[str, str]]
+    identity: str
+    device: str
+    events: list[str]
+    signature: str
+
+
+class PairingStateModel(_Shape):
+    """How far a pairing has come, for the guest."""
+
+    id: str
+    state: str

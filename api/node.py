@@ -17,10 +17,12 @@ from anchoring.rollback import RollbackState
 from api.access.action import Action, Caller, Grant
 from api.access.request import HttpRequest
 from api.databases import Databases
+from api.pairing import Offers
 from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
+    from identity.keys import Signer
     from identity.keystore import KeyRing
     from sync.database import Database, DatabaseInfo
 
@@ -64,6 +66,7 @@ class Node:
         self.session = session
         self.ring = ring
         self.gate = gate
+        self.offers = Offers()
         self.closing = threading.Event()
         """Set when the node is about to stop: who waits for changes is sent home."""
         self._ticks_s = ticks_s
@@ -114,6 +117,10 @@ class Node:
             made = self._ready().create(name)
             self._open[made.uid] = made
             return made
+
+    def signer(self) -> Signer:
+        """The key of the device as which this node speaks. Raises ``RefusedError`` when no device can be meant."""
+        return (self._writing or self._reading).signer()
 
     def queued(self) -> int:
         """How many writes wait for the writer's next turn."""

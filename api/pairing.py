@@ -16,7 +16,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from typing import Final
 
-from identity.contexts import SAFETY_NUMBER
+from identity.contexts import PAIRING_ANSWER, SAFETY_NUMBER
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError, VerificationError
 from identity.event import SignedEvent
 from identity.history import fold
@@ -29,6 +29,7 @@ __all__ = [
     "OfferState",
     "Offers",
     "Party",
+    "answer_statement",
     "guest_of",
     "make_code",
     "parse_code",
@@ -66,10 +67,20 @@ def safety_number(one: Party, other: Party) -> str:
 
     Whoever stands in between has to find two pairs of keys with one number, about 2 ** 100 attempts.
     """
-    sides = sorted((one.identity + one.device, other.identity + other.device))
+    sides = sorted((_spelled(one), _spelled(other)))
     number = int.from_bytes(sha256(SAFETY_NUMBER + sides[0] + sides[1]).digest(), "big") % 10**_DIGITS
     digits = f"{number:0{_DIGITS}d}"
     return " ".join(digits[at : at + _GROUP] for at in range(0, _DIGITS, _GROUP))
+
+
+def answer_statement(offer: str, node: Party, guest: Party) -> bytes:
+    """What the node signs in its answer to a claim: that it is who it says it is, to this guest."""
+    name = offer.encode()
+    return PAIRING_ANSWER + bytes([len(name)]) + name + _spelled(node) + _spelled(guest)
+
+
+def _spelled(party: Party) -> bytes:
+    return party.identity + party.device
 
 
 def make_code(random: bytes) -> str:

@@ -104,6 +104,9 @@ SEAL_COMMITMENT: Final = b"holdfast/v1/seal-commitment\0"
 SAFETY_NUMBER: Final = b"holdfast/v1/safety-number\0"
 """SHA-256 over two identities and the devices with which they meet: the number that both sides of a pairing show."""
 
+PAIRING_ANSWER: Final = b"holdfast/v1/pairing-answer\0"
+"""Before what a node signs when somebody claims its offer: which offer, and both sides."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -128,4 +131,5 @@ ALL_CONTEXTS: Final = (
     SYNC_EVENTS,
     SEAL_COMMITMENT,
     SAFETY_NUMBER,
+    PAIRING_ANSWER,
 )

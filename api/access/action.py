@@ -38,6 +38,8 @@ class Operation(StrEnum):
     """Feeds, heads, proofs, checkpoints, anchors, evidence, verification, identities."""
     VISITS = "visits"
     """Admit visitors, end their visits, read what they did."""
+    PAIR = "pair"
+    """Claim an offer of the node. No role and no token allows it: whoever has the code may, by the key that signs."""
     OPERATE = "operate"
     """The node itself: databases, backups, checkpoints, its state."""
 
@@ -62,7 +64,7 @@ _WRITER: Final = _READER | {
     Operation.UNDO,
     Operation.RESOLVE,
 }
-_ADMIN: Final = frozenset(Operation) - {Operation.OPERATE}
+_ADMIN: Final = frozenset(Operation) - {Operation.OPERATE, Operation.PAIR}
 
 ALLOWED_TO: Final[Mapping[Role, frozenset[Operation]]] = {
     Role.READER: _READER,

@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "init": Source("api.cli.init", "Found a home: identity, keys, store, log and policy."),
     "status": Source("api.cli.status", "Where the store stands, and whether its chain agrees."),
     "db": Source("api.cli.db", "Databases: documents that devices write apart, and everything that they ever were."),
+    "pair": Source("api.cli.pair", "Let two homes meet, so that they have databases in common."),
     "feed": Source("api.cli.feed", "Write, read, check and hand over feeds of entries."),
     "proof": Source("api.cli.proof", "Single entries with their proofs, and proofs of forks."),
     "checkpoint": Source("api.cli.checkpoint", "The log of heads."),

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from api.access.action import Action, Caller, Grant, Operation
 from api.access.request import HttpRequest
+from api.access.signatures import verify_request
 from api.models import ProblemDocument
 from api.node import Gate, Node
 from api.problems import PROBLEM_JSON, NotFound, NotImplementedHere, RequestTimedOut, problem_of
@@ -44,9 +45,11 @@ __all__ = [
     "Called",
     "Gate",
     "Limit",
+    "Met",
     "Note",
     "On",
     "Routes",
+    "Stranger",
     "answer",
     "check_collection",
     "json_bytes",
@@ -63,6 +66,7 @@ CONTEXT: Final = "Holdfast-Context"
 
 _MAX_IDEMPOTENCY_KEY: Final = 255
 _MAX_NOTE: Final = 4096
+_STRANGERS_BYTES: Final = 1024 * 1024
 _READING: Final = (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503)
 _WRITING: Final = (*_READING, 410, 412, 501)
 
@@ -170,12 +174,7 @@ class Call:
 
     def read(self, model: type[Model]) -> Model:
         """The body as this model has it. Raises ``MalformedError`` naming the place."""
-        try:
-            return model.model_validate(self.json())
-        except ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
-            at = "/".join(str(step) for step in first["loc"])
-            raise MalformedError(f"body: {at}: {first['msg'].removeprefix('Value error, ')}") from exc
+        return _read(self.request.body, model, self.service.limits.body_bytes)
 
     def changes(self, note: str = "", base: str | None = None) -> Changes:
         """An empty ``Changes``, with the context and the strength that the headers ask for.
@@ -250,6 +249,15 @@ _DECIDING: Final = frozenset({"if-match", "if-none-match", "prefer", "holdfast-c
 """Headers that make another request of it."""
 
 
+def _read(body: bytes, model: type[Model], most: int) -> Model:
+    try:
+        return model.model_validate(parse_json(body, what="body", max_bytes=most))
+    except ValidationError as exc:
+        first = exc.errors(include_url=False, include_input=False, include_context=False)[0]
+        at = "/".join(str(step) for step in first["loc"])
+        raise MalformedError(f"body: {at}: {first['msg'].removeprefix('Value error, ')}") from exc
+
+
 # --- identifying ----------------------------------------------------------------------------------------------------
 
 
@@ -274,11 +282,37 @@ async def _body(request: Request) -> bytes:
     return b"".join(parts)
 
 
+def _asked(request: Request, body: bytes) -> HttpRequest:
+    service: Service = request.app.state.service
+    headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.headers.raw)
+    return HttpRequest(request.method, _target(request, service.public_url), headers, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """A request of somebody whom the node need not know: ``key`` has signed it, and whose key that is nobody says."""
+
+    node: Node
+    request: HttpRequest
+    key: bytes
+
+    def read(self, model: type[Model]) -> Model:
+        """The body as this model has it. Raises ``MalformedError`` naming the place."""
+        return _read(self.request.body, model, _STRANGERS_BYTES)
+
+
+def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stranger:
+    """No nonce is remembered of strangers, who could fill the memory for them: asking twice must do no harm."""
+    service: Service = request.app.state.service
+    node, asked = service.node(request.path_params.get("tenant", "")), _asked(request, body)
+    verified = verify_request(asked, node.session.now_ms() // 1000)
+    service.rates.take(verified.key)
+    return Stranger(node, asked, verified.key)
+
+
 def _call(request: Request, body: Annotated[bytes, Depends(_body)]) -> Call:
     service: Service = request.app.state.service
-    node = service.node(request.path_params.get("tenant", ""))
-    headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.headers.raw)
-    asked = HttpRequest(request.method, _target(request, service.public_url), headers, body)
+    node, asked = service.node(request.path_params.get("tenant", "")), _asked(request, body)
     caller = node.gate.identify(asked)
     request.state.caller = caller.key
     service.rates.take(caller.key)
@@ -300,6 +334,7 @@ def _extra(request: Request) -> Mapping[str, Any]:
 
 
 Called = Annotated[Call, Depends(_call)]
+Met = Annotated[Stranger, Depends(_stranger)]
 
 
 # --- declaring ------------------------------------------------------------------------------------------------------
