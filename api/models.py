@@ -11,21 +11,31 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "CellChangeModel",
     "ChangeModel",
     "CollectionList",
     "CollectionModel",
     "CommitModel",
+    "ConflictList",
     "ConflictModel",
+    "ContestModel",
     "DatabaseList",
     "DatabaseModel",
     "DeleteChange",
+    "DifferenceList",
+    "DifferenceModel",
     "DocumentBody",
     "DocumentModel",
     "ElementsChange",
     "HealthModel",
+    "HistoryEntryModel",
+    "HistoryList",
+    "ImportLine",
     "IncrementChange",
     "ListedModel",
     "NewDatabase",
+    "OpModel",
+    "OpenConflictModel",
     "PageModel",
     "PairingAnswer",
     "PairingClaim",
@@ -37,10 +47,17 @@ __all__ = [
     "PatchChange",
     "ProblemDocument",
     "PutChange",
+    "QueryBody",
     "RequireChange",
+    "ResolveBody",
+    "RestorationModel",
+    "RestoreBody",
+    "SkippedModel",
     "TransactionBody",
     "TransactionModel",
     "UndeleteChange",
+    "UndoBody",
+    "UndoneModel",
 ]
 
 Fields = dict[str, Any]
@@ -317,3 +334,167 @@ class PairingStateModel(_Shape):
 
     id: str
     state: str
+
+
+class ImportLine(_Body):
+    """One line of an import."""
+
+    key: Name
+    fields: Fields
+
+
+# --- queries --------------------------------------------------------------------------------------------------------
+
+
+class QueryBody(_Body):
+    """A query. ``where`` is a filter as text, or as JSON (docs/spec/query.md)."""
+
+    where: str | list[Any] | dict[str, Any] | None = None
+    order: str = "$key"
+    select: list[str] = Field(default=[], max_length=64)
+    descending: bool = False
+    scan: bool = False
+    limit: Annotated[int, Field(ge=1, le=10_000)] = 100
+    after: str | None = None
+    as_of: Annotated[str | None, Field(max_length=64)] = None
+    axis: str = "claimed"
+
+
+# --- history --------------------------------------------------------------------------------------------------------
+
+
+class CellChangeModel(BaseModel):
+    """What one cell showed before and after."""
+
+    path: str
+    kind: str
+    before: list[Any]
+    after: list[Any]
+
+
+class OpModel(BaseModel):
+    """One operation, as it was written."""
+
+    verb: str
+    path: str
+    value: Any
+
+
+class HistoryEntryModel(BaseModel):
+    """What one transaction did to a document."""
+
+    entry: str
+    place: int
+    claimed: str | None
+    taken: str | None
+    device: str
+    identity: str
+    note: str
+    undoes: list[str]
+    masked: str | None
+    ops: list[OpModel]
+    changes: list[CellChangeModel]
+
+
+class HistoryList(_Shape):
+    """Entries, oldest first. ``cursor``: where the next page begins."""
+
+    entries: list[HistoryEntryModel]
+    cursor: int | None
+
+
+class DifferenceModel(BaseModel):
+    """What one document shows at two points. ``before`` and ``after`` are its versions."""
+
+    document: str
+    before: str | None
+    after: str | None
+    changes: list[CellChangeModel]
+
+
+class DifferenceList(_Shape):
+    """Documents that differ."""
+
+    documents: list[DifferenceModel]
+    more: bool
+
+
+class UndoBody(_Body):
+    """Transactions, each as FEED/INDEX/LEAF HASH."""
+
+    entries: list[str] = Field(min_length=1, max_length=1000)
+    note: NoteText = ""
+
+
+class SkippedModel(BaseModel):
+    """What was left as it is, and why."""
+
+    document: str
+    path: str
+    reason: str
+    by: str | None
+
+
+class UndoneModel(_Shape):
+    """What was taken back."""
+
+    entries: list[str]
+    changed: list[str]
+    skipped: list[SkippedModel]
+    written: bool
+    entry: str | None
+    feed: str | None
+    index: int | None
+    place: int | None
+
+
+class RestoreBody(_Body):
+    """What is to be as it was, and when that was."""
+
+    as_of: Annotated[str, Field(min_length=1, max_length=64)]
+    axis: str = "claimed"
+    collection: Name | None = None
+    key: Name | None = None
+    several: bool = False
+    """In several transactions, each of whole documents, if one is too small."""
+    note: NoteText = ""
+
+
+class RestorationModel(_Shape):
+    """What was restored."""
+
+    as_of: dict[str, Any] | None
+    entries: list[str]
+    left: list[str]
+
+
+class ContestModel(BaseModel):
+    """A write whose condition another one broke."""
+
+    guarded: str
+    other: str
+
+
+class OpenConflictModel(BaseModel):
+    """A document that waits for a decision."""
+
+    document: str
+    etag: str
+    conflicts: list[ConflictModel]
+    siblings: dict[str, list[Any]]
+    contests: list[ContestModel]
+
+
+class ConflictList(_Shape):
+    """Documents that wait for a decision."""
+
+    documents: list[OpenConflictModel]
+    more: bool
+
+
+class ResolveBody(_Body):
+    """A decision: fields with their values, and fields that keep all of theirs as a list."""
+
+    choose: Fields = {}
+    keep_all: list[Name] = []
+    note: NoteText = ""

@@ -27,9 +27,11 @@ __all__ = [
     "Kind",
     "NotFound",
     "NotImplementedHere",
+    "PreconditionRequired",
     "Problem",
     "RequestFailed",
     "RequestTimedOut",
+    "StaleForReader",
     "TooManyRequests",
     "UsedKey",
     "kind_of",
@@ -56,8 +58,21 @@ class NotImplementedHere(RequestFailed):
     """What is asked for exists, and this node does not do it."""
 
 
+class PreconditionRequired(RequestFailed):
+    """The request has to say on which version it rests."""
+
+
 class RequestTimedOut(RequestFailed):
     """A request did not come in time."""
+
+
+class StaleForReader(StaleVersion):
+    """A stale version, told to somebody who may read the document: ``shown`` is what of it may be seen."""
+
+    def __init__(self, stale: StaleVersion, shown: Mapping[str, Any]) -> None:
+        AuditError.__init__(self, str(stale), hint=stale.hint)
+        self.document, self.etag, self.current = stale.document, stale.etag, stale.current
+        self.shown = shown
 
 
 class TooManyRequests(RequestFailed):
@@ -119,14 +134,7 @@ def _reason(error: Any) -> dict[str, Any]:
 
 
 def _stale(error: StaleVersion) -> dict[str, Any]:
-    view = error.current
-    return {
-        "document": str(error.document),
-        "etag": error.etag or None,
-        "fields": to_json(dict(view.fields)) if view.exists else None,
-        "siblings": siblings_json(view),
-        "conflicts": [{"kind": one.kind.value, "path": one.path} for one in view.conflicts],
-    }
+    return {"document": str(error.document), "etag": error.etag or None}
 
 
 def _document(error: MissingDocument | PurgedDocument) -> dict[str, Any]:
@@ -161,6 +169,12 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
     errors.TokenUndecided: Kind("token-undecided", 422, "A timestamp token cannot be judged", members=_reason),
     errors.ConflictError: Kind("conflict", 409, "Somebody else wrote first"),
     StaleVersion: Kind("stale-version", 412, "The document is in another version", members=_stale),
+    StaleForReader: Kind(
+        "stale-version",
+        412,
+        "The document is in another version",
+        members=lambda one: {**_stale(one), **one.shown},
+    ),
     MissingDocument: Kind("missing-document", 404, "There is no such document", members=_document),
     errors.RefusedError: Kind("refused", 409, "Refused"),
     PurgedDocument: Kind("purged-document", 410, "The document was ended for good", members=_document),
@@ -195,6 +209,7 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
     RequestFailed: Kind("bad-request", 400, "Bad request"),
     NotFound: Kind("not-found", 404, "Not found"),
     NotImplementedHere: Kind("not-implemented", 501, "Not done here"),
+    PreconditionRequired: Kind("precondition-required", 428, "If-Match is missing"),
     RequestTimedOut: Kind("timed-out", 408, "The request did not come in time"),
     TooManyRequests: Kind("too-many-requests", 429, "Too many requests"),
     UsedKey: Kind("idempotency-key-used", 422, "The Idempotency-Key was used for another request"),

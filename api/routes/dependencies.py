@@ -23,7 +23,15 @@ from api.access.request import HttpRequest
 from api.access.signatures import verify_request
 from api.models import ProblemDocument
 from api.node import Gate, Node
-from api.problems import PROBLEM_JSON, NotFound, NotImplementedHere, RequestTimedOut, problem_of
+from api.problems import (
+    PROBLEM_JSON,
+    NotFound,
+    NotImplementedHere,
+    RequestTimedOut,
+    StaleForReader,
+    problem_of,
+    siblings_json,
+)
 from api.service import Answer, Service
 from identity.errors import (
     Forbidden,
@@ -35,8 +43,9 @@ from identity.errors import (
 )
 from identity.jsontext import parse_json
 from identity.textforms import check_name
-from sync.changes import Changes, Strength
+from sync.changes import Changes, StaleVersion, Strength
 from sync.database import Commit, Database
+from sync.jsonform import to_json
 
 __all__ = [
     "EXAMPLE",
@@ -52,6 +61,8 @@ __all__ = [
     "Stranger",
     "answer",
     "check_collection",
+    "grant_shown",
+    "grant_shows",
     "json_bytes",
     "ndjson",
     "openapi_body",
@@ -79,6 +90,18 @@ Limit = Annotated[int, Query(ge=1, le=10_000, description="How many, at most.")]
 # --- the call -------------------------------------------------------------------------------------------------------
 
 
+def grant_shown(grant: Grant, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the fields of a document that a grant is for."""
+    return {name: value for name, value in fields.items() if grant.fields is None or name in grant.fields}
+
+
+def grant_shows(grant: Grant, pointer: str) -> bool:
+    """Whether a JSON Pointer into a document leads to what a grant is for. The document itself is."""
+    if not pointer or grant.fields is None:
+        return True
+    return pointer.split("/")[1].replace("~1", "/").replace("~0", "~") in grant.fields
+
+
 @dataclass(frozen=True, slots=True)
 class On:
     """A database that a call may do its operation on, and how much of its documents it may see and write."""
@@ -92,12 +115,11 @@ class On:
 
     def shown(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the fields that may be seen."""
-        return {name: value for name, value in fields.items() if self.shows(name)}
+        return grant_shown(self.grant, fields)
 
     def shows_path(self, pointer: str) -> bool:
         """Whether a JSON Pointer into a document leads to what may be seen. The document itself may."""
-        first = pointer.split("/")[1] if pointer else ""
-        return not pointer or self.shows(first.replace("~1", "/").replace("~0", "~"))
+        return grant_shows(self.grant, pointer)
 
     def require_fields(self, names: Iterable[str]) -> None:
         """Return only when all of these may be seen and written. Raises ``Forbidden``."""
@@ -197,18 +219,38 @@ class Call:
 
     # --- what it does ---
 
-    def commit(self, database: Database, changes: Changes) -> Commit:
+    def commit(self, on: On, changes: Changes) -> Commit:
         """Commit changes, and measure how long that takes. Raises as ``Database.commit``."""
         if len(changes.documents) > self.service.limits.documents:
             raise LimitExceeded(f"{len(changes.documents)} documents, at most {self.service.limits.documents} go")
-        with self.committing():
-            return database.commit(changes)
+        with self.committing(on):
+            return on.database.commit(changes)
 
     @contextmanager
-    def committing(self) -> Iterator[None]:
-        """Measure a write."""
-        with self.service.metrics.commit():
-            yield
+    def committing(self, on: On | None = None) -> Iterator[None]:
+        """Measure a write. Who meets a stale version is shown the document, if they may read it."""
+        try:
+            with self.service.metrics.commit():
+                yield
+        except StaleVersion as exc:
+            shown = None if on is None else self._shown(on.database.uid, exc)
+            if shown is None:
+                raise
+            raise StaleForReader(exc, shown) from exc
+
+    def _shown(self, uid: bytes, stale: StaleVersion) -> dict[str, Any] | None:
+        try:
+            grant = self.node.gate.allow(self.caller, Action(Operation.READ, uid, *stale.document))
+        except Forbidden:
+            return None
+        view = stale.current
+        return {
+            "fields": grant_shown(grant, to_json(dict(view.fields))) if view.exists else None,
+            "siblings": {path: each for path, each in siblings_json(view).items() if grant_shows(grant, path)},
+            "conflicts": [
+                {"kind": one.kind.value, "path": one.path} for one in view.conflicts if grant_shows(grant, one.path)
+            ],
+        }
 
     def once(self, make: Callable[[], Response]) -> Response:
         """The answer that ``make`` makes; the one that it made before, when this request is sent again.
@@ -358,6 +400,7 @@ class Routes(APIRouter):
         also: Sequence[Operation] = (),
         body: type[BaseModel] | None = None,
         body_example: Any = None,
+        body_media: str = "application/json",
         media: str = "application/json",
         large: bool = False,
         more: Mapping[int, str] | None = None,
@@ -387,7 +430,7 @@ class Routes(APIRouter):
             extra[LARGE] = True
         if body is not None:
             extra[BODY] = body.__name__
-            extra["requestBody"] = openapi_body(body, body_example)
+            extra["requestBody"] = openapi_body(body, body_example, body_media)
             MODELS[body.__name__] = body
         return self.api_route(
             path,
@@ -405,12 +448,12 @@ MODELS: Final[dict[str, type[BaseModel]]] = {}
 """The models of bodies, for the OpenAPI document: bodies are read by strict JSON, and not by the framework."""
 
 
-def openapi_body(model: type[BaseModel], example: Any = None) -> dict[str, Any]:
+def openapi_body(model: type[BaseModel], example: Any, media: str) -> dict[str, Any]:
     """How the OpenAPI document describes a body."""
     content: dict[str, Any] = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
     return {
         "required": True,
-        "content": {"application/json": content | ({} if example is None else {EXAMPLE: example})},
+        "content": {media: content | ({} if example is None else {EXAMPLE: example})},
     }
 
 

@@ -222,7 +222,7 @@ def put_document(call: Called, database: str, collection: str, key: str, note: N
         changes.put(*name, fields, if_match=wanted, if_absent=absent)
         if local:
             changes.strength = Strength.LOCAL
-        made = call.commit(on.database, changes)
+        made = call.commit(on, changes)
         return written(call, on.database, name, made, status=201 if absent and made.reference else 200)
 
     def ask(operation: Operation) -> On:
@@ -298,7 +298,7 @@ def patch_document(call: Called, database: str, collection: str, key: str, note:
         for path in gone:
             changes.unset(*name, path)
         try:
-            return written(call, on.database, name, call.commit(on.database, changes))
+            return written(call, on.database, name, call.commit(on, changes))
         except StaleVersion as exc:
             if if_match is None:
                 raise NotFound(f"there is no document {name}") from exc
@@ -317,7 +317,7 @@ def delete_document(call: Called, database: str, collection: str, key: str, note
     def delete() -> Response:
         changes = call.changes(note)
         changes.delete(*name, if_match=if_match)
-        return written(call, on.database, name, call.commit(on.database, changes))
+        return written(call, on.database, name, call.commit(on, changes))
 
     return call.once(delete)
 
@@ -337,7 +337,7 @@ def undelete_document(call: Called, database: str, collection: str, key: str, no
     def undelete() -> Response:
         changes = call.changes(note)
         changes.undelete(*name)
-        return written(call, on.database, name, call.commit(on.database, changes))
+        return written(call, on.database, name, call.commit(on, changes))
 
     return call.once(undelete)
 
