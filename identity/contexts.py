@@ -21,11 +21,15 @@ __all__ = [
     "ENTRY_ID",
     "IDENTITY_EVENT_DIGEST",
     "IDENTITY_EVENT_SIGNATURE",
+    "INTENT_DIGEST",
+    "INTENT_SIGNATURE",
     "KEYSTORE_CHECKSUM",
     "KEYSTORE_HEADER",
+    "PAIRING_ANSWER",
     "RECOVERY_ROOT",
     "ROOT_CARD",
     "ROOT_KEY_COMMITMENT",
+    "SAFETY_NUMBER",
     "SEAL_COMMITMENT",
     "SENTINEL_CHECKSUM",
     "SENTINEL_MACHINE",
@@ -33,6 +37,7 @@ __all__ = [
     "STATE_ROOT",
     "SYNC_EVENTS",
     "TOKEN_CHECK",
+    "VISIT_TERMS",
 ]
 
 IDENTITY_EVENT_DIGEST: Final = b"holdfast/v1/identity-event-digest\0"
@@ -107,6 +112,15 @@ SAFETY_NUMBER: Final = b"holdfast/v1/safety-number\0"
 PAIRING_ANSWER: Final = b"holdfast/v1/pairing-answer\0"
 """Before what a node signs when somebody claims its offer: which offer, and both sides."""
 
+INTENT_DIGEST: Final = b"holdfast/v1/intent-digest\0"
+"""SHA-256 over the canonical bytes of an intent: what it is called, and what a second one with its number differs in."""
+
+INTENT_SIGNATURE: Final = b"holdfast/v1/intent-signature\0"
+"""Ed25519 by the key of whoever wants a change over the canonical bytes of an intent."""
+
+VISIT_TERMS: Final = b"holdfast/v1/visit-terms\0"
+"""SHA-256 over the terms that were in force of a token: what a visit was judged by."""
+
 ALL_CONTEXTS: Final = (
     IDENTITY_EVENT_DIGEST,
     IDENTITY_EVENT_SIGNATURE,
@@ -132,4 +146,7 @@ ALL_CONTEXTS: Final = (
     SEAL_COMMITMENT,
     SAFETY_NUMBER,
     PAIRING_ANSWER,
+    INTENT_DIGEST,
+    INTENT_SIGNATURE,
+    VISIT_TERMS,
 )

@@ -80,6 +80,8 @@ class Action:
     """What a request is about. ``database`` None: the node. ``collection`` or ``key`` None: not about one.
 
     ``fields``: names at the top level of a document that it reads or writes, as far as the request says so.
+    ``key_prefix``: it is about no other documents of the collection than those whose keys begin so. ``guarded``: it
+    changes a document only in the version that it names (If-Match).
     """
 
     operation: Operation
@@ -87,6 +89,8 @@ class Action:
     collection: str | None = None
     key: str | None = None
     fields: frozenset[str] = frozenset()
+    key_prefix: str = ""
+    guarded: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ __all__ = [
     "authorization_of",
     "sign_request",
     "signature_base",
+    "token_of",
     "verify_request",
 ]
 
@@ -153,7 +154,7 @@ def verify_request(request: HttpRequest, now_s: int) -> VerifiedRequest:
         verify_signature(key, signature_base(lines, params), signature)
     except (MalformedError, SignatureMismatch) as exc:
         raise Unauthenticated("WRONG_SIGNATURE", "the signature is not by that key over this request") from exc
-    return VerifiedRequest(key, created, nonce, _token(request))
+    return VerifiedRequest(key, created, nonce, token_of(request))
 
 
 def _only(request: HttpRequest, name: str, reason: str, most: int) -> str:
@@ -223,7 +224,8 @@ def _check_digest(request: HttpRequest) -> None:
         raise Unauthenticated("DIGEST", "the content-digest is not the SHA-256 of the body, in canonical spelling")
 
 
-def _token(request: HttpRequest) -> Token | None:
+def token_of(request: HttpRequest) -> Token | None:
+    """The token that came with a request, whoever sent it. Raises ``Unauthenticated`` for what is none."""
     if not request.values("authorization"):
         return None
     value = _only(request, "authorization", "TOKEN_FORM", _MAX_HEADER)
