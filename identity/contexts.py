@@ -113,7 +113,7 @@ PAIRING_ANSWER: Final = b"holdfast/v1/pairing-answer\0"
 """Before what a node signs when somebody claims its offer: which offer, and both sides."""
 
 INTENT_DIGEST: Final = b"holdfast/v1/intent-digest\0"
-"""SHA-256 over the canonical bytes of an intent: what it is called, and what a second one with its number differs in."""
+"""SHA-256 over the canonical bytes of an intent: what it is called, and what tells it from another with its number."""
 
 INTENT_SIGNATURE: Final = b"holdfast/v1/intent-signature\0"
 """Ed25519 by the key of whoever wants a change over the canonical bytes of an intent."""

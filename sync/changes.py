@@ -60,6 +60,8 @@ class Strength(StrEnum):
     """It held here, in the transaction that wrote."""
     CARRIED = "carried"
     """The same, and it stands in the signed entry: what was written elsewhere without knowing of it is a conflict."""
+    SERIAL = "serial"
+    """It held at the home of the collection, which decides one after the other: nothing is written elsewhere."""
 
 
 class StaleVersion(ConflictError):
@@ -293,7 +295,7 @@ def resolve(changes: Changes, current: Current, base: Vector | None) -> tuple[li
             case _Accept():
                 resolving.accept(wish.document)
     guards = []
-    if changes.strength is Strength.CARRIED:
+    if changes.strength is not Strength.LOCAL:
         versions = changes._versions.items()
         guards = [Guard(document, None if etag is None else current.etag(document)) for document, etag in versions]
     return resolving.ops, sorted(guards)

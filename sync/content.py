@@ -1,4 +1,4 @@
-"""What an entry of a database carries: one of four kinds of content, read or not to be read.
+"""What an entry of a database carries: one of seven kinds of content, read or not to be read.
 
 Whoever takes entries in begins here: the tables that are kept up to date (``sync.storage.projection``) and the replay
 that they are held against (``sync.replay``), which share how an entry is read and nothing of how it is judged.
@@ -12,6 +12,17 @@ from typing import Final, NamedTuple, TypeAlias
 from identity.errors import MalformedError
 from ledger.entry import Entry, parse_entry
 from sync.acts import MemberEntry, parse_member
+from sync.serial import (
+    DECIDE,
+    HOME,
+    PROPOSE,
+    HomeEntry,
+    Proposal,
+    Rejection,
+    parse_home,
+    parse_proposal,
+    parse_rejection,
+)
 from sync.transaction import (
     CKPT,
     ERASE,
@@ -29,7 +40,7 @@ from sync.transaction import (
 
 __all__ = ["Content", "ReadEntry", "entry_of", "read_entry"]
 
-Content: TypeAlias = Transaction | MemberEntry | StateRoot | Erasure
+Content: TypeAlias = Transaction | MemberEntry | StateRoot | Erasure | Proposal | Rejection | HomeEntry
 """What an entry of a database carries."""
 
 
@@ -65,4 +76,7 @@ _PARSERS: Final[Mapping[str, Callable[[Entry], Content]]] = {
     MEMBER: parse_member,
     CKPT: parse_state_root,
     ERASE: parse_erasure,
+    PROPOSE: parse_proposal,
+    DECIDE: parse_rejection,
+    HOME: parse_home,
 }

@@ -36,7 +36,7 @@ from sync.acts import Found, MemberEntry
 from sync.asof import anchored_at, claimed_at, known_at, known_at_place
 from sync.bundle import BundleHeader, BundleReader, Have
 from sync.changefeed import START, ChangePage
-from sync.changes import Changes, Fields, resolve
+from sync.changes import Changes, Fields, Strength, resolve
 from sync.conflicts import OpenConflicts, open_conflicts
 from sync.content import Content
 from sync.document_keys import DocumentKeys
@@ -54,8 +54,20 @@ from sync.history import (
 from sync.query import EVERYTHING, KEY, Query
 from sync.receiving import Receiving
 from sync.schema import parse_schema, schema_value
+from sync.serial import Proposal
 from sync.storage.audit import audit_database
 from sync.storage.changefeed import changes_after
+from sync.storage.deciding import (
+    Decision,
+    Home,
+    decide,
+    find_decision,
+    hand_over,
+    homes_now,
+    make_serial,
+    name_home,
+    pending_for,
+)
 from sync.storage.fieldindex import drop_indexes
 from sync.storage.projection import Projection
 from sync.storage.queries import Queries, queries_for
@@ -122,6 +134,8 @@ class Commit:
     etags: Mapping[DocumentId, str] = field(default_factory=dict)
     resealed: frozenset[DocumentId] = frozenset()
     """Documents that were erased before, and hold sealed values again: under new keys, so they can be read again."""
+    pending: bool = False
+    """It was proposed to the home of the collection: see ``Database.decision`` of the reference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +200,15 @@ class Database:
         Raises ``StaleVersion`` (a ``ConflictError``) when a condition does not hold, ``MissingDocument`` for a deletion
         of what is not there, ``MalformedError`` for values that cannot be stored or that break a schema,
         ``RefusedError`` when this device may not write, and what ``StoreWriter.append`` raises.
+
+        Of strength serial it is decided at once where the home is; elsewhere it is proposed, and ``pending``.
         """
         return self.write(lambda current: self._transaction(current, changes))
 
-    def _transaction(self, current: Writing, changes: Changes) -> Transaction | None:
+    def _transaction(self, current: Writing, changes: Changes) -> Transaction | Proposal | None:
         base = None if changes.base is None else current.vector(changes.base)
+        if changes.strength is Strength.SERIAL:
+            return make_serial(current, changes, base)
         ops, guards = resolve(changes, current, base)
         if not ops:
             return None
@@ -243,6 +261,60 @@ class Database:
         changes = Changes(note=note)
         changes.put(SCHEMAS, collection, {"schema": to_python(schema_value(schema))})
         return self.commit(changes)
+
+    # --- serial writes ---
+
+    def set_home(self, collection: str, feed: FeedKey) -> Commit:
+        """Let a feed be the home of a collection: its device decides every write to it from then on.
+
+        A home that there is already gives it away when it next decides; one that was revoked or dismissed is replaced.
+        The commit has no reference when it is so, or was asked for. Raises ``RefusedError`` when this device is no
+        admin's, or the feed is not a member's that may write, and as ``commit``.
+        """
+        return self.write(lambda writing: name_home(writing, collection, feed))
+
+    def homes(self) -> Mapping[str, Home]:
+        """The homes of collections, by collection."""
+        with self.read() as reader:
+            return homes_now(reader)
+
+    def decide_pending(self) -> list[Decision]:
+        """Decide, as the home, what others have proposed, in the order in which it came, and give away collections
+        that an admin asks for. Returns what was decided.
+
+        To be called after entries were taken in. What was decided is not decided again, also after a crash.
+        """
+        _, feed = self._writing()
+        with self.read() as reader:
+            waiting = pending_for(reader, feed)
+        decided = []
+        for reference in waiting:
+            self.write(lambda writing, reference=reference: decide(writing, reference))  # type: ignore[misc]
+            found = self.decision(reference)
+            if found is not None:
+                decided.append(found)
+        for collection, home in self.homes().items():
+            if home.feed == feed and home.asked is not None:
+                self.write(lambda writing, collection=collection: hand_over(writing, collection))  # type: ignore[misc]
+        return decided
+
+    def decision(self, proposal: Reference) -> Decision | None:
+        """What became of a proposal; None while it waits. Raises ``MissingEvidenceError`` when it is not here."""
+        with self.read() as reader:
+            return find_decision(reader, proposal)
+
+    def await_decision(self, proposal: Reference, timeout_s: float, poll_s: float = 1.0) -> Decision | None:
+        """The same, waiting for it for ``timeout_s`` at most. Somebody else has to take entries in meanwhile."""
+        deadline = monotonic() + timeout_s
+        while True:
+            writes = self._writes
+            found = self.decision(proposal)
+            left = deadline - monotonic()
+            if found is not None or left <= 0:
+                return found
+            self._wait(writes, min(poll_s, left))
+
+    # --- entries of any kind ---
 
     def write(self, make: Make) -> Commit:
         """Write one entry: what ``make`` returns for the database as it stands in the transaction that writes it.
@@ -769,7 +841,7 @@ class _Composing:
         block, reference, place = writing.take(content, start)
         documents = {op.document for op in content.ops} if isinstance(content, Transaction) else set()
         etags = {document: writing.etag(document) for document in documents}
-        self.commit = Commit(reference, place, etags, frozenset(writing.resealed))
+        self.commit = Commit(reference, place, etags, frozenset(writing.resealed), isinstance(content, Proposal))
         return [block]
 
 

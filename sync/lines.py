@@ -94,6 +94,8 @@ class ReplayedEntry:
     guards: tuple[Guard, ...] = ()
     undoes: tuple[EntryKey, ...] = ()
     """What it takes back, as far as it had seen that."""
+    decides: EntryKey | None = None
+    """The proposal that it carries out or refuses."""
 
     @property
     def key(self) -> EntryKey:

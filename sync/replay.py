@@ -33,6 +33,7 @@ from sync.lines import KnownFeed, Line, ReplayedEntry, Stray, displaced, draw_li
 from sync.liveness import EntryKey, Past, ReplayedOp, counters_of, dot_of, live_ops
 from sync.membership import Membership, PlacedAct, Refusal, fold_members
 from sync.schema import Schema, check_op, check_schema_op, parse_schema
+from sync.serial import PROPOSE, Fault, HomeEntry, Proposal, Rejection, Term, carries_out, parse_proposal, term_in_force
 from sync.transaction import (
     HOLDS,
     MEMBER,
@@ -55,6 +56,14 @@ __all__ = ["Contest", "Replay", "ReplayedDocument"]
 
 _READ_ENTRIES: Final = 256
 """Transactions that are kept as they were read, for contexts that name them."""
+
+
+class _Named(NamedTuple):
+    """An entry that names a home, and counts. ``begins``: the term does with it; else it asks the home in force."""
+
+    placed: ReplayedEntry
+    told: HomeEntry
+    begins: bool
 
 
 class _Believed(NamedTuple):
@@ -261,6 +270,8 @@ class Replay:
         self._acts: dict[bytes, PlacedAct] = {}
         self._folds: dict[frozenset[bytes], Membership] = {}
         self._schema_ops: dict[str, list[ReplayedOp]] = {}
+        self._named: list[_Named] = []
+        self._decided: dict[EntryKey, list[EntryKey]] = {}
         self._schemas: dict[tuple[str, frozenset[DotKey], frozenset[bytes]], Schema | None] = {}
         self._read_ops = lru_cache(maxsize=_READ_ENTRIES)(self._read_ops_of)
         readers = {line.number: self._read_line(line) for line in self.lines}
@@ -359,6 +370,7 @@ class Replay:
             tuple(one.key for one in stamp.seen),
             () if told is None else told.guards,
             tuple(one.key for one in undone if past.has(*one.key)),
+            None if reason is not None else self._proposal_of(content),
         )
         if reason is None:
             self._heed(line, placed, content, ops)
@@ -390,12 +402,17 @@ class Replay:
                 self._context(op, past)
         except MalformedError as exc:
             return str(exc), ()
-        return self._refusal(line, kind, content, past) or self._misfit(ops, past), ops
+        refusal = self._refusal(line, kind, content, past) or self._serial_fault(line, content, past)
+        return (self._misfit(ops, past) if refusal is None else str(refusal)), ops
 
     def _heed(self, line: Line, placed: ReplayedEntry, content: Content | None, ops: Sequence[Op]) -> None:
         if isinstance(content, MemberEntry):
             act = PlacedAct(placed.reference, line.author, content, placed.past.acts)
             self._acts[entry_id(placed.reference)] = act
+        if isinstance(content, HomeEntry):
+            self._named.append(_Named(placed, content, self._begins(line, content, placed.past)))
+        if placed.decides is not None:
+            self._decided.setdefault(placed.decides, []).append(placed.key)
         for at, op in enumerate(ops):
             if op.document.collection == SCHEMAS:
                 self._schema_ops.setdefault(op.document.key, []).append(self.operation(placed, at, op))
@@ -458,6 +475,100 @@ class Replay:
             refusal = None if role is Role.ADMIN else Refusal.NOT_AN_ADMIN
         return None if refusal is None else str(refusal)
 
+    # --- serial writes ---
+
+    def _serial_fault(self, line: Line, content: Content, past: Past) -> str | None:
+        """Why an entry does not count as far as homes and proposals go."""
+        if isinstance(content, HomeEntry):
+            return self._home_fault(line, content, past)
+        if isinstance(content, Proposal):
+            terms = self._terms(content.transaction.ops, past)
+            named = {term.reference for term in terms}
+            return None if named == set(content.terms) and _home_of(terms) is not None else Fault.OTHER_TERMS
+        if isinstance(content, Rejection) or (isinstance(content, Transaction) and content.decides is not None):
+            return self._decision_fault(line, content, past)
+        if isinstance(content, Transaction) and self._named:
+            elsewhere = {term.home for term in self._terms(content.ops, past)} - {line.author.feed}
+            return Fault.NOT_BY_HOME if elsewhere else None
+        return None
+
+    def _decision_fault(self, line: Line, content: Transaction | Rejection, past: Past) -> str | None:
+        key = self._proposal_of(content)
+        if key is None or not past.has(*key) or self.entry(*key).masked is not None:
+            return Fault.UNSEEN
+        proposal = parse_proposal(parse_entry(self.lines[key[0]].block(key[1]).block))
+        terms = self._terms(proposal.transaction.ops, past)
+        if {term.reference for term in terms} != set(proposal.terms) or _home_of(terms) != line.author.feed:
+            return Fault.NOT_ITS_TERM
+        if any(past.has(*other) for other in self._decided.get(key, ())):
+            return Fault.DECIDED
+        if isinstance(content, Transaction) and not carries_out(content, proposal):
+            return Fault.ALTERED
+        return None
+
+    def _proposal_of(self, content: Content | None) -> EntryKey | None:
+        """The proposal that an entry decides, as far as it was placed."""
+        match content:
+            case Transaction(decides=Reference() as of) | Rejection(of=of):
+                found = self.find(of)
+                return found.key if found is not None and found.kind == PROPOSE else None
+        return None
+
+    def _home_fault(self, line: Line, told: HomeEntry, past: Past) -> str | None:
+        current, membership = self._term(told.collection, past), self._within(past.acts)
+        if told.prev != (None if current is None else current.reference):
+            return Fault.NOT_NEXT
+        named = self._feeds.get(told.home)
+        if named is None or self._reach(told.home, past) < 0 or membership.may_write(named.author) is not None:
+            return Fault.NO_SUCH_HOME
+        if told.asked is not None:
+            asked = [
+                one.told
+                for one in self._named_in(told.collection, past)
+                if not one.begins and one.placed.reference == told.asked
+            ]
+            is_asked = any((one.home, one.prev) == (told.home, told.prev) for one in asked)
+            at_home = current is not None and current.home == line.author.feed
+            return None if is_asked and at_home else Fault.NOT_ASKED
+        is_admin = membership.members[line.author.identity].role is Role.ADMIN
+        return None if is_admin else str(Refusal.NOT_AN_ADMIN)
+
+    def _begins(self, line: Line, told: HomeEntry, past: Past) -> bool:
+        """Whether a home entry that counts begins a term: there is none, the home itself says so, or its feed ended
+        and all that counts of it was seen."""
+        current = self._term(told.collection, past)
+        if current is None or current.home == line.author.feed:
+            return True
+        end = self._within(past.acts).cut(self._feeds[current.home].author)
+        return end is not None and self._reach(current.home, past) + 1 >= end
+
+    def _reach(self, feed: bytes, past: Past) -> int:
+        """The index of the newest entry of a feed in a past; -1 for none."""
+        return max(
+            (index for number, index in past.vector().items() if self.lines[number].author.feed == feed), default=-1
+        )
+
+    def _named_in(self, collection: str, past: Past) -> Iterator[_Named]:
+        """The home entries about a collection in a past, but for those of who was excluded as far as known there."""
+        membership = self._within(past.acts)
+        for one in self._named:
+            if one.told.collection == collection and past.has(*one.placed.key):
+                end = membership.cut(self.lines[one.placed.line].author)
+                if end is None or one.placed.reference.index < end:
+                    yield one
+
+    def _term(self, collection: str, past: Past) -> Term | None:
+        """The term of a collection that was in force in a past."""
+        return term_in_force(
+            Term(one.placed.reference, collection, one.told.home, one.told.prev)
+            for one in self._named_in(collection, past)
+            if one.begins
+        )
+
+    def _terms(self, ops: Sequence[Op], past: Past) -> set[Term]:
+        found = {self._term(collection, past) for collection in {op.document.collection for op in ops}}
+        return {term for term in found if term is not None}
+
     # --- schemas ---
 
     def _misfit(self, ops: Sequence[Op], past: Past) -> str | None:
@@ -500,9 +611,16 @@ class Replay:
 
 def _takes_an_admin(content: Content) -> bool:
     """Whether it destroys what nobody can bring back, or is about what must not be destroyed."""
-    if isinstance(content, Transaction):
-        return any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in content.ops)
+    if isinstance(content, Transaction | Proposal):
+        ops = content.ops if isinstance(content, Transaction) else content.transaction.ops
+        return any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in ops)
     return isinstance(content, Erasure)
+
+
+def _home_of(terms: Iterable[Term]) -> bytes | None:
+    """The home that terms have in common; None when there is none, or several."""
+    homes = {term.home for term in terms}
+    return homes.pop() if len(homes) == 1 else None
 
 
 def _could_replace(op: Op, named: Op) -> bool:

@@ -178,13 +178,17 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """Operations that take effect together. ``undoes`` names the transactions that it takes back, oldest first."""
+    """Operations that take effect together. ``undoes`` names the transactions that it takes back, oldest first.
+
+    ``decides`` names the proposal that it carries out (``sync.serial``).
+    """
 
     stamp: Stamp
     ops: tuple[Op, ...]
     guards: tuple[Guard, ...] = ()
     note: str = ""
     undoes: tuple[Reference, ...] = ()
+    decides: Reference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -451,6 +455,8 @@ def transaction_entry(transaction: Transaction) -> Entry:
         body["note"] = transaction.note
     if transaction.undoes:
         body["undo"] = [reference.members() for reference in _in_order(transaction.undoes)]
+    if transaction.decides is not None:
+        body["of"] = transaction.decides.members()
     return Entry(TXN, wall_ms(transaction.stamp.reading), body)
 
 
@@ -478,8 +484,9 @@ def parse_transaction(entry: Entry) -> Transaction:
         raise MalformedError("transaction: 'grd' is not in ascending order")
     note = fields.text("note", min=1, max=_MAX_TEXT) if fields.has("note") else ""
     undoes = _references(fields, "undo") if fields.has("undo") else ()
+    decides = parse_reference(fields.value("of")) if fields.has("of") else None
     fields.done()
-    return Transaction(stamp, ops, guards, note, undoes)
+    return Transaction(stamp, ops, guards, note, undoes, decides)
 
 
 def _parse_documents(values: Sequence[Value]) -> list[DocumentId]:

@@ -28,6 +28,7 @@ from sync.lines import KnownBlock, KnownFeed, Line, ReplayedEntry
 from sync.liveness import ReplayedOp
 from sync.replay import Replay, ReplayedDocument
 from sync.schema import Schema
+from sync.serial import PROPOSE
 from sync.stateroot import leaf_of
 from sync.storage.audit_queries import audit_queries_for
 from sync.storage.branches import Branches, encode_reference
@@ -108,6 +109,7 @@ class _Audit:
         self._guards = self._grouped_guards()
         self._check_documents()
         self._check_undone()
+        self._check_proposals()
         self._check_places()
 
     def _compare(self, what: str, names: str, found: Iterable[Any], expected: Iterable[Any]) -> None:
@@ -137,6 +139,8 @@ class _Audit:
             self._sql.stray_rebuilds: "rebuilds",
             self._sql.stray_leaves: "leaves",
             self._sql.stray_undone: "undone entries",
+            self._sql.stray_proposals: "proposals",
+            self._sql.stray_decisions: "decisions",
         }.items():
             (count,) = checked(self._tx.fetch_one(query), int)
             if count:
@@ -456,6 +460,18 @@ class _Audit:
         ]
         rows = self._tx.fetch_all(self._sql.undone, (self._number,))
         self._compare_rows("what was undone: rows", rows, expected)
+
+    def _check_proposals(self) -> None:
+        """What was proposed, which of it waits for its home, and what decides the rest."""
+        found = [entry for entry in self._replay.entries() if entry.masked is None]
+        decided = [(entry.decides, entry.key) for entry in found if entry.decides is not None]
+        settled = {proposal for proposal, _ in decided}
+        waiting = [(self._places[entry.key], int(entry.key not in settled)) for entry in found if entry.kind == PROPOSE]
+        rows = self._tx.fetch_all(self._sql.proposals, (self._number,))
+        self._compare_rows("what was proposed: rows", rows, waiting)
+        rows = self._tx.fetch_all(self._sql.decisions, (self._number,))
+        expected = [(self._places[proposal], self._places[decision]) for proposal, decision in decided]
+        self._compare_rows("what was decided: rows", rows, expected)
 
     def _check_places(self) -> None:
         """Everything stands behind its past, and no number is left out or given out twice since the last rebuild."""

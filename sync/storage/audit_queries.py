@@ -55,6 +55,14 @@ class AuditQueries:
         "SELECT u.place, u.undone FROM database_undo u JOIN database_txn t ON t.place = u.place"
         " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?"
     )
+    proposals: str = (
+        "SELECT p.place, p.pending FROM database_proposal p JOIN database_txn t ON t.place = p.place"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?"
+    )
+    decisions: str = (
+        "SELECT d.proposal, d.place FROM database_decision d JOIN database_txn t ON t.place = d.place"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?"
+    )
     tracks: str = (
         "SELECT t.feed, t.side, t.branch, t.seq, t.next_seq, t.waits_for FROM database_track t"
         " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?"
@@ -119,6 +127,12 @@ class AuditQueries:
     )
     stray_leaves: str = (
         "SELECT count(*) FROM database_leaf l LEFT JOIN database_document d ON d.id = l.document WHERE d.id IS NULL"
+    )
+    stray_proposals: str = (
+        "SELECT count(*) FROM database_proposal p LEFT JOIN database_txn t ON t.place = p.place WHERE t.place IS NULL"
+    )
+    stray_decisions: str = (
+        "SELECT count(*) FROM database_decision d LEFT JOIN database_txn t ON t.place = d.place WHERE t.place IS NULL"
     )
     stray_undone: str = (
         "SELECT count(*) FROM database_undo u LEFT JOIN database_txn t ON t.place = u.place WHERE t.place IS NULL"

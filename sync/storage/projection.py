@@ -25,11 +25,13 @@ from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot, StoredOp
 from sync.content import Content, ReadEntry, entry_of, read_entry
 from sync.membership import Membership, Refusal
+from sync.serial import DECIDE, HOME, PROPOSE, HomeEntry, Proposal, Rejection
 from sync.storage.branches import Branch, Branches, EntryFacts
 from sync.storage.documents import Document, Documents
 from sync.storage.forks import Track, Tracks, branch_id, branch_to_extend, end_of, split_branch
 from sync.storage.queries import Queries
 from sync.storage.schemas import Schemas
+from sync.storage.serial import Homes, Proposals
 from sync.storage.standing import Standing
 from sync.transaction import (
     CKPT,
@@ -51,7 +53,7 @@ from sync.vector import Vector, encode_vector, join, sees
 
 __all__ = ["KIND_NUMBER", "Projection", "Taken", "feed_name"]
 
-KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4}
+KIND_NUMBER: Final = {TXN: 1, MEMBER: 2, CKPT: 3, ERASE: 4, PROPOSE: 5, DECIDE: 6, HOME: 7}
 """How a store writes the kind of an entry."""
 
 _BLOCKS_A_TIME: Final = 1024
@@ -119,6 +121,7 @@ class Projection:
         else:
             self.branches.use(tx)
             self.documents.use(tx)
+            self.proposals.use(tx)
         self._left = None
         self._tracks = None
 
@@ -143,6 +146,9 @@ class Projection:
         self.standing = Standing(self.uid, self.branches)
         self.schemas = Schemas(self.documents, self.branches, self.standing, self._history)
         self.standing.load(tx.fetch_all(self._sql.others, (self._number,)), KIND_NUMBER[MEMBER])
+        self.homes = Homes(self.branches, self.standing)
+        self.homes.load(tx.fetch_all(self._sql.of_kind, (self._number, KIND_NUMBER[HOME])))
+        self.proposals = Proposals(tx, self._sql, self.branches, self.homes, self._flush_entries)
 
     def finish(self) -> None:
         """Write everything that was taken in."""
@@ -249,7 +255,7 @@ class Projection:
         past = self.branches.clock()
         if isinstance(content, StateRoot) and (reason := self._misstatement(content, past)) is not None:
             return reason
-        refusal = self._refusal(branch, kind, content, past)
+        refusal = self._refusal(branch, kind, content, past) or self.proposals.fault_of(branch.author, content, past)
         is_excluded = branch.excluded_from is not None and kind != MEMBER
         return "it was revoked or dismissed" if refusal is None and is_excluded else refusal
 
@@ -447,8 +453,10 @@ class Projection:
         if reason is None and isinstance(content, StateRoot):
             reason = self._misstatement(content, placed.past)
         if reason is None:
-            reason = self._refusal(branch, read.kind, content, placed.past) or self.schemas.misfit(
-                ops, placed.past, is_complete=is_complete
+            reason = (
+                self._refusal(branch, read.kind, content, placed.past)
+                or self.proposals.fault_of(branch.author, content, placed.past)
+                or self.schemas.misfit(ops, placed.past, is_complete=is_complete)
             )
         place = self._record(branch, seq, leaf, read.kind, len(ops), placed, reason, now_ms)
         counts = reason is None and not self.branches.is_excluded(branch.id, seq)
@@ -476,6 +484,11 @@ class Projection:
             case Transaction():
                 self._watch(content, place, past)
                 self._note_undone(content, place, past)
+                self.proposals.add(content, place)
+            case Proposal() | Rejection():
+                self.proposals.add(content, place)
+            case HomeEntry():
+                self.homes.add(branch, seq, leaf, content, self.branches.past_of(branch.id, seq))
             case MemberEntry():
                 self.standing.add(branch, seq, leaf, content)
                 self._exclude()
@@ -679,7 +692,8 @@ def _same_cell(op: Op, dot: LiveDot) -> bool:
 
 def _takes_an_admin(content: Content | None) -> bool:
     """Whether it destroys what nobody can bring back, or is about what must not be destroyed."""
-    return isinstance(content, Erasure) or (
-        isinstance(content, Transaction)
-        and any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in content.ops)
+    told = content.transaction if isinstance(content, Proposal) else content
+    return isinstance(told, Erasure) or (
+        isinstance(told, Transaction)
+        and any(op.verb is Verb.PURGE or op.document.collection == HOLDS for op in told.ops)
     )

@@ -204,6 +204,28 @@ class Queries:
     # takes document
     contests: str = "SELECT guarded, other, found_at FROM database_contest WHERE document = ? ORDER BY guarded, other"
 
+    # serial writes
+    # takes database, kind: entries of one kind that are not transactions, and not masked
+    of_kind: str = (
+        "SELECT t.branch, t.seq, t.leaf FROM database_txn t JOIN database_branch b ON b.id = t.branch"
+        " WHERE b.database = ? AND t.kind <> 1 AND t.kind = ? AND t.masked IS NULL ORDER BY t.place"
+    )
+    add_proposal: str = "INSERT INTO database_proposal (place, pending) VALUES (?, 1)"
+    settle_proposal: str = "UPDATE database_proposal SET pending = 0 WHERE place = ?"
+    # takes the proposal, and what decides it, both by place
+    add_decision: str = "INSERT INTO database_decision (proposal, place) VALUES (?, ?)"
+    # takes the place of a proposal
+    decisions: str = (
+        "SELECT t.branch, t.seq, t.kind, t.leaf FROM database_decision d JOIN database_txn t ON t.place = d.place"
+        " WHERE d.proposal = ? ORDER BY d.place"
+    )
+    # takes database, place, limit: proposals that nothing decides yet, behind a place
+    pending: str = (
+        "SELECT p.place, t.branch, t.seq, t.leaf FROM database_proposal p JOIN database_txn t ON t.place = p.place"
+        " JOIN database_branch b ON b.id = t.branch WHERE +b.database = ? AND p.pending = 1 AND p.place > ?"
+        " ORDER BY p.place LIMIT ?"
+    )
+
     # undo: takes the place of what undoes, and of what is undone
     add_undo: str = "INSERT INTO database_undo (place, undone) VALUES (?, ?)"
     # takes database, place: what was undone behind a place, and by which entry

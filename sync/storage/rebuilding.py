@@ -18,6 +18,14 @@ EVERYTHING: Final = 0
 # each takes a database
 _STATEMENTS: Final = (
     (
+        "DELETE FROM database_decision WHERE place IN (SELECT t.place FROM database_txn t"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?)"
+    ),
+    (
+        "DELETE FROM database_proposal WHERE place IN (SELECT t.place FROM database_txn t"
+        " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?)"
+    ),
+    (
         "DELETE FROM database_undo WHERE place IN (SELECT t.place FROM database_txn t"
         " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?)"
     ),

@@ -176,6 +176,26 @@ _undo: Final = Table(
     Column("undone", BigInteger, primary_key=True, autoincrement=False),
 )
 
+_proposal: Final = Table(
+    "database_proposal",
+    metadata,
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+    Column("pending", Integer, nullable=False),
+    Index(
+        "ix_database_proposal_pending",
+        "place",
+        sqlite_where=text("pending = 1"),
+        postgresql_where=text("pending = 1"),
+    ),
+)
+
+_decision: Final = Table(
+    "database_decision",
+    metadata,
+    Column("proposal", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", BigInteger, primary_key=True, autoincrement=False),
+)
+
 _leaf: Final = Table(
     "database_leaf",
     metadata,
@@ -252,6 +272,8 @@ DATABASE_TABLES: Final = (
     _contest,
     _rebuild,
     _undo,
+    _proposal,
+    _decision,
     _leaf,
     _side,
     _side_block,

@@ -23,9 +23,21 @@ from sync.cells import WRITES, CellKind, LiveDot, replaced
 from sync.clock import next_reading
 from sync.content import Content
 from sync.document_keys import DocumentKey, DocumentKeys
-from sync.membership import Refusal
+from sync.membership import Author, Refusal
 from sync.schema import Schema, check_document, check_op
 from sync.sealing import NONCE_BYTES, SALT_BYTES, SealedPlace, seal
+from sync.serial import (
+    DECIDE,
+    HOME,
+    PROPOSE,
+    Fault,
+    HomeEntry,
+    Proposal,
+    Rejection,
+    home_entry,
+    proposal_entry,
+    rejection_entry,
+)
 from sync.storage.branches import Branches
 from sync.storage.documents import count_increments
 from sync.storage.projection import Projection
@@ -72,7 +84,11 @@ _IN_WORDS: Final[Mapping[str, tuple[str, str]]] = {
         "its identity is a reader",
         "an admin can give it another role: 'holdfast db admit --role writer'",
     ),
-    Refusal.NOT_AN_ADMIN: ("purges, erasures and holds take an admin", "ask one of its admins: 'holdfast db members'"),
+    Refusal.NOT_AN_ADMIN: (
+        "purges, erasures, holds and homes take an admin",
+        "ask one of its admins: 'holdfast db members'",
+    ),
+    Fault.NOT_BY_HOME: ("the collection has a home elsewhere", "propose it to the home, with the strength 'serial'"),
 }
 """What to say of a refusal, and what to do about it."""
 
@@ -162,6 +178,15 @@ class Writing:
         # These have seen what is not committed yet, and entries whose blocks are not in the store yet.
         reader.branches, reader.standing = self.projection.branches, self.projection.standing
         return reader
+
+    @property
+    def author(self) -> Author:
+        """Who writes the entry that is being made."""
+        return self._branch.author
+
+    def refusal_of(self, transaction: Transaction) -> str | None:
+        """Why this device may not write a transaction; None: it may."""
+        return self.projection.refusal_of(self._branch, TXN, transaction)
 
     # --- making an entry ---
 
@@ -290,6 +315,12 @@ def _entry_of(content: Content) -> tuple[str, Entry]:
             return CKPT, state_root_entry(content)
         case Erasure():
             return ERASE, erasure_entry(content)
+        case Proposal():
+            return PROPOSE, proposal_entry(content)
+        case Rejection():
+            return DECIDE, rejection_entry(content)
+        case HomeEntry():
+            return HOME, home_entry(content)
 
 
 # --- context tokens -------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from ledger.entry import encode_entry
 from ledger.feed import append
 from ledger.identities import add_events
 from ledger.transfer import ingest_feed
-from sync.changes import Changes
+from sync.changes import Changes, Strength
 from sync.document_keys import DocumentKeys
 from sync.transaction import DocumentId, Op, Stamp, Transaction, Verb, transaction_entry
 
@@ -108,6 +108,7 @@ def kept(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     laptop.db.commit(stale)
     undone = laptop.put("accounts", "2", owner="E").reference
     laptop.db.undo(undone)
+    propose(laptop, phone)
     thief.put("accounts", "1", owner="F")
     world.exchange()
     revoke(world, laptop, thief)
@@ -117,6 +118,18 @@ def kept(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     wait(world, laptop, phone)
     yield laptop
     world.close()
+
+
+def propose(home: Any, other: Any) -> None:
+    """What others propose to a home: something that it has decided, and something that waits."""
+    home.db.set_home("seats", home.feed)
+    for seat in ("12a", "12b"):
+        other.receive(home)
+        home.receive(other)
+        home.db.decide_pending()
+        changes = Changes(strength=Strength.SERIAL)
+        changes.put("seats", seat, {"owner": "A"})
+        other.db.commit(changes)
 
 
 def revoke(world: Any, teller: Any, victim: Any) -> None:
