@@ -433,9 +433,13 @@ class _Audit:
     def _check_leaf(self, what: str, number: int, found: ReplayedDocument, place: int) -> None:
         """A leaf that was made before the document last changed is made anew before it is used."""
         row = self._tx.fetch_one(self._sql.leaf, (number,))
-        if row is not None and found.version is not None and checked(row, int, bytes, bytes)[0] >= place:
-            leaf = leaf_of(found.name, found.version, found.view)
-            self._compare(f"{what}: leaf", "place version content", row, (place, leaf.version, leaf.content))
+        if row is None or checked(row, int, bytes, bytes)[0] < place:
+            return
+        if found.version is None:
+            self.faults.append(f"{what}: leaf is of a document in which nothing is live")
+            return
+        leaf = leaf_of(found.name, found.version, found.view)
+        self._compare(f"{what}: leaf", "place version content", row, (place, leaf.version, leaf.content))
 
     def _indexed(self, collection: str) -> tuple[str, ...]:
         """The indexed fields of a collection, by the schema that is in force now."""
