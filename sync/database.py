@@ -264,6 +264,11 @@ class Database:
 
     # --- serial writes ---
 
+    @property
+    def own_feed(self) -> FeedKey:
+        """The feed that this device writes. Raises ``RefusedError`` when the database is open for reading."""
+        return self._writing()[1]
+
     def set_home(self, collection: str, feed: FeedKey) -> Commit:
         """Let a feed be the home of a collection: its device decides every write to it from then on.
 

@@ -22,6 +22,7 @@ from api.cli import (
     db_members,
     db_query,
     db_retention,
+    db_serial,
     db_write,
 )
 from api.cli.db_common import (
@@ -73,6 +74,7 @@ _PARTS = (
     db_members,
     db_query,
     db_retention,
+    db_serial,
     db_write,
 )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from api.databases import Databases
     from identity.keystore import KeyRing
     from ledger.values import Reference
-    from sync.changes import Changes
+    from sync.changes import Changes, Strength
     from sync.database import Commit, Database
     from sync.membership import Author
     from sync.storage.reader import Reader
@@ -46,6 +46,7 @@ __all__ = [
     "JsonText",
     "Note",
     "Opened",
+    "Prefer",
     "answer_commit",
     "as_of_facts",
     "commit",
@@ -63,6 +64,7 @@ __all__ = [
     "place_of",
     "point_in_time",
     "reading",
+    "strength_of",
     "writing",
 ]
 
@@ -88,6 +90,15 @@ Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="What to keep 
 Device = Annotated[
     str | None,
     typer.Option("--device", metavar="NAME", help="Who writes; default: the device that did, or the only one."),
+]
+
+Prefer = Annotated[
+    str,
+    typer.Option(
+        "--prefer",
+        metavar="STRENGTH",
+        help="What a condition means: local (it held here), carried (others hold it too), serial (the home decides).",
+    ),
 ]
 
 AsOfTime = Annotated[
@@ -141,6 +152,10 @@ group = CommandGroup(
         "admit",
         "dismiss",
         "carry",
+        "homes",
+        "set-home",
+        "decide",
+        "decision",
         "state-root",
         "state-roots",
         "check-root",
@@ -242,6 +257,16 @@ def note_of(text: str) -> str:
 
 
 _MAX_NOTE = 4096
+
+
+def strength_of(text: str) -> Strength:
+    """The strength that ``--prefer`` means. Raises ``UsageError``."""
+    from sync.changes import Strength
+
+    try:
+        return Strength(text)
+    except ValueError as exc:
+        raise UsageError(f"{text!r} is no strength", hint=", ".join(Strength)) from exc
 
 
 # --- points in time, entries, people --------------------------------------------------------------------------------
@@ -397,8 +422,10 @@ def answer_commit(ctx: typer.Context, named: DocumentId, made: Commit) -> None:
     """Say what was written, and which version the document has now."""
     out = invocation(ctx).out
     facts: dict[str, Plain] = {"document": str(named), "etag": made.etags.get(named) or None}
-    out.record("commit", facts | place_of(made))
-    if made.reference is None and facts["etag"] is None:
+    out.record("commit", facts | place_of(made) | {"pending": made.pending})
+    if made.pending:
+        out.note("proposed to the home of the collection: 'holdfast db decision' says what becomes of it")
+    elif made.reference is None and facts["etag"] is None:
         out.note(f"there is no document {named}; nothing was written")
     elif made.reference is None:
         out.note(f"{named} was so already; nothing was written")

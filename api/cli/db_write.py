@@ -15,6 +15,7 @@ from api.cli.db_common import (
     IfMatch,
     JsonText,
     Note,
+    Prefer,
     answer_commit,
     commit,
     document,
@@ -22,6 +23,7 @@ from api.cli.db_common import (
     group,
     json_text,
     note_of,
+    strength_of,
 )
 from api.cli.exit_codes import UsageError
 from api.cli.session import PassphraseFile
@@ -44,6 +46,7 @@ AsJson = Annotated[bool, typer.Option("--parse", help='Each ELEMENT is JSON: 7, 
         'holdfast db put bank accounts/4711 \'{"owner": "Novak", "balance": {"$dec": "12.30"}}\'',
         "holdfast db put bank accounts/4711 - --if-match 1.K5rW5XlQW0Yb3nNq5n1E",
         "holdfast db put bank accounts/4712 '{\"owner\": \"Svoboda\"}' --if-absent --note 'new customer'",
+        'holdfast db put bank seats/12a \'{"owner": "Novak"}\' --if-absent --prefer serial',
     ],
 )
 def put(
@@ -55,6 +58,7 @@ def put(
     if_absent: Annotated[bool, typer.Option("--if-absent", help="Only if there is no such document.")] = False,
     base: Base = None,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -68,7 +72,7 @@ def put(
 
     def make(read: Database) -> Changes:
         fields = _fields(read, named, text)
-        changes = _changes(note, base)
+        changes = _changes(note, base, prefer)
         changes.put(*named, fields, if_match=if_match, if_absent=if_absent)
         return changes
 
@@ -98,6 +102,7 @@ def patch(
     if_match: IfMatch = None,
     base: Base = None,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -109,7 +114,7 @@ def patch(
         fields = _fields(read, named, text)
         if not fields and not gone:
             raise UsageError("there is nothing to change", hint="give fields as JSON, or --unset FIELD")
-        changes = _changes(note, base)
+        changes = _changes(note, base, prefer)
         changes.patch(*named, fields, if_match=if_match)
         for path in gone:
             changes.unset(*named, path)
@@ -131,6 +136,7 @@ def delete(
     name: DocumentName,
     if_match: IfMatch = None,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -138,7 +144,7 @@ def delete(
     named = document(name)
 
     def make(_: Database) -> Changes:
-        changes = _changes(note, None)
+        changes = _changes(note, None, prefer)
         changes.delete(*named, if_match=if_match)
         return changes
 
@@ -157,6 +163,7 @@ def undelete(
     database: DatabaseName,
     name: DocumentName,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -164,7 +171,7 @@ def undelete(
     named = document(name)
 
     def make(_: Database) -> Changes:
-        changes = _changes(note, None)
+        changes = _changes(note, None, prefer)
         changes.undelete(*named)
         return changes
 
@@ -190,6 +197,7 @@ def increment(
         str, typer.Argument(metavar="[AMOUNT]", help="What to add, -5 or 12.30 for example.", show_default=False)
     ] = "1",
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -202,7 +210,7 @@ def increment(
     named, path = document(name), field_path(field)
 
     def make(read: Database) -> Changes:
-        changes = _changes(note, None)
+        changes = _changes(note, None, prefer)
         changes.increment(*named, path, read_amount(by, _rule(read, named, path), field))
         return changes
 
@@ -224,6 +232,7 @@ def add(
     elements: Elements,
     parse: AsJson = False,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -231,7 +240,7 @@ def add(
     named, path = document(name), field_path(field)
 
     def make(read: Database) -> Changes:
-        changes = _changes(note, None)
+        changes = _changes(note, None, prefer)
         changes.add(*named, path, *_elements(elements, _rule(read, named, path), field, parse=parse))
         return changes
 
@@ -253,6 +262,7 @@ def remove(
     elements: Elements,
     parse: AsJson = False,
     note: Note = "",
+    prefer: Prefer = "carried",
     device: Device = None,
     passphrase_file: PassphraseFile = None,
 ) -> None:
@@ -260,17 +270,17 @@ def remove(
     named, path = document(name), field_path(field)
 
     def make(read: Database) -> Changes:
-        changes = _changes(note, None)
+        changes = _changes(note, None, prefer)
         changes.remove(*named, path, *_elements(elements, _rule(read, named, path), field, parse=parse))
         return changes
 
     answer_commit(ctx, named, commit(ctx, database, make, passphrase_file, device))
 
 
-def _changes(note: str, base: str | None) -> Changes:
+def _changes(note: str, base: str | None, prefer: str) -> Changes:
     from sync.changes import Changes
 
-    return Changes(note_of(note), base)
+    return Changes(note_of(note), base, strength_of(prefer))
 
 
 def _fields(read: Database, named: DocumentId, text: bytes) -> dict[str, object]:

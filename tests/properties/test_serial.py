@@ -1,9 +1,9 @@
 """Serial writes: each key's history is linearizable, through partitions, lost answers, crashes and changes of the home.
 
 Two to four devices propose to one home, are apart, end between two statements, and have clocks that are years off. The
-home is given away, or lost with what nobody has heard of. What was told to those who asked, and what the home showed, has
-to have one explanation in which every write that was accepted found what it expected. What a home acknowledged beyond
-what is vouched for is known to be lost, and is held to be lost everywhere.
+home is given away, or lost with what nobody has heard of. What was told to those who asked, and what the home showed,
+has to have one explanation in which every write that was accepted found what it expected. What a home acknowledged
+beyond what is vouched for is known to be lost, and is held to be lost everywhere.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from sync.storage.state_leaves import leaves_now
 from .database_faults import Fuse
 from .linearizability import NEVER, Answer, Read, Swap, is_linearizable
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "25"))
 KEYS = ("12a", "12b")
 YEAR_MS = 365 * 24 * 3600 * 1000
 WORLDS = count()
@@ -64,7 +64,7 @@ STEPS = st.lists(
 
 @dataclass(slots=True)
 class Asked:
-    """A write, by whom, and what was said about it. ``proposal`` None: it was done at the home, by ``entry``, at once."""
+    """A write, by whom, and what was said about it. ``proposal`` None: it was done at once, by ``entry``."""
 
     key: str
     expected: int | None
@@ -145,9 +145,8 @@ class Script:
         asked = Asked(key, expected, next(self.values), self.now)
         changes = Changes(strength=Strength.SERIAL)
         state = replica.db.get("seats", key)
-        changes.put(
-            "seats", key, {"v": asked.new}, **({"if_absent": True} if state is None else {"if_match": state.etag})
-        )
+        etag = None if state is None else state.etag
+        changes.put("seats", key, {"v": asked.new}, if_match=etag, if_absent=etag is None)
         try:
             commit = replica.db.commit(changes)
         except RefusedError:
@@ -238,6 +237,8 @@ class Script:
         if self.lost is not None or feed == successor.feed or len(self.replicas) < 3 or self.is_lost(successor):
             return
         victim = next(one for one in self.replicas if one.feed == feed)
+        if self.home_of(victim) != feed:
+            return  # it has given the collection away: a revocation that excludes that is another case
         with successor.store.read() as tx:
             length = tx.feed(feed).length
             good = {feed: LastGood(length, stored_tree_hash(tx, feed, length))}

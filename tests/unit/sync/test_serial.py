@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from copy import copy
 from dataclasses import replace
+from io import BytesIO
 from itertools import permutations
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ from ledger.entry import encode_entry
 from ledger.feed import append
 from ledger.identities import add_events
 from ledger.store import stored_tree_hash
+from sync.acts import Admit, Dismiss, MemberEntry, Role
 from sync.changes import Changes, StaleVersion, Strength
+from sync.document_keys import DocumentKeys
 from sync.serial import Fault, HomeEntry, Proposal, Rejection, Why, home_entry, proposal_entry, rejection_entry
 from sync.storage.audit import audit_database
 from sync.storage.deciding import Verdict
@@ -461,3 +467,132 @@ def test_replicas_agree_whatever_came_first(devices: Any, world: Any) -> None:
     for late in made:
         assert late.fields(*NAME) == {"owner": "at last"}
     sound(*made)
+
+
+# --- a home that contradicts itself, and one of somebody else ---
+
+
+def test_a_home_that_forked_is_proven_by_its_rival_decisions(devices: Any, world: Any) -> None:
+    """A copy of the home refuses what the home accepts: both are kept, and everybody names the same two."""
+    desk, phone, tablet = devices
+    commit = put(phone, {"owner": "Novak"})
+    desk.receive(phone)
+    twin = copy_of(desk, "twin")
+    desk.db.decide_pending()
+    changes = Changes(strength=Strength.SERIAL)
+    changes.put(*NAME, {"owner": "the copy"})
+    twin.db.commit(changes)
+    (refused,) = twin.db.decide_pending()
+    assert refused.verdict is Verdict.REFUSED
+    for first, second, reader in ((desk, twin, phone), (twin, desk, tablet)):
+        for one in (first, second):
+            bundle = BytesIO()
+            one.db.export_bundle(bundle)
+            reader.db.import_bundle(BytesIO(bundle.getvalue()))
+    found = phone.db.decision(commit.reference)
+    assert found == tablet.db.decision(commit.reference)
+    assert (found.verdict, len(found.rivals)) == (Verdict.ACCEPTED, 1)
+    (cell,) = phone.db.get(*NAME).view.cells
+    assert sorted(cell.values) == ["Novak", "the copy"]
+    sound(phone, tablet)
+
+
+def test_a_home_of_a_writer_gives_it_away_only_when_an_admin_asks(make_world: Any, tmp_path: Path) -> None:
+    world, ada, ben, cid = people(make_world, tmp_path)
+    with pytest.raises(RefusedError, match="take an admin"):
+        ben.db.set_home("seats", ben.feed)
+    ada.db.set_home("seats", ben.feed)
+    share(ada, ben, cid)
+    assert not put(ben, {"owner": "Novak"}).pending
+    with pytest.raises(RefusedError, match="take an admin"):
+        ben.db.set_home("seats", cid.feed)
+    share(ben, ada, cid)
+    ada.db.set_home("seats", cid.feed)
+    share(ada, ben)
+    assert ben.db.decide_pending() == []
+    share(ben, ada, cid)
+    assert {one.db.homes()["seats"].feed for one in (ada, ben, cid)} == {cid.feed}
+    assert not put(cid, {"owner": "Svoboda"}).pending
+    share(cid, ada, ben)
+    sound(ada, ben, cid)
+    world.close()
+
+
+def test_a_home_of_somebody_dismissed_is_replaced(make_world: Any, tmp_path: Path) -> None:
+    world, ada, ben, cid = people(make_world, tmp_path)
+    ada.db.set_home("seats", ben.feed)
+    share(ada, ben, cid)
+    put(ben, {"owner": "Novak"})
+    share(ben, ada)
+    length = length_of(ada, ben.feed)
+    with ada.store.read() as tx:
+        good = {ben.feed: LastGood(length, stored_tree_hash(tx, ben.feed, length))}
+    put(ben, {"owner": "beyond"})
+    ada.db.write(lambda writing: MemberEntry(writing.stamp(), Dismiss(ben.world.identity, good, "left the bank")))
+    ada.db.set_home("seats", cid.feed)
+    share(ada, cid, ben)
+    share(ben, ada, cid)
+    assert not put(cid, {"owner": "Svoboda"}).pending
+    share(cid, ada)
+    assert ada.fields(*NAME) == {"owner": "Svoboda"}
+    with pytest.raises(RefusedError):
+        put(ben, {"owner": "still here"})
+    sound(ada, cid)
+    world.close()
+
+
+def test_a_proposal_to_purge_takes_an_admin(make_world: Any, tmp_path: Path) -> None:
+    """Else a writer had what only admins may do carried out by a home that is one."""
+    world, ada, ben, _ = people(make_world, tmp_path)
+    ada.db.set_home("seats", ada.feed)
+    put(ada, {"owner": "Novak"})
+    share(ada, ben)
+    changes = Changes(strength=Strength.SERIAL)
+    changes.do(Op(Verb.PURGE, NAME, (), None))
+    with pytest.raises(RefusedError, match="take an admin"):
+        ben.db.commit(changes)
+    term = ben.db.homes()["seats"].since
+    purge = Transaction(Stamp(world.uid, None, (), 0, 1), (Op(Verb.PURGE, NAME, (), None),))
+    forged = forge(ben, lambda stamp: proposal_entry(Proposal(replace(purge, stamp=stamp), (term,))))
+    assert forged == "NOT_AN_ADMIN"
+    share(ben, ada)
+    assert ada.db.decide_pending() == []
+    world.close()
+
+
+def people(make_world: Any, directory: Path) -> tuple[Any, Any, Any, Any]:
+    """A founder, and two writers of other identities who have written something."""
+    world = make_world(directory, "ada")
+    replicas = [world.replica("ada")]
+    for name in ("ben", "cid"):
+        home = make_world(directory, name)
+        home.uid, home.founding, home.replicas = world.uid, world.founding, world.replicas
+        one = home.newcomer(name)
+        replicas.append(one)
+        admission = Admit(home.identity, Role.WRITER, tuple(home.events))
+        replicas[0].db.write(lambda writing, act=admission: MemberEntry(writing.stamp(), act))
+    for one in replicas[1:]:
+        share(replicas[0], one)
+        one.put("greetings", one.name, x=1)
+        share(one, replicas[0])
+    share(replicas[0], *replicas[1:])
+    return (world, *replicas)  # type: ignore[return-value]
+
+
+def share(source: Any, *targets: Any) -> None:
+    bundle = BytesIO()
+    source.db.export_bundle(bundle)
+    for target in targets:
+        target.db.import_bundle(BytesIO(bundle.getvalue()))
+
+
+def copy_of(replica: Any, name: str) -> Any:
+    """A device that was cloned: its store, its key, and nobody who tells either of the other."""
+    twin = copy(replica)
+    twin.name, twin.url = name, str(replica.world.directory / f"{name}.db")
+    with closing(sqlite3.connect(replica.url)) as source, closing(sqlite3.connect(twin.url)) as target:
+        source.backup(target)
+    twin.keys = DocumentKeys(replica.world.directory / f"{name}.keys")
+    twin.reopen()
+    replica.world.replicas[name] = twin
+    return twin
