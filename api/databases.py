@@ -139,7 +139,7 @@ class Databases:
         """The same for a database whose id is known."""
         if self._ring is None:
             return self._reading(uid)
-        database = self._opened(uid, self._feed(self._ring, uid, device), self._ring)
+        database = self._opened(uid, self._feed(self._ring, uid, device))
         database.take_new()
         settle_erasures(database)
         return database
@@ -160,7 +160,7 @@ class Databases:
         uid = database_id(founding)
         feed = vault.create_feed(self._ring, device or self._only_device(self._ring), feed_name(uid))
         register_database(vault.store, uid, name, self._session.now_ms())
-        database = self._opened(uid, feed, self._ring)
+        database = self._opened(uid, feed)
         found(database, founding, vault.signed_events())
         return database
 
@@ -198,7 +198,24 @@ class Databases:
         """
         if self._ring is None:
             raise RefusedError("signing takes the home's keys")
-        return device_signer(self._ring, device or self._only_device(self._ring), self._session.tokens.signer)
+        return device_signer(self._ring, self.device(device), self._session.tokens.signer)
+
+    def writer(self) -> StoreWriter:
+        """The one writer of everything that this home writes, started when it is first asked for.
+
+        Raises what ``Vault.start_writer`` raises, ``RefusedError`` without keys.
+        """
+        if self._ring is None:
+            raise RefusedError("writing takes the home's keys")
+        if self._writer is None:
+            self._writer = self._session.vault.start_writer(self._ring)
+        return self._writer
+
+    def device(self, named: str | None = None) -> str:
+        """The name of the device as which this home writes and speaks. Raises ``RefusedError`` when it is not clear."""
+        if self._ring is None:
+            raise RefusedError("that takes the home's keys")
+        return named or self._only_device(self._ring)
 
     def queued(self) -> int:
         """How many writes wait for the writer's next turn."""
@@ -222,11 +239,9 @@ class Databases:
     def _reading(self, uid: bytes) -> Database:
         return Database(self._session.vault.store, uid, self._session.now_ms, keys=self.keys)
 
-    def _opened(self, uid: bytes, feed: FeedKey, ring: KeyRing) -> Database:
-        vault = self._session.vault
-        if self._writer is None:
-            self._writer = vault.start_writer(ring)
-        return Database(vault.store, uid, self._session.now_ms, writer=self._writer, feed=feed, keys=self.keys)
+    def _opened(self, uid: bytes, feed: FeedKey) -> Database:
+        store = self._session.vault.store
+        return Database(store, uid, self._session.now_ms, writer=self.writer(), feed=feed, keys=self.keys)
 
     def _feed(self, ring: KeyRing, uid: bytes, device: str | None) -> FeedKey:
         """The feed of the database that this device writes, begun if there is none."""

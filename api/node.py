@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,6 +22,7 @@ from api.pairing import Offers
 from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
 
 if TYPE_CHECKING:
+    from api.access.opening import Access
     from api.bootstrap import Session
     from identity.keys import Signer
     from identity.keystore import KeyRing
@@ -58,25 +60,48 @@ class Node:
         self,
         session: Session,
         ring: KeyRing | None,
-        gate: Gate,
+        gate: Gate | None = None,
         *,
         ticks_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``ring`` None: nothing is written. ``ticks_s`` is a clock that never goes back."""
+        """``ring`` None: nothing is written. ``gate`` None: that of the home's members, and of who visits with a token.
+        ``ticks_s`` is a clock that never goes back.
+        """
         self.session = session
         self.ring = ring
-        self.gate = gate
         self.offers = Offers()
         self.closing = threading.Event()
         """Set when the node is about to stop: who waits for changes is sent home."""
         self._ticks_s = ticks_s
         self._reading = Databases(session)
         self._writing = None if ring is None else Databases(session, ring)
+        self._closing = ExitStack()
+        self.access: Access | None = None
+        """Visits and their grants; None where nothing can be written, so that no visit could be recorded."""
+        self.gate = self._open_gate() if gate is None else gate
         self._lock = threading.Lock()
         self._open: dict[bytes, Database] = {}
         self._open_to_read: dict[bytes, Database] = {}
         self._failed: tuple[float, AuditError] | None = None
         self._standing: tuple[float, Standing] | None = None
+
+    def _open_gate(self) -> Gate:
+        from api.access.gate import Gate as OwnGate
+        from api.access.nonces import nonces_for
+        from api.access.opening import open_access
+        from api.access.standing import StandingReader
+
+        session, most = self.session, self.session.settings.service.limits.requests_a_minute
+        if self._writing is not None and self.ring is not None:
+            with suppress(ReadOnlyState, TransportError):
+                writer, device = self._writing.writer(), self._writing.device()
+                self.access = open_access(session, self.ring, writer, device, requests_a_minute=most)
+                self._closing.enter_context(closing(self.access))
+                return self.access.gate
+        store = session.vault.store
+        nonces = self._closing.enter_context(closing(nonces_for(store, session.home.nonces)))
+        standing = StandingReader(store, session.vault.history().identity)
+        return OwnGate(standing, nonces, lambda: session.now_ms() // 1000, requests_a_minute=most)
 
     # --- databases ---
 
@@ -150,6 +175,7 @@ class Node:
     def close(self) -> None:
         """Write what is on its way, and release the keys. Idempotent."""
         self.closing.set()
+        self._closing.close()
         with self._lock:
             if self._writing is not None:
                 self._writing.close()

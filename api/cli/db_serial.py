@@ -112,9 +112,7 @@ def decide(
 def decision(
     ctx: typer.Context,
     database: DatabaseName,
-    entry: Annotated[
-        str, typer.Argument(metavar="ENTRY", help="The proposal, as the pending write named it.")
-    ],
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="The proposal, as the pending write named it.")],
 ) -> None:
     """What became of a write that was proposed: accepted, refused, lapsed with its home, or pending."""
     with reading(ctx, database) as opening:

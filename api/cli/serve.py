@@ -21,7 +21,7 @@ from identity.errors import AuditError, ConfigurationError, MalformedError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
-    from api.node import Gate, Node
+    from api.node import Node
     from api.settings import ServiceSettings, Settings
     from identity.keystore import KeyRing
 
@@ -170,24 +170,8 @@ def _node(session: Session, passphrase: str) -> Iterator[Node]:
     from identity.keystore import open_keystore
 
     ring = open_keystore(session.settings.keystore, passphrase)
-    with _gate(session) as gate, closing(Node(session, ring, gate)) as node:
+    with closing(Node(session, ring)) as node:
         yield node
-
-
-@contextmanager
-def _gate(session: Session) -> Iterator[Gate]:
-    """Who may do what on the node of a home."""
-    from api.access.gate import Gate as DevicesGate
-    from api.access.nonces import nonces_for
-    from api.access.standing import StandingReader
-
-    store = session.vault.store
-    standing = StandingReader(store, session.vault.history().identity)
-    with closing(nonces_for(store, session.home.nonces)) as nonces:
-        limits = session.settings.service.limits
-        yield DevicesGate(
-            standing, nonces, lambda: session.now_ms() // 1000, requests_a_minute=limits.requests_a_minute
-        )
 
 
 # --- running --------------------------------------------------------------------------------------------------------

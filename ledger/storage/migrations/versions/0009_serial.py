@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import op
 
-revision = "0008_serial"
-down_revision = "0007_database"
+revision = "0009_serial"
+down_revision = "0008_request_nonce"
 branch_labels = None
 depends_on = None
 
