@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, TypeAlias
 from identity.errors import MalformedError
 from ledger.entry import Entry, parse_entry
 from sync.acts import MemberEntry, parse_member
+from sync.intent import misattributed
 from sync.serial import (
     DECIDE,
     HOME,
@@ -68,6 +69,8 @@ def read_entry(entry: Entry) -> ReadEntry:
         content = _PARSERS[entry.kind](entry)
     except MalformedError as exc:
         return ReadEntry(entry.kind, parse_stamp_of(entry), None, f"malformed: {exc}")
+    if isinstance(content, Transaction) and (reason := misattributed(content)) is not None:
+        return ReadEntry(entry.kind, content.stamp, None, reason)
     return ReadEntry(entry.kind, content.stamp, content, None)
 
 

@@ -51,6 +51,7 @@ from sync.history import (
     history_of,
     recorded_entry,
 )
+from sync.intent import Intent
 from sync.query import EVERYTHING, KEY, Query
 from sync.receiving import Receiving
 from sync.schema import parse_schema, schema_value
@@ -69,6 +70,7 @@ from sync.storage.deciding import (
     pending_for,
 )
 from sync.storage.fieldindex import drop_indexes
+from sync.storage.intents import check_intent, earlier_commit, intended, rival_intents
 from sync.storage.projection import Projection
 from sync.storage.queries import Queries, queries_for
 from sync.storage.query import QueryPage, run_query
@@ -194,8 +196,14 @@ class Database:
 
     # --- writing ---
 
-    def commit(self, changes: Changes) -> Commit:
+    def commit(self, changes: Changes, *, intent: Intent | None = None) -> Commit:
         """Make the changes so, all of them or none. What is returned is durable, and signed by this device.
+
+        With ``intent`` its operations are what is written, as they are, in the name of whoever has signed it;
+        ``changes`` says conditions and a note, and wishes, if any, that come to the same operations. An intent that was
+        committed already changes nothing: the first commit is returned, with the versions of its documents now. Another
+        one of that number is ``RivalIntents``, which proves against its key. The intent must be signed, and for this
+        database: else ``VerificationError``. Whether its key may write is for the caller to know.
 
         Raises ``StaleVersion`` (a ``ConflictError``) when a condition does not hold, ``MissingDocument`` for a deletion
         of what is not there, ``MalformedError`` for values that cannot be stored or that break a schema,
@@ -203,7 +211,39 @@ class Database:
 
         Of strength serial it is decided at once where the home is; elsewhere it is proposed, and ``pending``.
         """
+        if intent is not None:
+            return self._commit_intent(changes, intent)
         return self.write(lambda current: self._transaction(current, changes))
+
+    def _commit_intent(self, changes: Changes, intent: Intent) -> Commit:
+        check_intent(intent, self.uid)
+        known: list[Commit] = []
+
+        def make(current: Writing) -> Transaction | None:
+            held = earlier_commit(current, intent)
+            if held is None:
+                known.clear()
+                return intended(current, changes, intent)
+            documents = {op.document for op in intent.ops}
+            known[:] = [Commit(*held, {document: current.etag(document) for document in documents})]
+            return None
+
+        written = self.write(make)
+        return known[0] if known else written
+
+    def rival_intents(self) -> list[tuple[bytes, bytes]]:
+        """Every two intents here that one key has signed under one number: evidence against it, as they were signed.
+
+        Both count: nobody can say which was meant.
+        """
+        with self.read() as reader:
+            return rival_intents(reader)
+
+    def next_sequence(self, key: bytes) -> int:
+        """The number for the next intent of a key, as far as is known here."""
+        with self.store.read() as tx:
+            (last,) = tx.fetch_one(self._sql.last_intent, (self._number, key)) or (None,)
+        return 0 if last is None else int(last) + 1
 
     def _transaction(self, current: Writing, changes: Changes) -> Transaction | Proposal | None:
         base = None if changes.base is None else current.vector(changes.base)

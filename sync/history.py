@@ -23,7 +23,7 @@ from sync.storage.branches import EntryFacts
 from sync.storage.documents import count_increments, read_dot
 from sync.storage.projection import KIND_NUMBER
 from sync.storage.reader import Cut, DocumentState, Reader
-from sync.transaction import TXN, DocumentId, Path, Transaction, Verb, parse_transaction, path_text
+from sync.transaction import TXN, DocumentId, IntentMark, Path, Transaction, Verb, parse_transaction, path_text
 from sync.view import CounterPart, View, exact_sum, make_view
 
 __all__ = [
@@ -63,6 +63,11 @@ class RecordedEntry:
     def note(self) -> str:
         """What its author wrote beside it."""
         return "" if self.transaction is None else self.transaction.note
+
+    @property
+    def intent(self) -> IntentMark | None:
+        """Who wanted it, when that is not the author of the feed: proven by a signature of theirs."""
+        return None if self.transaction is None else self.transaction.intent
 
     @property
     def undoes(self) -> tuple[Reference, ...]:

@@ -93,6 +93,8 @@ class ReplayedEntry:
     """What its stamp says that it had seen last, as far as that is true."""
     guards: tuple[Guard, ...] = ()
     undoes: tuple[EntryKey, ...] = ()
+    intent: tuple[bytes, int, bytes] | None = None
+    """Whose intent it carries, its number and its digest."""
     """What it takes back, as far as it had seen that."""
     decides: EntryKey | None = None
     """The proposal that it carries out or refuses."""

@@ -29,6 +29,7 @@ from ledger.values import Reference
 from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot
 from sync.content import Content, ReadEntry, entry_of, read_entry
+from sync.intent import intent_key
 from sync.lines import KnownFeed, Line, ReplayedEntry, Stray, displaced, draw_lines, end_on
 from sync.liveness import EntryKey, Past, ReplayedOp, counters_of, dot_of, live_ops
 from sync.membership import Membership, PlacedAct, Refusal, fold_members
@@ -370,6 +371,7 @@ class Replay:
             tuple(one.key for one in stamp.seen),
             () if told is None else told.guards,
             tuple(one.key for one in undone if past.has(*one.key)),
+            None if told is None else intent_key(told),
             None if reason is not None else self._proposal_of(content),
         )
         if reason is None:

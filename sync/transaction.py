@@ -29,6 +29,7 @@ __all__ = [
     "CKPT",
     "ERASE",
     "HOLDS",
+    "MAX_BASE",
     "MAX_CONTEXT",
     "MAX_INCREMENT_DIGITS",
     "MAX_INCREMENT_SCALE",
@@ -46,6 +47,7 @@ __all__ = [
     "Erasure",
     "Founding",
     "Guard",
+    "IntentMark",
     "Op",
     "Path",
     "Stamp",
@@ -57,6 +59,7 @@ __all__ = [
     "database_id",
     "entry_id",
     "erasure_entry",
+    "op_fields",
     "parse_erasure",
     "parse_path",
     "parse_stamp",
@@ -89,6 +92,9 @@ MAX_INCREMENT_SCALE: Final = 10
 
 MAX_REFERENCES: Final = 1024
 """Entries in ``deps``; and distinct ones that the contexts of one transaction can name, and that it can undo."""
+
+MAX_BASE: Final = 65_536
+"""Characters of the context token that an intent rests on."""
 
 MAX_KIDS: Final = 4096
 """Keys that one erasure names."""
@@ -177,6 +183,21 @@ class Stamp:
 
 
 @dataclass(frozen=True, slots=True)
+class IntentMark:
+    """Who wanted a transaction that somebody else's feed carries: ``key``, of ``identity`` when it is a device's.
+
+    ``sequence`` is the key's own number for it, ``base`` the context token that it rests on. ``signature`` is over
+    these and the operations (``sync.intent``).
+    """
+
+    identity: bytes | None
+    key: bytes
+    sequence: int
+    base: str | None
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Transaction:
     """Operations that take effect together. ``undoes`` names the transactions that it takes back, oldest first.
 
@@ -189,6 +210,7 @@ class Transaction:
     note: str = ""
     undoes: tuple[Reference, ...] = ()
     decides: Reference | None = None
+    intent: IntentMark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -457,7 +479,42 @@ def transaction_entry(transaction: Transaction) -> Entry:
         body["undo"] = [reference.members() for reference in _in_order(transaction.undoes)]
     if transaction.decides is not None:
         body["of"] = transaction.decides.members()
+    if transaction.intent is not None:
+        body["int"] = _intent_members(transaction.intent)
     return Entry(TXN, wall_ms(transaction.stamp.reading), body)
+
+
+def op_fields(ops: Sequence[Op]) -> dict[str, Value]:
+    """Operations by themselves, as the members ``docs``, ``ops`` and perhaps ``refs`` say them.
+
+    Raises ``MalformedError`` or ``LimitExceeded`` when they are not well-formed.
+    """
+    body = dict(transaction_entry(Transaction(Stamp(bytes(32), None, (), 0, 0), tuple(ops))).body)
+    return {name: body[name] for name in ("docs", "ops", "refs") if name in body}
+
+
+def _intent_members(intent: IntentMark) -> dict[str, Value]:
+    if len(intent.base or "") > MAX_BASE:
+        raise LimitExceeded(f"intent: a base of more than {MAX_BASE} characters")
+    return {
+        "id": intent.identity,
+        "key": intent.key,
+        "seq": intent.sequence,
+        "base": intent.base,
+        "sig": intent.signature,
+    }
+
+
+def _parse_intent(fields: Fields) -> IntentMark:
+    mark = IntentMark(
+        fields.optional_bytes("id", length=32),
+        fields.bytes("key", length=32),
+        fields.int("seq"),
+        fields.optional_text("base", min=1, max=MAX_BASE),
+        fields.bytes("sig", length=64),
+    )
+    fields.done()
+    return mark
 
 
 def _op_members(op: Op, document: int, place_of: Mapping[Reference, int]) -> list[Value]:
@@ -485,8 +542,11 @@ def parse_transaction(entry: Entry) -> Transaction:
     note = fields.text("note", min=1, max=_MAX_TEXT) if fields.has("note") else ""
     undoes = _references(fields, "undo") if fields.has("undo") else ()
     decides = parse_reference(fields.value("of")) if fields.has("of") else None
+    intent = _parse_intent(fields.map("int")) if fields.has("int") else None
+    if intent is not None and (undoes or decides is not None):
+        raise MalformedError("transaction: what undoes something or carries out a proposal carries no intent")
     fields.done()
-    return Transaction(stamp, ops, guards, note, undoes, decides)
+    return Transaction(stamp, ops, guards, note, undoes, decides, intent)
 
 
 def _parse_documents(values: Sequence[Value]) -> list[DocumentId]:

@@ -51,6 +51,7 @@ class AuditQueries:
     rebuilt: str = "SELECT max(place) FROM database_rebuild WHERE document = ?"
     leaf: str = "SELECT place, version, content FROM database_leaf WHERE document = ?"
     # takes database
+    intents: str = "SELECT place, key, sequence, digest FROM database_intent WHERE database = ?"
     undone: str = (
         "SELECT u.place, u.undone FROM database_undo u JOIN database_txn t ON t.place = u.place"
         " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?"
@@ -133,6 +134,10 @@ class AuditQueries:
     )
     stray_decisions: str = (
         "SELECT count(*) FROM database_decision d LEFT JOIN database_txn t ON t.place = d.place WHERE t.place IS NULL"
+    )
+    stray_intents: str = (
+        "SELECT count(*) FROM database_intent i LEFT JOIN database_txn t ON t.place = i.place"
+        " LEFT JOIN database_branch b ON b.id = t.branch AND b.database = i.database WHERE b.id IS NULL"
     )
     stray_undone: str = (
         "SELECT count(*) FROM database_undo u LEFT JOIN database_txn t ON t.place = u.place WHERE t.place IS NULL"

@@ -24,6 +24,7 @@ from ledger.values import Reference
 from sync.acts import MemberEntry, Role
 from sync.cells import FLAGS, DotKey, LiveDot, StoredOp
 from sync.content import Content, ReadEntry, entry_of, read_entry
+from sync.intent import intent_key
 from sync.membership import Membership, Refusal
 from sync.serial import DECIDE, HOME, PROPOSE, HomeEntry, Proposal, Rejection
 from sync.storage.branches import Branch, Branches, EntryFacts
@@ -485,6 +486,7 @@ class Projection:
                 self._watch(content, place, past)
                 self._note_undone(content, place, past)
                 self.proposals.add(content, place)
+                self._note_intent(content, place)
             case Proposal() | Rejection():
                 self.proposals.add(content, place)
             case HomeEntry():
@@ -672,6 +674,23 @@ class Projection:
         seen = [facts for facts in found if facts and (past is None or sees(past, facts.branch, facts.seq))]
         places = [self._tx.fetch_one(self._sql.txn, (facts.branch, facts.seq))[0] for facts in seen]
         self._tx.insert_many(self._sql.add_undo, [(place, undone) for undone in places])
+
+    def _note_intent(self, transaction: Transaction, place: int) -> None:
+        """Record whose intent the transaction carries, and its number."""
+        found = intent_key(transaction)
+        if found is not None:
+            self._tx.insert_many(self._sql.add_intent, [(place, self._number, *found)])
+
+    def committed_intents(self, key: bytes, sequence: int) -> list[tuple[bytes, Reference, int]]:
+        """The digests of intents of a key with that number, the first first, with the entry and its last place."""
+        self._flush_entries()
+        rows = self._tx.fetch_all(self._sql.intents, (self._number, key, sequence))
+        found = []
+        for digest, branch, seq, place, ops in rows:
+            facts = self.branches.facts(branch, seq)
+            assert facts is not None
+            found.append((digest, self.branches.reference(facts), place + ops))
+        return found
 
     def _unseen_writers(self, document: int, past: Vector) -> Iterator[int]:
         for branch in self.branches:

@@ -225,6 +225,21 @@ class Queries:
         " JOIN database_branch b ON b.id = t.branch WHERE +b.database = ? AND p.pending = 1 AND p.place > ?"
         " ORDER BY p.place LIMIT ?"
     )
+    # intents: takes place, database, key, sequence, digest
+    add_intent: str = "INSERT INTO database_intent (place, database, key, sequence, digest) VALUES (?, ?, ?, ?, ?)"
+    # takes database, key, sequence: where entries with that number stand, the first first, and what they say
+    intents: str = (
+        "SELECT i.digest, t.branch, t.seq, t.place, t.ops"
+        " FROM database_intent i JOIN database_txn t ON t.place = i.place"
+        " WHERE i.database = ? AND i.key = ? AND i.sequence = ? ORDER BY i.place"
+    )
+    # takes database: numbers that stand for several intents
+    rival_intents: str = (
+        "SELECT key, sequence FROM database_intent WHERE database = ?"
+        " GROUP BY key, sequence HAVING count(DISTINCT digest) > 1 ORDER BY key, sequence"
+    )
+    # takes database, key: the largest number
+    last_intent: str = "SELECT max(sequence) FROM database_intent WHERE database = ? AND key = ?"
 
     # undo: takes the place of what undoes, and of what is undone
     add_undo: str = "INSERT INTO database_undo (place, undone) VALUES (?, ?)"

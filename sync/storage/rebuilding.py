@@ -17,6 +17,7 @@ EVERYTHING: Final = 0
 
 # each takes a database
 _STATEMENTS: Final = (
+    "DELETE FROM database_intent WHERE database = ?",
     (
         "DELETE FROM database_decision WHERE place IN (SELECT t.place FROM database_txn t"
         " JOIN database_branch b ON b.id = t.branch WHERE b.database = ?)"

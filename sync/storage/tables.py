@@ -169,6 +169,17 @@ _rebuild: Final = Table(
     Column("document", BigInteger, primary_key=True, autoincrement=False),
 )
 
+_intent: Final = Table(
+    "database_intent",
+    metadata,
+    Column("place", _Row, primary_key=True, autoincrement=False),
+    Column("database", BigInteger, ForeignKey("database.id"), nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Index("ix_database_intent_key", "database", "key", "sequence"),
+)
+
 _undo: Final = Table(
     "database_undo",
     metadata,
@@ -274,6 +285,7 @@ DATABASE_TABLES: Final = (
     _undo,
     _proposal,
     _decision,
+    _intent,
     _leaf,
     _side,
     _side_block,

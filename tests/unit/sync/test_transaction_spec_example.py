@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from identity.keys import Ed25519Signer
 from ledger.entry import encode_entry, parse_entry
 from ledger.values import Reference
 from sync.clock import reading_at
+from sync.intent import sign_intent
 from sync.transaction import (
     DocumentId,
     Guard,
@@ -46,6 +48,20 @@ def test_the_example_is_what_its_inputs_give() -> None:
     assert encode_entry(transaction_entry(EXAMPLE)) == stated
     assert parse_transaction(parse_entry(stated)) == EXAMPLE
     assert f'"hlc": {EXAMPLE.stamp.reading}' in SPEC
+
+
+def test_the_intent() -> None:
+    found = {
+        name: bytes.fromhex("".join(text.split()))
+        for name, text in re.findall(r"(statement|digest|signature) =\n((?: +[0-9a-f]+\n)+)", SPEC)
+    }
+    ops = [Op(Verb.SET, ACCOUNT, ("owner",), "Novak")]
+    intent = sign_intent(Ed25519Signer(b"\2" * 32), b"\1" * 32, ops, sequence=7)
+    assert found == {
+        "statement": intent.statement(),
+        "digest": intent.digest(),
+        "signature": intent.mark.signature,
+    }
 
 
 def test_the_entry_id() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import op
 
 revision = "0009_serial"
-down_revision = "0008_request_nonce"
+down_revision = "0008_access"
 branch_labels = None
 depends_on = None
 

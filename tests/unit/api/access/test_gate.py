@@ -161,7 +161,7 @@ def test_a_rate_for_each_key(node: Node) -> None:
     gate.identify(node.request(node.owner))
 
 
-@pytest.mark.parametrize("operation", Operation)
+@pytest.mark.parametrize("operation", [one for one in Operation if one is not Operation.PAIR])
 def test_the_owner_may_do_everything(node: Node, operation: Operation) -> None:
     caller = Caller(node.owner.public_key)
     assert node.gate.allow(caller, node.act(operation)).identity == node.world.identity
