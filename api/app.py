@@ -17,7 +17,20 @@ from api.asgi import Observed, make_log, told
 from api.metrics import Metrics
 from api.openapi import make_openapi
 from api.problems import KINDS, METHOD_NOT_ALLOWED, PROBLEM_JSON, NotFound, Problem, RequestFailed, problem_of
-from api.routes import databases, documents, health, history, pairings, queries, transactions
+from api.routes import (
+    changes,
+    databases,
+    documents,
+    evidence,
+    health,
+    history,
+    identities,
+    ledger,
+    pairings,
+    queries,
+    retention,
+    transactions,
+)
 from api.service import Limits, Service
 from identity.errors import AuditError, MalformedError
 
@@ -28,7 +41,19 @@ __all__ = ["create_app"]
 
 _TOO_SMALL_TO_PACK = 1024
 
-_ROUTES = (databases.routes, documents.routes, pairings.routes, transactions.routes, queries.routes, history.routes)
+_ROUTES = (
+    databases.routes,
+    documents.routes,
+    transactions.routes,
+    queries.routes,
+    history.routes,
+    changes.routes,
+    retention.routes,
+    ledger.routes,
+    evidence.routes,
+    identities.routes,
+    pairings.routes,
+)
 
 
 def create_app(

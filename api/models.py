@@ -11,8 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "AnchorList",
+    "AnchorModel",
+    "AuditModel",
+    "BlockList",
     "CellChangeModel",
+    "ChangeEventModel",
     "ChangeModel",
+    "ChangePageModel",
+    "CheckpointList",
+    "CheckpointModel",
     "CollectionList",
     "CollectionModel",
     "CommitModel",
@@ -22,17 +30,40 @@ __all__ = [
     "DatabaseList",
     "DatabaseModel",
     "DeleteChange",
+    "DeviceList",
+    "DeviceModel",
     "DifferenceList",
     "DifferenceModel",
     "DocumentBody",
     "DocumentModel",
+    "DocumentName",
     "ElementsChange",
+    "EraseBody",
+    "ErasureModel",
+    "EvidenceBody",
+    "FeedFacts",
+    "FeedList",
+    "FeedModel",
+    "HeadList",
+    "HeadModel",
     "HealthModel",
     "HistoryEntryModel",
     "HistoryList",
+    "HoldBody",
+    "HoldFacts",
+    "HoldList",
+    "HoldModel",
+    "IdentityEventList",
+    "IdentityEventModel",
+    "IdentityList",
+    "IdentityModel",
     "ImportLine",
     "IncrementChange",
+    "ListedCheckpoint",
     "ListedModel",
+    "MemberList",
+    "MemberModel",
+    "NewCheckpoint",
     "NewDatabase",
     "OpModel",
     "OpenConflictModel",
@@ -46,18 +77,31 @@ __all__ = [
     "PatchBody",
     "PatchChange",
     "ProblemDocument",
+    "PurgeBody",
+    "PurgedModel",
     "PutChange",
     "QueryBody",
+    "ReportModel",
     "RequireChange",
     "ResolveBody",
     "RestorationModel",
     "RestoreBody",
+    "RollbackModel",
+    "SchemaBody",
+    "SchemaModel",
     "SkippedModel",
+    "StateCheckModel",
+    "StateRootFacts",
+    "StateRootList",
+    "StateRootModel",
     "TransactionBody",
     "TransactionModel",
+    "TrashList",
+    "TrashedModel",
     "UndeleteChange",
     "UndoBody",
     "UndoneModel",
+    "VerifyRoot",
 ]
 
 Fields = dict[str, Any]
@@ -498,3 +542,392 @@ class ResolveBody(_Body):
     choose: Fields = {}
     keep_all: list[Name] = []
     note: NoteText = ""
+
+
+# --- what goes for good ---------------------------------------------------------------------------------------------
+
+
+class SchemaBody(BaseModel):
+    """A schema, as docs/spec/schema.md says."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class _Written(_Shape):
+    """An answer that says where an entry was written."""
+
+    written: bool
+    entry: str | None
+    feed: str | None
+    index: int | None
+    place: int | None
+
+
+class SchemaModel(_Written):
+    """The schema that is in force. ``unfit``: how many documents do not fit a new one, up to a bound."""
+
+    collection: str
+    schema_: dict[str, Any] | None = Field(alias="schema")
+    unfit: int | None
+
+
+class HoldBody(_Body):
+    """What a hold covers, and why."""
+
+    collection: Name
+    key: Name | None = None
+    reason: NoteText = ""
+
+
+class HoldFacts(BaseModel):
+    """A legal hold."""
+
+    hold: str
+    covers: str
+    reason: str
+
+
+class HoldList(_Shape):
+    """The holds that are in force."""
+
+    holds: list[HoldFacts]
+
+
+class HoldModel(_Written):
+    """A hold that was placed or released."""
+
+    hold: str
+    covers: str
+    reason: str
+    released: bool
+
+
+class TrashedModel(BaseModel):
+    """A deleted document. ``kept``: why it cannot be purged yet."""
+
+    document: str
+    deleted: str | None
+    kept: str | None
+
+
+class TrashList(_Shape):
+    """Deleted documents."""
+
+    documents: list[TrashedModel]
+    more: bool
+
+
+class DocumentName(_Body):
+    """A document."""
+
+    collection: Name
+    key: Name
+
+
+class PurgeBody(_Body):
+    """Which documents are to be ended for good. ``confirm``: the database's name."""
+
+    documents: list[DocumentName] = Field(min_length=1, max_length=1000)
+    confirm: str
+
+
+class PurgedModel(_Written):
+    """What was purged."""
+
+    documents: list[str]
+
+
+class EraseBody(_Body):
+    """Why sealed values are to be erased. ``confirm``: COLLECTION/KEY."""
+
+    confirm: str
+    reason: NoteText = ""
+
+
+class ErasureModel(_Written):
+    """How many keys were destroyed, and how many copies of them could not be reached."""
+
+    document: str
+    keys: int
+    unreachable: int
+
+
+# --- the change feed ------------------------------------------------------------------------------------------------
+
+
+class ChangeEventModel(_Shape):
+    """What one transaction made of one document (docs/spec/change-feed.md)."""
+
+    cursor: str
+    change: str
+    collection: str
+    key: str
+    old: Fields | None
+    new: Fields | None
+    etag: str | None
+    conflicts: list[ConflictModel]
+    contests: list[ContestModel]
+    database: str
+    transaction: str
+    note: str
+    device: str
+    identity: str
+    claimed: str
+    made_anew: bool
+
+
+class ChangePageModel(_Shape):
+    """Events, and where the next begin. ``more``: there may be some at once."""
+
+    events: list[ChangeEventModel]
+    cursor: str
+    more: bool
+
+
+# --- the ledger -----------------------------------------------------------------------------------------------------
+
+
+class HeadModel(BaseModel):
+    """A signed head."""
+
+    length: int
+    tree: str
+    signature: str
+
+
+class FeedFacts(_Shape):
+    """A feed."""
+
+    name: str
+    key: str
+    length: int
+    bytes: int
+    local: bool
+    retired: bool
+    device: str | None
+    identity: str | None
+
+
+class FeedModel(FeedFacts):
+    """A feed with its newest head; null for an empty one. ``manifest`` is base64."""
+
+    manifest: str
+    head: HeadModel | None
+
+
+class FeedList(_Shape):
+    """Feeds, in the order in which they came."""
+
+    feeds: list[FeedFacts]
+
+
+class HeadList(_Shape):
+    """Signed heads, shortest first."""
+
+    heads: list[HeadModel]
+    more: bool
+
+
+class BlockList(_Shape):
+    """Blocks in base64, from ``start`` on; ``length`` is the feed's."""
+
+    feed: str
+    start: int
+    blocks: list[str]
+    length: int
+
+
+class ListedCheckpoint(BaseModel):
+    """A checkpoint with how many tokens it has and how far its anchor has come."""
+
+    size: int
+    root: str
+    tokens: int
+    anchor: str
+
+
+class CheckpointList(_Shape):
+    """Checkpoints, smallest first."""
+
+    checkpoints: list[ListedCheckpoint]
+    more: bool
+
+
+class NewCheckpoint(_Body):
+    """A checkpoint that is to be made. ``restate``: also when nothing has changed."""
+
+    restate: bool = False
+
+
+class CheckpointModel(_Shape):
+    """A checkpoint, with its signed note."""
+
+    size: int
+    root: str
+    note: str
+
+
+class AnchorModel(BaseModel):
+    """An anchor."""
+
+    size: int
+    root: str
+    anchor: str
+    block: int | None
+    block_hash: str | None
+    since: str | None
+    reason: str | None
+
+
+class AnchorList(_Shape):
+    """Anchors by size."""
+
+    anchors: list[AnchorModel]
+
+
+class RollbackModel(_Shape):
+    """Whether the chain agrees with the node's log (docs/spec/rollback.md)."""
+
+    state: str
+    writable: bool
+    detail: str
+
+
+class AuditModel(_Shape):
+    """What an audit found. ``doubts`` are what nothing here can tell."""
+
+    verdict: Literal["PASSED", "FAILED"]
+    faults: list[str]
+    doubts: list[str]
+
+
+# --- evidence -------------------------------------------------------------------------------------------------------
+
+
+class EvidenceBody(BaseModel):
+    """An evidence file (docs/spec/evidence.md)."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class ReportModel(_Shape):
+    """A verification report. ``at`` is in milliseconds since 1970."""
+
+    overall: str
+    at: int
+    required: list[str]
+    claims: dict[str, str]
+    findings: list[dict[str, Any]]
+    facts: dict[str, Any]
+    development: bool
+
+
+class StateRootFacts(BaseModel):
+    """A root that an entry states."""
+
+    entry: str
+    root: str
+    rules: int
+    claimed: str | None
+
+
+class StateRootList(_Shape):
+    """Roots in the order in which they came here."""
+
+    roots: list[StateRootFacts]
+
+
+class StateRootModel(_Written):
+    """A root that was stated."""
+
+    root: str | None
+
+
+class VerifyRoot(_Body):
+    """The entry that states a root, as FEED/INDEX/LEAF HASH."""
+
+    entry: str
+
+
+class StateCheckModel(_Shape):
+    """A root that follows from the feeds, and how many documents it stands for."""
+
+    verdict: str
+    entry: str
+    root: str
+    documents: int
+
+
+class MemberModel(BaseModel):
+    """A membership, present or past."""
+
+    identity: str
+    label: str
+    role: str
+    admitted_by: str | None
+    dismissed: bool
+    feeds: int
+
+
+class MemberList(_Shape):
+    """Members by how they came in."""
+
+    members: list[MemberModel]
+
+
+# --- identities -----------------------------------------------------------------------------------------------------
+
+
+class IdentityModel(_Shape):
+    """What the events of an identity amount to."""
+
+    identity: str
+    label: str
+    events: int
+    head: str
+    root_generation: int
+    root_keys: int
+    root_threshold: int
+    devices: int
+    logs: list[str]
+    closed: bool
+    duplicitous: bool
+
+
+class IdentityList(_Shape):
+    """Identities, the node's own first."""
+
+    identities: list[IdentityModel]
+
+
+class IdentityEventModel(BaseModel):
+    """An event, and in base64 the bytes that were signed with their signatures."""
+
+    seq: int
+    type: str
+    claimed: str | None
+    digest: str
+    signed_event: str
+
+
+class IdentityEventList(_Shape):
+    """Events, oldest first."""
+
+    events: list[IdentityEventModel]
+
+
+class DeviceModel(BaseModel):
+    """A device."""
+
+    name: str
+    key: str
+    class_: str = Field(alias="class")
+    added: int
+    revoked: int | None
+    reason: str | None
+
+
+class DeviceList(_Shape):
+    """Devices."""
+
+    devices: list[DeviceModel]

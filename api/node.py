@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -19,9 +19,11 @@ from api.access.action import Action, Caller, Grant
 from api.access.request import HttpRequest
 from api.databases import Databases
 from api.pairing import Offers
+from api.pool import trusted_by_home
 from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
 
 if TYPE_CHECKING:
+    from anchoring.timestamp import Authority
     from api.access.opening import Access
     from api.bootstrap import Session
     from identity.keys import Signer
@@ -80,6 +82,7 @@ class Node:
         """Visits and their grants; None where nothing can be written, so that no visit could be recorded."""
         self.gate = self._open_gate() if gate is None else gate
         self._lock = threading.Lock()
+        self._auditing = threading.Lock()
         self._open: dict[bytes, Database] = {}
         self._open_to_read: dict[bytes, Database] = {}
         self._failed: tuple[float, AuditError] | None = None
@@ -146,6 +149,20 @@ class Node:
     def signer(self) -> Signer:
         """The key of the device as which this node speaks. Raises ``RefusedError`` when no device can be meant."""
         return (self._writing or self._reading).signer()
+
+    def trusted(self) -> tuple[Sequence[Authority], int]:
+        """The timestamp authorities of the home's policy, and how many of them are wanted."""
+        return trusted_by_home(self.session.home)
+
+    @contextmanager
+    def auditing(self) -> Iterator[bool]:
+        """Around an audit: True for the only one that is under way."""
+        is_first = self._auditing.acquire(blocking=False)
+        try:
+            yield is_first
+        finally:
+            if is_first:
+                self._auditing.release()
 
     def queued(self) -> int:
         """How many writes wait for the writer's next turn."""
