@@ -1,4 +1,4 @@
-"""What the service says of itself: each route has its operation, asks the gate for it first, and answers as documented."""
+"""What the service says of itself: each route has an operation, asks the gate for it, and answers as is documented."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_route_says_what_it_does_and_what_it_takes(served: Any, described:
 
 def test_whoever_is_not_known_gets_nowhere(served: Any, described: Any) -> None:
     count = 0
-    for method, path, operation in operations(described):
+    for method, path, _ in operations(described):
         if path.startswith("/v1/"):
             target = path.format(**PARAMETERS)
             for prefix in ("", "/tenants/none"):
