@@ -282,6 +282,8 @@ def _check_parts(
             raise MalformedError(f"token: scopes are 1 to {MAX_SCOPES}, ascending, each once")
         for scope in scopes:
             check_document(DocumentId(scope.collection, scope.prefix or "-"))
+            if scope.collection.startswith("$"):
+                raise MalformedError(f"token: {scope.collection!r} is not for visitors")
     if fields is not None:
         if not 0 < len(fields) <= MAX_FIELDS:
             raise MalformedError(f"token: fields are 1 to {MAX_FIELDS}")

@@ -16,11 +16,12 @@ from api.access.visiting import VisitorDesk
 from api.access.visits import Revocations, VisitFeed
 from api.bootstrap import Session
 from identity.errors import AuditError, Forbidden, RefusedError
+from identity.history import KeyHistory
 from identity.keystore import KeyRing
 from ledger.writer import StoreWriter
 from sync.acts import Role
 
-__all__ = ["Access", "open_access", "token_seed"]
+__all__ = ["Access", "minting_device", "open_access", "token_seed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Access:
     nonces: Nonces
     now_ms: Callable[[], int]
 
-    def grant(self, seed: bytes, device: bytes, terms: Terms) -> bytes:
+    def grant(self, seed: bytes, device: bytes, terms: Terms) -> tuple[bytes, Granted]:
         """Mint a token by the device with that key, and record it.
 
         Raises ``Forbidden`` when the device may not admit visitors to that database, and as ``mint``.
@@ -44,8 +45,9 @@ class Access:
         now_ms = self.now_ms()
         token = mint(seed, terms, now_ms // 1000)
         root = revocation_ids(token, device)[0]
-        self.feed.add_grant(Granted(now_ms, sha256(token).digest(), root, device, terms))
-        return token
+        granted = Granted(now_ms, sha256(token).digest(), root, device, terms)
+        self.feed.add_grant(granted)
+        return token, granted
 
     def revoke(self, id: bytes, by: bytes, why: str) -> None:
         """End every token that has a block with this revocation id, at once. ``by`` is the key of who wants it."""
@@ -90,6 +92,23 @@ def open_access(
         requests_a_minute=requests_a_minute,
     )
     return Access(gate, standing, revocations, feed, nonces, session.now_ms)
+
+
+def minting_device(history: KeyHistory, ring: KeyRing, device: str | None) -> str:
+    """The name of the device that admits visitors: the one that is named, or the only good one of the keystore.
+
+    Raises ``RefusedError`` when none can be meant.
+    """
+    if device is not None:
+        return device
+    good = sorted(
+        name
+        for name, key in ring.device_keys().items()
+        if key in history.devices and history.devices[key].revocation is None
+    )
+    if len(good) != 1:
+        raise RefusedError("which device is it?", hint=f"--device with one of: {', '.join(good) or 'none'}")
+    return good[0]
 
 
 def token_seed(ring: KeyRing, device: str) -> bytes:

@@ -37,6 +37,7 @@ from api.cli.group import invocation
 from api.cli.session import PassphraseFile
 from api.cli.times import time_text
 from identity.errors import ConflictError, RefusedError
+from identity.textforms import to_did_key
 
 if TYPE_CHECKING:
     from api.cli.output import Output, Plain
@@ -117,6 +118,7 @@ def _history_facts(out: Output, opening: Opened, one: HistoryEntry) -> dict[str,
         "taken": time_text(out, entry.taken_ms),
         "device": device_name(opening.session, entry.author),
         "identity": entry.author.identity.hex(),
+        "intent": None if entry.intent is None else to_did_key(entry.intent.key),
         "note": entry.note,
         "undoes": [entry_text(other) for other in entry.undoes],
         "masked": entry.masked,
@@ -128,7 +130,10 @@ def _history_facts(out: Output, opening: Opened, one: HistoryEntry) -> dict[str,
 def _history_rows(out: Output, opening: Opened, one: HistoryEntry) -> Iterator[tuple[Plain, ...]]:
     """A line for each field that changed, or one that says why there is none."""
     entry = one.entry
-    who = (_short(entry.reference), _claimed(out, entry.reading), device_name(opening.session, entry.author))
+    author = device_name(opening.session, entry.author)
+    if entry.intent is not None:
+        author = f"{to_did_key(entry.intent.key)} by {author}"
+    who = (_short(entry.reference), _claimed(out, entry.reading), author)
     note = entry.note if entry.masked is None else f"does not count: {entry.masked}"
     for change in one.changes:
         yield (*who, change.path or "(deleted)", _shown(out, change.before), _shown(out, change.after), note)

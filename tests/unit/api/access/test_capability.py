@@ -180,6 +180,7 @@ def forged(source: str, seed: bytes = SEED) -> bytes:
         replace(TERMS, scopes=(Scope("a"), Scope("a"))),
         replace(TERMS, scopes=(Scope(""),)),
         replace(TERMS, scopes=(Scope("$secret"),)),
+        replace(TERMS, scopes=(Scope("$schema"),)),
         replace(TERMS, scopes=tuple(Scope(f"c{n:03}") for n in range(33))),
         replace(TERMS, fields=frozenset()),
         replace(TERMS, fields=frozenset({"a\0b"})),

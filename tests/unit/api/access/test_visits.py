@@ -89,7 +89,7 @@ class Node:
         return replace(terms, **changes)
 
     def token(self, **changes: Any) -> bytes:
-        return self.access.grant(self.seed, self.device.public_key, self.terms(**changes))
+        return self.access.grant(self.seed, self.device.public_key, self.terms(**changes))[0]
 
     def request(self, token: bytes, signer: Ed25519Signer = APP) -> HttpRequest:
         bare = HttpRequest("GET", URL, (("authorization", authorization_of(token)),))
