@@ -145,7 +145,13 @@ def list_(
     out.table("visit", ("time", "what", "token", "key", "about", "reason", "note"), rows)
 
 
-@group.add("revoke", examples=["holdfast visit revoke 5e884898da28 --why 'the report is done'"])
+@group.add(
+    "revoke",
+    examples=[
+        "holdfast visit revoke 5e884898da28 --why 'the report is done'",
+        "holdfast visit revoke 5e884898da28 --device laptop --json",
+    ],
+)
 def revoke(
     ctx: typer.Context,
     token: Annotated[
