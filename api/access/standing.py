@@ -26,7 +26,7 @@ __all__ = ["MemberStanding", "Standing", "StandingReader"]
 
 _MARK: Final = """
     SELECT (SELECT count(*) FROM identity_event), (SELECT count(*) FROM database),
-        (SELECT count(*) FROM database_txn WHERE kind = 2), (SELECT max(place) FROM database_txn WHERE kind = 2)
+        (SELECT count(*) FROM database_txn WHERE kind <> 1 AND kind = 2)
 """
 """Grows with everything that standing rests on: identity events, databases, acts of membership."""
 

@@ -274,6 +274,15 @@ def test_nobody_visits_a_node_without_visitors(node: Node) -> None:
     refused(node.gate, Caller(node.owner.public_key, Token(b"x", b"y" * 32)), node.act(Operation.READ), "NO_VISITORS")
 
 
+def test_what_is_asked_for_each_request_does_not_grow_with_the_database(node: Node) -> None:
+    from api.access import standing
+
+    with node.laptop.store.read() as tx:
+        plan = [row[-1] for row in tx.fetch_all(f"EXPLAIN QUERY PLAN {standing._MARK}")]
+    (step,) = (one for one in plan if "database_txn" in one)
+    assert "ix_database_txn_others" in step, plan
+
+
 # --- nonces -----------------------------------------------------------------------------------------------------------
 
 
