@@ -21,12 +21,14 @@ import pytest
 
 from identity.errors import AuditError
 from identity.history import RevocationReason, build_revoke_device, fold
+from identity.keys import Ed25519Signer
 from ledger.entry import encode_entry
 from ledger.feed import append
 from ledger.identities import add_events
 from ledger.transfer import ingest_feed
 from sync.changes import Changes, Strength
 from sync.document_keys import DocumentKeys
+from sync.intent import sign_intent
 from sync.transaction import DocumentId, Op, Stamp, Transaction, Verb, transaction_entry
 
 EVERY_ROW = "CHAOS_ROUNDS" in os.environ
@@ -109,6 +111,8 @@ def kept(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     undone = laptop.put("accounts", "2", owner="E").reference
     laptop.db.undo(undone)
     propose(laptop, phone)
+    wish = Op(Verb.SET, DocumentId("accounts", "5"), ("owner",), "I")
+    laptop.db.commit(Changes(), intent=sign_intent(Ed25519Signer(b"\7" * 32), world.uid, [wish], sequence=0))
     thief.put("accounts", "1", owner="F")
     world.exchange()
     revoke(world, laptop, thief)

@@ -64,7 +64,7 @@ def ask(served: Any, method: str, path: str, operation: Any, **headers: str) -> 
 
 
 def test_every_route_says_what_it_does_and_what_it_takes(served: Any, described: Any) -> None:
-    for method, path, _operation in operations(described):
+    for method, path, operation in operations(described):
         if path.startswith("/v1/"):
             assert Operation(operation["x-holdfast-operation"]), (method, path)
             assert operation["security"] == SIGNED, (method, path)
@@ -96,7 +96,7 @@ def test_whoever_is_not_known_gets_nowhere(served: Any, described: Any) -> None:
 def test_every_route_asks_the_gate_for_its_operation_first(served: Any, described: Any) -> None:
     """Before anything is there to be found, so that no answer could come from somewhere else."""
     served.gate.forbidden = set(Operation)
-    for method, path, _operation in operations(described):
+    for method, path, operation in operations(described):
         if not path.startswith("/v1/") or path == "/v1/databases":
             continue
         served.gate.asked.clear()
@@ -107,7 +107,7 @@ def test_every_route_asks_the_gate_for_its_operation_first(served: Any, describe
 
 
 def test_who_is_allowed_one_operation_is_allowed_nothing_else(served: Any, described: Any) -> None:
-    for method, path, _operation in operations(described):
+    for method, path, operation in operations(described):
         if not path.startswith("/v1/") or path == "/v1/databases":
             continue
         may = {Operation(one) for one in (operation["x-holdfast-operation"], *operation.get("x-holdfast-also", ()))}
@@ -119,7 +119,7 @@ def test_every_answer_is_documented(served: Any, described: Any) -> None:
     """Each route, asked in ways that go right and wrong: what it answers with stands in the document."""
     served.put("4711", owner="Novak")
     served.node.closing.set()  # so that a stream ends
-    for method, path, _operation in operations(described):
+    for method, path, operation in operations(described):
         for headers in ({}, {"X_Caller": ""}, {"Idempotency_Key": ""}, {"Prefer": "serial"}):
             answered = ask(served, method, path, operation, **headers)
             told = operation["responses"].get(str(answered.status_code))
