@@ -111,7 +111,7 @@ def kept(make_world: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     undone = laptop.put("accounts", "2", owner="E").reference
     laptop.db.undo(undone)
     propose(laptop, phone)
-    wish = Op(Verb.SET, DocumentId("accounts", "5"), ("owner",), "I")
+    wish = Op(Verb.SET, DocumentId("accounts", "1"), ("wish",), "I")
     laptop.db.commit(Changes(), intent=sign_intent(Ed25519Signer(b"\7" * 32), world.uid, [wish], sequence=0))
     thief.put("accounts", "1", owner="F")
     world.exchange()
