@@ -193,6 +193,7 @@ class Database:
         self._written = Condition()
         self._writes = 0
         """Grows whenever this object has written, and who waits is told."""
+        self._watchers: list[Callable[[], None]] = []
 
     # --- writing ---
 
@@ -408,6 +409,9 @@ class Database:
         with self._written:
             self._writes += 1
             self._written.notify_all()
+            watchers = list(self._watchers)
+        for wake in watchers:
+            wake()
 
     def _see(self, projection: Projection, feed: FeedKey) -> Writing:
         return Writing(projection, feed, self.now_ms, self.keys)
@@ -529,15 +533,20 @@ class Database:
         self._tell()
         return report
 
-    @property
-    def writes(self) -> int:
-        """Grows whenever this object has written or taken in anything: what ``wait_for_write`` is told."""
-        return self._writes
+    @contextmanager
+    def watched(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Call ``wake`` after each write of this object and each time that it has taken something in.
 
-    def wait_for_write(self, writes: int, longest_s: float) -> bool:
-        """Wait until ``writes`` is another number, or so long. Returns whether it is."""
+        It is called by the thread that has written, and must neither wait nor raise. What other processes write it is
+        not told.
+        """
         with self._written:
-            return self._written.wait_for(lambda: self._writes != writes, longest_s)
+            self._watchers.append(wake)
+        try:
+            yield
+        finally:
+            with self._written:
+                self._watchers.remove(wake)
 
     # --- taking back ---
 

@@ -122,6 +122,11 @@ class Known:
     lacking: dict[FeedKey, set[Point]] = field(default_factory=dict)
     """Points of ours that are on none of their lines."""
 
+    @property
+    def blocks(self) -> int:
+        """How long their feeds are together, the longest line of each: it grows when they get further."""
+        return sum(max(point.length for point in points) for points in self.points.values() if points)
+
     def add(self, point: Point, instead: Point | None = None) -> None:
         """They have that; ``instead`` is a beginning of it."""
         points = self.points.setdefault(point.feed, [])
@@ -131,6 +136,13 @@ class Known:
             points.append(point)
         while len(points) > _POINTS_OF_A_FEED:
             points.remove(min(points, key=lambda one: one.length))
+
+    def has_events(self, snapshot: Snapshot) -> None:
+        """They have every identity event that is here and that they did not have more of."""
+        for identity in snapshot.identities():
+            ours, theirs = holding_of(identity, snapshot.events(identity)), self.identities.get(identity)
+            if theirs is None or theirs.count <= ours.count:
+                self.identities[identity] = ours
 
     def lacks(self, point: Point) -> None:
         """They have no line that this is on."""
@@ -185,7 +197,7 @@ def holding_of(identity: bytes, events: Sequence[StoredEvent]) -> Holding:
 
 
 def missing_events(snapshot: Snapshot, known: Known) -> list[StoredEvent]:
-    """The events of authors that somebody may not have. What they are told by it stands in ``known`` then."""
+    """The events of authors that somebody may not have."""
     missing: list[StoredEvent] = []
     for identity in snapshot.identities():
         events = snapshot.events(identity)
@@ -195,7 +207,6 @@ def missing_events(snapshot: Snapshot, known: Known) -> list[StoredEvent]:
         held = 0 if theirs is None else theirs.count
         is_prefix = theirs is not None and holding_of(identity, events[:held]) == theirs
         missing += events[held if is_prefix else 0 :]
-        known.identities[identity] = ours
     return missing
 
 
@@ -279,6 +290,11 @@ class Outgoing:
             for other in snapshot.lines(point.feed)
             if (point.feed, other.side) in self._cursors and is_on(point, other)
         )
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._cursors
 
     def next_frames(self, snapshot: Snapshot) -> list[Frame]:
         """The next batch of what is missing, in pieces if it is too large for a frame; empty when nothing is.

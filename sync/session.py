@@ -147,7 +147,7 @@ class PeerDone:
 
 @dataclass(frozen=True, slots=True)
 class PeerMore:
-    """The peer has more, for another session."""
+    """The peer sends nothing more in this session, and has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +193,7 @@ class Session:
         self._incoming = _Incoming(replica)
         self._outgoing: Outgoing | None = None
         self._queue: deque[Frame] = deque()
-        self._began = False
+        self._began = self._has_paused = False
         self._must_plan = True
         self._is_clean = False
         """Whether nothing has happened since that was said to be all."""
@@ -212,7 +212,7 @@ class Session:
         """The next frame to be sent; None: nothing, before something has come or ``refresh`` was called."""
         if not self._began and not self.ended:
             self._begin()
-        if not self._queue and not self.ended:
+        if not self._queue and not self.ended and not self._has_paused:
             self._fill()
         if not self._queue:
             return None
@@ -224,13 +224,25 @@ class Session:
 
     @property
     def may_pause(self) -> bool:
-        """Whether the session can be ended before the next frame, so that the peer can use all that was sent."""
+        """Whether the peer can use all that was sent, so that this side can stop here."""
         return self._began and not self._queue
 
-    def pause(self) -> bytes | None:
-        """End the session for this time; the frame that says that there is more, if there is. ``may_pause`` is true."""
-        self.ended = True
-        return None if self._is_clean else encode_frame(More())
+    def pause(self) -> bytes:
+        """Send nothing more in this session, where ``may_pause``: the frame that says so. The peer is listened to."""
+        self._has_paused = True
+        self._sent += 1
+        return encode_frame(More())
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the peer lacks something, as far as is known, that was not sent in this session."""
+        database = self._replica.database
+        if not self._sends or not self._is_told or database is None:
+            return False
+        with self._replica.snapshot() as snapshot:
+            planned = Outgoing(database, self.known, self._incoming.wants)
+            planned.plan(snapshot)
+            return not planned.is_empty or bool(missing_events(snapshot, self.known))
 
     def refresh(self) -> None:
         """Something was written here: send it too."""
@@ -272,6 +284,7 @@ class Session:
             if self._must_plan:
                 self._must_plan = False
                 frames += events_frames(missing_events(snapshot, self.known))
+                self.known.has_events(snapshot)
                 self._outgoing.plan(snapshot)
             frames += self._outgoing.next_frames(snapshot)
         self._units += sum(isinstance(frame, Events | Batch) for frame in frames)
@@ -291,12 +304,18 @@ class Session:
         try:
             return self._take(parse_frame(data))
         except AuditError as exc:
-            self.ended = True
+            self.abort(exc)
             reason = _reason(exc)
-            self._queue = deque([Failure(reason or "UNAVAILABLE", str(exc) if reason else "")])
             if reason is None or isinstance(exc, PeerMisbehaved):
                 raise
             raise PeerMisbehaved(reason, str(exc)) from exc
+
+    def abort(self, exc: AuditError) -> None:
+        """End the session, because of what carried the frames, or of this side: the peer is told what it may know."""
+        reason = _reason(exc)
+        detail = exc.detail if isinstance(exc, PeerMisbehaved) else str(exc)
+        self.ended = True
+        self._queue = deque([Failure(reason or "UNAVAILABLE", detail if reason else "")])
 
     def _take(self, frame: Frame) -> tuple[Event, ...]:
         self._incoming.check_order(frame)
@@ -316,7 +335,6 @@ class Session:
             case Done():
                 return self._take_done(frame)
             case More():
-                self.ended = True
                 return (PeerMore(),)
             case Failure():
                 self.ended = True
@@ -419,11 +437,16 @@ class _Incoming:
         self._events_bytes = 0
         self._refined: set[Point] = set()
         self._idle = 0
+        self._is_over = False
 
     def check_order(self, frame: Frame) -> None:
         """Return only when a frame may stand here. Raises ``PeerMisbehaved``."""
-        if isinstance(frame, Failure | Ack):
-            fits = self._greeted or isinstance(frame, Failure)
+        if isinstance(frame, Failure):
+            fits = True
+        elif self._is_over:
+            fits = False
+        elif isinstance(frame, Ack):
+            fits = self._greeted
         elif isinstance(frame, Hello):
             fits = not self._greeted
         elif isinstance(frame, HaveFrame):
@@ -438,6 +461,7 @@ class _Incoming:
         if not fits:
             raise PeerMisbehaved("OUT_OF_ORDER", f"a frame {type(frame).__name__} does not belong here")
         self._greeted = True
+        self._is_over = isinstance(frame, More)
         if len(self._refined) > MAX_POINTS:
             raise LimitExceeded(f"sync: more than {MAX_POINTS} points are contradicted")
 

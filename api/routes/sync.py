@@ -1,0 +1,223 @@
+"""Sync over HTTP: one exchange in a POST, and live sessions over WebSocket.
+
+Implements docs/spec/sync-protocol.md, section "Carried by HTTP". The protocol itself is ``sync.session``; here its
+frames are moved. A WebSocket takes ``async def``: what of it can wait for a disk or another thread runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import BoundedSemaphore, Lock
+from typing import Annotated, Final, Protocol
+
+import anyio
+from anyio.to_thread import run_sync
+from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketDisconnect
+from fastapi.responses import StreamingResponse
+from starlette.requests import HTTPConnection
+
+from identity.errors import AuditError, LimitExceeded, MalformedError, MissingEvidenceError, PeerMisbehaved, StoreBusy
+from sync.database import Database
+from sync.frames import Failure, FrameBuffer, encode_frame, framed
+from sync.replica import DatabaseReplica
+from sync.retention import settle_erasures
+from sync.session import Event, Session, TookIn
+
+__all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "MEDIA_TYPE", "SyncHost", "sync_router"]
+
+MEDIA_TYPE: Final = "application/vnd.holdfast.sync"
+
+MAX_REQUEST_BYTES: Final = 72 * 1024 * 1024
+"""More than one head can cover: what cannot be sent in less. A client that has a choice sends 4 MiB at a time."""
+
+MAX_RESPONSE_BYTES: Final = 8 * 1024 * 1024
+"""When a response has become so long it ends at the next frame where it can."""
+
+_POLL_S: Final = 2.0
+"""How long what other processes have written may go unnoticed by a live session."""
+
+
+class SyncHost(Protocol):
+    """What the application has for these routes."""
+
+    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> Database:
+        """The database of that name or id, when whoever has signed the request may sync it, and it can be written to.
+
+        Raises ``Unauthenticated``, ``Forbidden``, ``MissingEvidenceError``, ``ReadOnlyState``: in this order, so that
+        who may not ask is not told what is here.
+        """
+
+
+def sync_router(host: SyncHost, *, most_sessions: int = 16) -> APIRouter:
+    """The routes. At most so many sessions are served at once: what bounds the memory that peers can take up."""
+    router = APIRouter()
+    slots = _Slots(most_sessions)
+
+    @router.post("/databases/{database}/sync", response_class=StreamingResponse)
+    def exchange(request: Request, database: str, body: Annotated[bytes, Depends(_bounded_body)]) -> StreamingResponse:
+        """Take in the frames of the request, and answer with what its sender lacks."""
+        opened = host.open_for_sync(request, body, database)
+        with slots.taken():
+            session = Session(DatabaseReplica(opened))
+            _take_body(session, opened, body)
+        return StreamingResponse(_answer(session, slots), media_type=MEDIA_TYPE)
+
+    @router.websocket("/databases/{database}/sync")
+    async def live(websocket: WebSocket, database: str) -> None:
+        """A session that lasts: what is written on either side is sent at once."""
+        try:
+            opened = await run_sync(host.open_for_sync, websocket, b"", database)
+            with slots.taken():
+                await _Live(websocket, opened).run()
+        except AuditError as exc:  # nothing was accepted yet: what comes later ends the session
+            status = 503 if isinstance(exc, StoreBusy) else 404 if isinstance(exc, MissingEvidenceError) else 403
+            await websocket.send_denial_response(Response(str(exc), status, media_type="text/plain"))
+
+    return router
+
+
+class _Slots:
+    """How many sessions there may be at once."""
+
+    def __init__(self, most: int) -> None:
+        self._free = BoundedSemaphore(most)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """One of them. Raises ``StoreBusy`` when there is none."""
+        if not self._free.acquire(blocking=False):
+            raise StoreBusy("as many are syncing as this node serves at once", hint="try again later")
+        try:
+            yield
+        finally:
+            self._free.release()
+
+
+async def _bounded_body(request: Request) -> bytes:
+    """The body, which is not read beyond what it may be."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_REQUEST_BYTES:
+            raise LimitExceeded(f"sync: a request of more than {MAX_REQUEST_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+# --- one exchange ---------------------------------------------------------------------------------------------------
+
+
+def _take_body(session: Session, database: Database, body: bytes) -> None:
+    """Take in the frames of a body. A peer that misbehaves is told so by the session: that is no error of this side."""
+    buffer = FrameBuffer()
+    try:
+        for frame in buffer.feed(body):
+            _settle(database, session.receive(frame))
+        buffer.end()
+    except PeerMisbehaved:
+        return
+    except MalformedError as exc:
+        session.abort(exc)
+
+
+def _settle(database: Database, events: tuple[Event, ...]) -> None:
+    """Carry out erasures that came in."""
+    if any(isinstance(event, TookIn) and event.report.entries for event in events):
+        settle_erasures(database)
+
+
+def _answer(session: Session, slots: _Slots) -> Iterator[bytes]:
+    """Frames, until there are no more or it is enough for once."""
+    try:
+        with slots.taken():
+            size = 0
+            while (frame := session.next_frame()) is not None:
+                size += len(frame)
+                yield framed(frame)
+                if size >= MAX_RESPONSE_BYTES and session.may_pause and not session.ended:
+                    yield framed(session.pause())
+    except AuditError:  # the answer has begun, so nothing else can say that it is not whole
+        yield framed(encode_frame(Failure("UNAVAILABLE", "")))
+        raise
+
+
+# --- a session that lasts -------------------------------------------------------------------------------------------
+
+
+class _Live:
+    """A live session over a WebSocket: one task receives and one sends, and their work is done in threads."""
+
+    def __init__(self, websocket: WebSocket, database: Database) -> None:
+        self._websocket = websocket
+        self._database = database
+        self._session = Session(DatabaseReplica(database), live=True)
+        self._lock = Lock()
+        """Held by whoever is in the session."""
+        self._wake = anyio.Event()
+        self._stale = False
+
+    async def run(self) -> None:
+        """Serve until one of the two ends it, or the peer is gone."""
+        await self._websocket.accept()
+        loop = asyncio.get_running_loop()
+
+        def written() -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody is served any more
+                loop.call_soon_threadsafe(self._written)
+
+        with self._database.watched(written), suppress(WebSocketDisconnect):
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._receive, group.cancel_scope)
+                await self._send()
+                await self._websocket.close(1000)
+                group.cancel_scope.cancel()
+
+    def _written(self) -> None:
+        self._stale = True
+        self._wake.set()
+
+    async def _receive(self, scope: anyio.CancelScope) -> None:
+        while not self._session.ended:
+            message = await self._websocket.receive()
+            if message["type"] == "websocket.disconnect":
+                scope.cancel()
+                return
+            await run_sync(self._take, message.get("bytes"))
+            self._wake.set()
+
+    def _take(self, data: bytes | None) -> None:
+        with self._lock:
+            try:
+                if data is None:
+                    raise MalformedError("sync: a message of text")
+                _settle(self._database, self._session.receive(data))
+            except AuditError as exc:
+                if not self._session.ended:
+                    self._session.abort(exc)
+
+    async def _send(self) -> None:
+        while True:
+            self._wake = anyio.Event()
+            frame, has_ended = await run_sync(self._next)
+            if frame is not None:
+                await self._websocket.send_bytes(frame)
+            elif has_ended:
+                return
+            else:
+                with anyio.move_on_after(_POLL_S) as waiting:
+                    await self._wake.wait()
+                self._stale = self._stale or waiting.cancelled_caught
+
+    def _next(self) -> tuple[bytes | None, bool]:
+        """The next frame, and whether there will be no more behind it."""
+        with self._lock:
+            if self._stale:
+                self._stale = False
+                self._session.refresh()
+            try:
+                return self._session.next_frame(), self._session.ended
+            except AuditError as exc:
+                self._session.abort(exc)
+                return self._session.next_frame(), True
