@@ -76,6 +76,7 @@ class Outcome:
     conflicts: list[DocumentId] = field(default_factory=list)
     contested: list[DocumentId] = field(default_factory=list)
     forks: list[FoundFork] = field(default_factory=list)
+    blocks_sent: int = 0
     sent: int = 0
     """Bytes of frames."""
     received: int = 0
@@ -176,6 +177,7 @@ class Peer:
         headers |= self._sign("POST", url, headers, body)
         outcome.sent += len(body)
         outcome.requests += 1
+        outcome.blocks_sent += session.blocks_sent
         ends = [False, False]
         with self._stream(url, headers, body) as parts:
             for event in _events_of(session, parts, outcome):

@@ -47,6 +47,7 @@ __all__ = [
     "Holding",
     "More",
     "Refine",
+    "blocks_in",
     "encode_frame",
     "framed",
     "parse_frame",
@@ -176,6 +177,13 @@ class Failure:
 
 
 Frame: TypeAlias = Hello | HaveFrame | Refine | Events | Blocks | Batch | Ack | Done | More | Failure
+
+
+def blocks_in(frame: Frame) -> int:
+    """How many blocks a frame brings."""
+    if isinstance(frame, Batch):
+        return sum(len(run.blocks) for run in frame.runs)
+    return len(frame.blocks) if isinstance(frame, Blocks) else 0
 
 
 # --- in a stream ----------------------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ from sync.frames import (
     Holding,
     More,
     Refine,
+    blocks_in,
     encode_frame,
     parse_frame,
 )
@@ -183,6 +184,7 @@ class Session:
     ) -> None:
         self.known = Known() if known is None else known
         """What the peer has, as far as it is known now."""
+        self.blocks_sent = 0
         self.ended = False
         """Whether nothing more will be sent or listened to, because one of the two has ended it."""
         self._replica = replica
@@ -288,6 +290,7 @@ class Session:
                 self._outgoing.plan(snapshot)
             frames += self._outgoing.next_frames(snapshot)
         self._units += sum(isinstance(frame, Events | Batch) for frame in frames)
+        self.blocks_sent += sum(map(blocks_in, frames))
         return frames
 
     # --- receiving ---

@@ -20,6 +20,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "db": Source("api.cli.db", "Databases: documents that devices write apart, and everything that they ever were."),
     "pair": Source("api.cli.pair", "Let two homes meet, so that they have databases in common."),
     "visit": Source("api.cli.visit", "Let apps visit for some hours, see what they did, end a visit."),
+    "sync": Source("api.cli.sync", "Exchange databases with another node, once or live."),
     "feed": Source("api.cli.feed", "Write, read, check and hand over feeds of entries."),
     "proof": Source("api.cli.proof", "Single entries with their proofs, and proofs of forks."),
     "checkpoint": Source("api.cli.checkpoint", "The log of heads."),

@@ -68,6 +68,7 @@ ELSEWHERE = {
     "backup forget",
     "recover fetch",
     "recover succeed",
+    "sync",
     "proof create",
     "proof ingest",
     "proof read",
