@@ -25,6 +25,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from identity.errors import (
     AuditError,
+    LimitExceeded,
     MalformedError,
     MissingEvidenceError,
     PeerMisbehaved,
@@ -45,8 +46,10 @@ __all__ = ["Connected", "LiveEvent", "Lost", "Outcome", "Peer", "Sign"]
 
 MEDIA_TYPE: Final = "application/vnd.holdfast.sync"
 
-_REQUEST_BYTES: Final = 4 * 1024 * 1024
+_REQUEST_BYTES: Final = 2 * 1024 * 1024
 """When a request has become so long it ends at the next frame where it can."""
+_MOST_BYTES: Final = 16 * 1024 * 1024
+"""What a node reads of one request (``api.routes.sync``)."""
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
 _ERROR_BYTES: Final = 64 * 1024
 _FIRST_DELAY_S: Final = 0.5
@@ -339,6 +342,11 @@ def _body_of(session: Session) -> bytes:
         size += len(parts[-1])
         if size >= _REQUEST_BYTES and session.may_pause:
             parts.append(framed(session.pause()))
+    if size > _MOST_BYTES:
+        raise LimitExceeded(
+            f"sync: {size} bytes that were signed at once, a request has at most {_MOST_BYTES}",
+            hint="holdfast sync --live has no such limit, and a bundle has none either",
+        )
     return b"".join(parts)
 
 

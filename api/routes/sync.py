@@ -29,8 +29,8 @@ __all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "MEDIA_TYPE", "SyncHost", 
 
 MEDIA_TYPE: Final = "application/vnd.holdfast.sync"
 
-MAX_REQUEST_BYTES: Final = 72 * 1024 * 1024
-"""More than one head can cover: what cannot be sent in less. A client that has a choice sends 4 MiB at a time."""
+MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
+"""A request is held in memory, because its signature covers all of it."""
 
 MAX_RESPONSE_BYTES: Final = 8 * 1024 * 1024
 """When a response has become so long it ends at the next frame where it can."""

@@ -44,7 +44,7 @@ from sync.frames import (
     parse_frame,
 )
 from sync.replica import DatabaseReplica, NewReplica
-from sync.session import TookIn
+from sync.session import Acknowledged, TookIn
 
 
 class Host:
@@ -300,6 +300,29 @@ def test_a_request_that_is_too_long_is_not_read(two: tuple[Any, Any], monkeypatc
     with served(Host(two[0])) as url:
         where = f"{url}/v1/databases/bank/sync"
         assert httpx.post(where, content=bytes(101), headers=dict(sign("POST", where, {}, b""))).status_code == 413
+
+
+def test_what_was_signed_at_once_and_is_too_long_for_a_request_goes_live(
+    two: tuple[Any, Any], monkeypatch: Any
+) -> None:
+    laptop, phone = two
+    monkeypatch.setattr("api.peer._MOST_BYTES", 2_000_000)
+    append_to(phone, [bytes([number]) * 700_000 for number in range(4)])
+    with served(Host(laptop)) as url:
+        with pytest.raises(LimitExceeded) as caught:
+            Peer(url, sign).sync("bank", replica_of(phone))
+        assert "--live" in caught.value.hint
+        taken = Telling(lambda told: any(isinstance(event, Acknowledged) and event.blocks == 4 for event in told))
+        with live(url, phone, taken):
+            taken.wait()
+    with laptop.store.read() as tx:
+        assert tx.block(phone.feed, tx.feed(phone.feed).length - 1) == bytes([3]) * 700_000
+
+
+def append_to(replica: Any, blocks: list[bytes]) -> None:
+    from ledger.feed import FeedWriter
+
+    FeedWriter(replica.store, replica.feed, replica.device).append(blocks)
 
 
 def test_there_are_only_so_many_sessions_at_once(two: tuple[Any, Any]) -> None:
