@@ -265,3 +265,36 @@ def test_no_output_takes_the_place_of_a_home(pair: tuple[Any, Any], file: str) -
     ran = shell("db", "bundle", "bank", "-o", f"home/{file}", "--force", code=77)
     assert "is what a home lives on" in ran.err
     assert shell.kept()[file] == before
+
+
+def test_one_seat_is_sold_once(pair: tuple[Any, Any]) -> None:
+    """Both want it. The other proposes; the home has sold it meanwhile, and refuses; then it gives the seats away."""
+    shell, other = pair
+    other("db", "put", "bank", "greetings/other", '{"x": 1}')
+    assert "has no home" in shell("db", "put", "bank", "seats/12a", "{}", "--prefer", "serial", code=77).err
+    assert "is no strength" in shell("db", "put", "bank", "seats/12a", "{}", "--prefer", "strong", code=64).err
+    (named,) = shell("db", "set-home", "bank", "seats", "--json").json
+    pass_on(shell, other)
+    pass_on(other, shell)
+    sold = ("db", "put", "bank", "seats/12a", '{"owner": "Novak"}', "--if-absent")
+    assert "home elsewhere" in other(*sold, code=77).err
+    (asked,) = other(*sold, "--prefer", "serial", "--json").json
+    assert (asked["pending"], asked["etag"]) == (True, None)
+    (waiting,) = other("db", "decision", "bank", asked["entry"], "--json").json
+    assert waiting["verdict"] == "pending"
+    (done,) = shell(*sold, "--prefer", "serial", "--json").json
+    assert (done["pending"], done["written"]) == (False, True)
+    pass_on(other, shell)
+    (decided,) = shell("db", "decide", "bank", "--json").json
+    assert (decided["verdict"], decided["why"], decided["detail"]) == ("refused", "stale", "seats/12a")
+    assert shell("db", "decide", "bank", "--json").json == []
+    pass_on(shell, other)
+    assert other("db", "decision", "bank", asked["entry"], "--json").json == [decided]
+    (home,) = other("db", "homes", "bank", "--json").json
+    assert (home["home"], home["device"], home["asked"]) == (named["home"], "laptop of home of a test", None)
+    assert "take an admin" in other("db", "set-home", "bank", "seats", code=77).err
+    shell("db", "set-home", "bank", "seats", "--feed", asked["feed"])
+    pass_on(shell, other)
+    (moved,) = other("db", "homes", "bank", "--json").json
+    assert (moved["home"], moved["device"]) == (asked["feed"], "main")
+    assert "no feed" in shell("db", "set-home", "bank", "seats", "--feed", "zzzz", code=64).err
