@@ -13,6 +13,7 @@ docs/reference/python.md goes through all of it.
 
 from sync.changes import Changes, MissingDocument, PurgedDocument, StaleVersion, Strength
 from sync.query import Query
+from sync.serial import Decision, Verdict
 from sync.transaction import DocumentId
 from sync.view import Conflict, ConflictKind
 
@@ -20,10 +21,12 @@ __all__ = [
     "Changes",
     "Conflict",
     "ConflictKind",
+    "Decision",
     "DocumentId",
     "MissingDocument",
     "PurgedDocument",
     "Query",
     "StaleVersion",
     "Strength",
+    "Verdict",
 ]

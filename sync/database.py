@@ -55,13 +55,12 @@ from sync.intent import Intent
 from sync.query import EVERYTHING, KEY, Query
 from sync.receiving import Receiving
 from sync.schema import parse_schema, schema_value
-from sync.serial import Proposal
+from sync.serial import Decision, Home, Proposal, Rejection
 from sync.storage.audit import audit_database
 from sync.storage.changefeed import changes_after
 from sync.storage.deciding import (
-    Decision,
-    Home,
     decide,
+    decision_of,
     find_decision,
     hand_over,
     homes_now,
@@ -333,16 +332,21 @@ class Database:
         _, feed = self._writing()
         with self.read() as reader:
             waiting = pending_for(reader, feed)
-        decided = []
-        for reference in waiting:
-            self.write(lambda writing, reference=reference: decide(writing, reference))  # type: ignore[misc]
-            found = self.decision(reference)
-            if found is not None:
-                decided.append(found)
+        decided = [found for reference in waiting if (found := self._decide(reference)) is not None]
         for collection, home in self.homes().items():
             if home.feed == feed and home.asked is not None:
                 self.write(lambda writing, collection=collection: hand_over(writing, collection))  # type: ignore[misc]
         return decided
+
+    def _decide(self, proposal: Reference) -> Decision | None:
+        made: list[Transaction | Rejection | None] = []
+
+        def make(writing: Writing) -> Transaction | Rejection | None:
+            made.append(decide(writing, proposal))
+            return made[-1]
+
+        entry = self.write(make).reference
+        return None if entry is None or made[-1] is None else decision_of(proposal, made[-1], entry)
 
     def decision(self, proposal: Reference) -> Decision | None:
         """What became of a proposal; None while it waits. Raises ``MissingEvidenceError`` when it is not here."""

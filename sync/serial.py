@@ -40,11 +40,14 @@ __all__ = [
     "HOME",
     "MAX_DETAIL",
     "PROPOSE",
+    "Decision",
     "Fault",
+    "Home",
     "HomeEntry",
     "Proposal",
     "Rejection",
     "Term",
+    "Verdict",
     "Why",
     "carries_out",
     "home_entry",
@@ -135,6 +138,41 @@ class Term(NamedTuple):
     prev: Reference | None
 
 
+class Verdict(StrEnum):
+    """What became of a proposal."""
+
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    LAPSED = "lapsed"
+    """Its term is over, and nothing that counts decides it: it has no effect, and never will. It can be proposed anew,
+    for the home that there is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What became of a proposal. ``entry`` decides it; None where nothing does.
+
+    ``rivals`` are other entries that decide it and count as well: the home's feed has forked, and they prove it.
+    """
+
+    proposal: Reference
+    verdict: Verdict
+    entry: Reference | None
+    why: Why | None = None
+    detail: str = ""
+    rivals: tuple[Reference, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The home of a collection: a feed, since the entry ``since``; ``asked`` is the feed that an admin asks it for."""
+
+    collection: str
+    feed: bytes
+    since: Reference
+    asked: bytes | None
+
+
 def term_in_force(terms: Iterable[Term]) -> Term | None:
     """Of a set of terms of one collection the one at the end of their chain; None for an empty set.
 
@@ -146,7 +184,7 @@ def term_in_force(terms: Iterable[Term]) -> Term | None:
         following.setdefault(term.prev, []).append(term)
     last: Term | None = None
     while found := following.get(None if last is None else last.reference):
-        last = min(found, key=lambda term: entry_id(term.reference))
+        last = found[0] if len(found) == 1 else min(found, key=lambda term: entry_id(term.reference))
     return last
 
 

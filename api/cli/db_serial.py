@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from api.cli.output import Plain
     from ledger.store import FeedKey
     from sync.database import Database
-    from sync.storage.deciding import Decision
+    from sync.serial import Decision
 
 __all__: list[str] = []
 

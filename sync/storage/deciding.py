@@ -7,8 +7,7 @@ a home has checked is what it carries out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from typing import Final
 
 from identity.errors import DamagedFile, MalformedError, MissingEvidenceError, RefusedError
@@ -17,7 +16,7 @@ from ledger.entry import encode_entry, parse_entry
 from ledger.storage.rows import checked
 from ledger.values import Reference
 from sync.changes import Changes, Current, resolve
-from sync.serial import HOME, HomeEntry, Proposal, Rejection, Term, Why, parse_rejection
+from sync.serial import HOME, Decision, Home, HomeEntry, Proposal, Rejection, Term, Verdict, Why, parse_rejection
 from sync.storage.branches import EntryFacts
 from sync.storage.projection import KIND_NUMBER
 from sync.storage.reader import Reader
@@ -27,10 +26,8 @@ from sync.transaction import TXN, Guard, Op, Transaction, Verb, entry_id, transa
 from sync.vector import Vector
 
 __all__ = [
-    "Decision",
-    "Home",
-    "Verdict",
     "decide",
+    "decision_of",
     "find_decision",
     "hand_over",
     "homes_now",
@@ -43,41 +40,6 @@ _COMMUTING: Final = frozenset({Verb.INC, Verb.ADD})
 """What means the same whatever stands there."""
 
 _PENDING_A_TIME: Final = 256
-
-
-class Verdict(StrEnum):
-    """What became of a proposal."""
-
-    ACCEPTED = "accepted"
-    REFUSED = "refused"
-    LAPSED = "lapsed"
-    """Its term is over, and nothing that counts decides it: it has no effect, and never will. It can be proposed anew,
-    for the home that there is now."""
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What became of a proposal. ``entry`` decides it; None where nothing does.
-
-    ``rivals`` are other entries that decide it and count as well: the home's feed has forked, and they prove it.
-    """
-
-    proposal: Reference
-    verdict: Verdict
-    entry: Reference | None
-    why: Why | None = None
-    detail: str = ""
-    rivals: tuple[Reference, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """The home of a collection: a feed, since the entry ``since``; ``asked`` is the feed that an admin asks it for."""
-
-    collection: str
-    feed: bytes
-    since: Reference
-    asked: bytes | None
 
 
 # --- proposing ------------------------------------------------------------------------------------------------------
@@ -214,6 +176,13 @@ def _check_fit(writing: Writing, transaction: Transaction) -> None:
     writing.check_required(transaction.ops)
 
 
+def decision_of(proposal: Reference, made: Transaction | Rejection, entry: Reference) -> Decision:
+    """What an entry that decides a proposal says."""
+    if isinstance(made, Rejection):
+        return Decision(proposal, Verdict.REFUSED, entry, made.why, made.detail)
+    return Decision(proposal, Verdict.ACCEPTED, entry)
+
+
 # --- homes ----------------------------------------------------------------------------------------------------------
 
 
@@ -317,8 +286,7 @@ def _decisions(reader: Reader, reference: Reference, rows: Iterable[tuple[object
         if kind == KIND_NUMBER[TXN]:
             yield Decision(reference, Verdict.ACCEPTED, name)
         else:
-            told = parse_rejection(parse_entry(reader.branches.block(branch, seq, leaf)))
-            yield Decision(reference, Verdict.REFUSED, name, told.why, told.detail)
+            yield decision_of(reference, parse_rejection(parse_entry(reader.branches.block(branch, seq, leaf))), name)
 
 
 def _shown_first(decision: Decision) -> tuple[bool, bytes]:

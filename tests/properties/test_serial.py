@@ -26,9 +26,9 @@ from ledger.identities import add_events
 from ledger.store import stored_tree_hash
 from ledger.values import Reference
 from sync.changes import Changes, Strength
+from sync.serial import Verdict
 from sync.stateroot import state_root
 from sync.storage.audit import audit_database
-from sync.storage.deciding import Verdict
 from sync.storage.state_leaves import leaves_now
 
 from .database_faults import Fuse

@@ -24,9 +24,8 @@ from ledger.store import stored_tree_hash
 from sync.acts import Admit, Dismiss, MemberEntry, Role
 from sync.changes import Changes, StaleVersion, Strength
 from sync.document_keys import DocumentKeys
-from sync.serial import Fault, HomeEntry, Proposal, Rejection, Why, home_entry, proposal_entry, rejection_entry
+from sync.serial import Fault, HomeEntry, Proposal, Rejection, Verdict, Why, home_entry, proposal_entry, rejection_entry
 from sync.storage.audit import audit_database
-from sync.storage.deciding import Verdict
 from sync.transaction import DocumentId, Op, Stamp, Transaction, Verb, transaction_entry
 
 NAME = DocumentId("seats", "12a")
