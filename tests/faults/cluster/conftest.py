@@ -301,8 +301,8 @@ def new_fleet(tmp_path: Path) -> Iterator[Callable[[str, int], Fleet]]:
 # --- three nodes under Patroni --------------------------------------------------------------------------------------
 
 NODES = ("n1", "n2", "n3")
-TTL_S, LOOP_S, RETRY_S = 5, 1, 3
-"""For tests only: a server keeps 30, 10 and 10."""
+TTL_S, LOOP_S, RETRY_S = 10, 1, 3
+"""For tests only: a server keeps 30, 10 and 10. Shorter, and a busy machine fails over by itself."""
 
 
 class Cluster:
@@ -347,7 +347,12 @@ class Cluster:
         wait_for("two standbys", self._is_complete)
 
     def _settings(self, node: str) -> dict[str, Any]:
-        parameters = {"max_connections": 60, "shared_buffers": "32MB", "wal_retrieve_retry_interval": "500ms"}
+        parameters = {
+            "max_connections": 60,
+            "shared_buffers": "32MB",
+            "wal_retrieve_retry_interval": "500ms",
+            "wal_sender_timeout": 0,  # a standby that is frozen stays connected, however long the test takes
+        }
         users = {"superuser": "postgres", "replication": "replicator", "rewind": "rewinder"}
         listen = f"127.0.0.1:{self.ports[node]}"
         rest = f"127.0.0.1:{self._rest[node]}"
@@ -429,6 +434,16 @@ class Cluster:
         """How many bytes of its log the primary has not been able to send to either standby."""
         (least,) = self.ask("SELECT min(pg_wal_lsn_diff(pg_current_wal_lsn(), sent_lsn)) FROM pg_stat_replication")
         return int(least)
+
+    def waiting_commits(self) -> set[int]:
+        """The primary's processes whose commit waits for a standby."""
+        (found,) = self.ask("SELECT array_agg(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'")
+        return set(found or ())
+
+    def cancel(self, processes: set[int]) -> None:
+        """End what these processes of the primary wait for."""
+        for pid in processes:
+            self.ask(f"SELECT pg_cancel_backend({pid})")
 
     def timeline(self) -> str:
         """From the name of the log file: pg_control_checkpoint() goes on to name the old one for a while."""
