@@ -176,6 +176,7 @@ class Fleet:
 
     def __init__(self, directory: Path, url: str, processes: int) -> None:
         self.said = Said()
+        self.directory = directory
         self._home = Home(directory / "home")
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("HOLDFAST_", "XDG_"))},
@@ -240,6 +241,18 @@ class Fleet:
         """Kill what a failed test left behind."""
         for number in list(self.running):
             self.kill(number)
+
+    def run(self, *arguments: str, **environment: str) -> str:
+        """Run the command line on the home; what it printed. It must succeed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "api.cli", *arguments],
+            env={**self._environment, "HOLDFAST_HOME": str(self._home.root), **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
+        return done.stdout
 
     def audit(self) -> Audited:
         """Audit the store, and hold everything that was acknowledged against it."""
@@ -481,6 +494,17 @@ class Cluster:
             for pid in [*self._family(node), main]:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+
+    @contextmanager
+    def alone(self, node: str) -> Iterator[str]:
+        """The URL of a node that was killed, started without Patroni as it is."""
+        control = [str(self._binaries / "pg_ctl"), "-D", str(self._directory / node), "-w"]
+        started = self._run(f"{node}-alone", *control, "-o", f"-p {self.ports[node]}", "start")
+        assert started.wait() == 0, self.logs()
+        try:
+            yield f"postgresql://postgres@127.0.0.1:{self.ports[node]}/postgres"
+        finally:
+            self._run(f"{node}-alone", *control, "-m", "immediate", "stop").wait()
 
     def _postmaster(self, node: str) -> int:
         return int((self._directory / node / "postmaster.pid").read_text().split()[0])

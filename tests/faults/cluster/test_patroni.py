@@ -46,7 +46,7 @@ def test_the_primary_is_killed_behind_frozen_standbys(cluster: Any, new_fleet: A
         # Its feed, which every standby has, is leased and written only now: the lease is lost with the entries.
         fleet.start(late, f"writer {late}")
         wait_until("entries of a feed that was empty", lambda: fleet.said.entries[late] > 50)
-    cluster.kill_primary()
+    killed = cluster.kill_primary()
     cluster.thaw()
 
     if cluster.strict:
@@ -73,3 +73,15 @@ def test_the_primary_is_killed_behind_frozen_standbys(cluster: Any, new_fleet: A
         lost = {feed for feed, _ in found.missing_heads}
         assert len([said for said in found.known_to_sentinel if "entries are here" in said]) == len(lost)
         assert bool(found.missing_notes) == bool(fleet.said.refused), "a log that lacks what was signed went on"
+        bring_back(cluster, fleet, killed)
+
+
+def bring_back(cluster: Any, fleet: Any, killed: str) -> None:
+    """What docs/how-to/patroni.md says of lost entries: from the disk of the old primary, before it rejoins."""
+    archive = str(fleet.directory / "old-primary.archive")
+    with cluster.alone(killed) as url:
+        fleet.run("audit", "--export", archive, HOLDFAST_DATABASE=url)
+    fleet.run("recover", "fetch", archive)
+    found = fleet.audit()
+    assert found.faults == []
+    assert (found.missing_entries, found.missing_heads, found.missing_notes) == ([], [], [])
