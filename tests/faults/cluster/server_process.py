@@ -28,7 +28,7 @@ from ledger.writer import StoreWriter
 
 THREADS = 4
 PAUSE_S = 0.05
-FIELD_BYTES = 12_000
+FIELD_BYTES = 6_000
 """Enough that what the sockets to a frozen replica hold is soon exceeded."""
 
 
