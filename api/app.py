@@ -31,7 +31,9 @@ from api.routes import (
     retention,
     transactions,
 )
+from api.routes.sync import sync_router
 from api.service import Limits, Service
+from api.sync_host import ServiceHost
 from identity.errors import AuditError, MalformedError
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ _ROUTES = (
     evidence.routes,
     identities.routes,
     pairings.routes,
+    sync_router(ServiceHost()),
 )
 
 

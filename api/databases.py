@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from ledger.storage.sql import SqlStore
     from ledger.writer import StoreWriter
 
-__all__ = ["Databases", "TakenIn", "open_databases", "take_in"]
+__all__ = ["Databases", "TakenIn", "open_databases", "open_home", "take_in"]
 
 _SALT_BYTES: Final = 16
 _LEAST_PREFIX: Final = 6
@@ -65,6 +65,13 @@ def open_databases(home: str | Path, passphrase: str | None = None) -> Databases
     HOLDFAST_* in the environment. Raises ``ConfigurationError`` when there is no home, ``WrongPassphrase``, and what
     ``open_session`` raises.
     """
+    with ExitStack() as opened:
+        session, ring = open_home(opened, home, passphrase)
+        return Databases(session, ring, opened.pop_all())
+
+
+def open_home(opened: ExitStack, home: str | Path, passphrase: str | None) -> tuple[Session, KeyRing | None]:
+    """The home in a directory, which ``opened`` closes, and its keys. Raises as ``open_databases``."""
     from api.bootstrap import open_session
     from api.home import Home
     from api.settings import load_settings
@@ -72,10 +79,8 @@ def open_databases(home: str | Path, passphrase: str | None = None) -> Databases
 
     place = Home(Path(home).absolute())
     settings = load_settings(place, os.environ)
-    with ExitStack() as opened:
-        session = opened.enter_context(open_session(place, settings, read_only=passphrase is None))
-        ring = None if passphrase is None else open_keystore(settings.keystore, passphrase)
-        return Databases(session, ring, opened.pop_all())
+    session = opened.enter_context(open_session(place, settings, read_only=passphrase is None))
+    return session, None if passphrase is None else open_keystore(settings.keystore, passphrase)
 
 
 class Databases:

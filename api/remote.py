@@ -10,7 +10,6 @@ What a node answers here is its own word. A replica that syncs with it verifies 
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -19,8 +18,7 @@ from typing import Any, Final, Self
 
 import httpx
 
-from api.access.request import HttpRequest
-from api.access.signatures import sign_request
+from api.access.signing import RequestSigner
 from identity.errors import MalformedError, RefusedError, TransportError
 from identity.jsontext import parse_json
 from identity.keys import Signer
@@ -32,7 +30,6 @@ _MAX_PROBLEM: Final = 1024 * 1024
 _CONNECT_S: Final = 5.0
 _ANSWER_S: Final = 60.0
 _PIECE: Final = 65_536
-_NONCE_BYTES: Final = 18
 _MAX_URL: Final = 2048
 _PROBLEM_JSON: Final = "application/problem+json"
 
@@ -87,9 +84,7 @@ class RemoteNode:
     ) -> None:
         """``token`` is what a visitor was given. Raises ``MalformedError`` for what is no address."""
         self.url = check_node_url(url)
-        self._signer = signer
-        self._token = token
-        self._now_s = now_s
+        self.sign = RequestSigner(signer, token, now_s)
         self._client = httpx.Client(
             transport=transport,
             timeout=httpx.Timeout(_ANSWER_S, connect=_CONNECT_S),
@@ -112,7 +107,8 @@ class RemoteNode:
         """
         content, more = _content(body)
         url = str(httpx.URL(self.url + path, params=query)) if query else self.url + path
-        signed = self.signed_headers(method, url, {**more, **(headers or {})}, content)
+        plain = {**more, **(headers or {})}
+        signed = {**plain, **self.sign(method, url, plain, content)}
         try:
             with self._client.stream(method, url, content=content, headers=signed) as response:
                 return _read(response)
@@ -120,15 +116,6 @@ class RemoteNode:
             raise TransportError(f"{self.url} did not answer in time", hint="try again later") from exc
         except httpx.HTTPError as exc:
             raise TransportError(f"{self.url} cannot be reached: {str(exc) or type(exc).__name__}") from exc
-
-    def signed_headers(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
-        """The headers of a request, with those that sign it."""
-        listed = [(name.lower(), value) for name, value in headers.items()]
-        if self._token is not None:
-            listed.append(("authorization", f"Biscuit {self._token}"))
-        request = HttpRequest(method, url, tuple(listed), body)
-        nonce = secrets.token_urlsafe(_NONCE_BYTES)
-        return [*listed, *sign_request(self._signer, request, created=int(self._now_s()), nonce=nonce)]
 
     def close(self) -> None:
         """Close its connections. Idempotent."""

@@ -10,6 +10,7 @@ import typer
 
 from api.cli.exit_codes import UsageError
 from api.cli.group import CommandGroup, Invocation, invocation
+from api.cli.progress import progress
 from api.cli.session import PassphraseFile, as_usage, open_keys, opened
 
 if TYPE_CHECKING:
@@ -109,9 +110,12 @@ def join(
     with opened(ctx) as session:
         session.vault.require_writable()
         ring, _ = open_keys(ctx, session, passphrase_file)
+        from api.access.signing import RequestSigner
+        from api.client import exchange_database
         from api.databases import Databases
         from api.joining import claim, wait_for_decision
         from api.pairing import OFFER_MS, Party, parse_code
+        from api.peer import Peer
         from api.peers import PairedNode, keep_peer
         from api.remote import RemoteNode
         from identity.errors import RefusedError
@@ -133,6 +137,10 @@ def join(
                 wait_for_decision(remote, found, time.monotonic() + OFFER_MS / 1000)
             session.vault.import_events(found.events)
             keep_peer(session.home, PairedNode(remote.url, found.node, found.label, session.now_ms()))
+            peer = Peer(remote.url, RequestSigner(signer))
+            with progress(run.out, "fetching") as advance:
+                for one in found.databases:
+                    exchange_database(session, databases, peer, one.uid.hex(), Peer.sync, advance)
     names = [one.name for one in found.databases]
     run.out.record(
         "pairing",

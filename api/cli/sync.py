@@ -79,11 +79,8 @@ def sync(
 
 
 def _peer(url: str, session: Session, ring: KeyRing, device: str | None) -> Peer:
-    import secrets
-    import time
-
+    from api.access.signing import RequestSigner
     from api.peer import Peer
-    from api.request_signing import request_signer
     from api.vault import device_signer
 
     names = sorted(ring.device_keys())
@@ -91,7 +88,7 @@ def _peer(url: str, session: Session, ring: KeyRing, device: str | None) -> Peer
         raise UsageError("which device asks?", hint=f"--device with one of: {', '.join(names) or 'none'}")
     signer = device_signer(ring, device or names[0], session.tokens.signer)
     with as_usage():
-        return Peer(url, request_signer(signer, lambda: int(time.time()), lambda: secrets.token_urlsafe(18)))
+        return Peer(url, RequestSigner(signer))
 
 
 class _Syncing:
@@ -105,34 +102,28 @@ class _Syncing:
 
     def once(self, name: str, *, pull: bool, push: bool) -> ExitCode:
         """Exchange one database, and say what has come of it."""
-        from sync.replica import DatabaseReplica, NewReplica
-        from sync.retention import settle_erasures
+        from api.client import exchange_database, find_here
+        from api.peer import Peer
 
-        info = self._find(name)
+        info = find_here(self._databases, name)
+        exchange = Peer.pull if pull else Peer.push if push else Peer.sync
         with progress(self._out, f"sync {name if info is None else info.name}") as advance:
-            if info is None:
-                replica: DatabaseReplica | NewReplica = NewReplica(
-                    self._session.vault.store, self._session.now_ms, advance=advance
-                )
-            else:
-                replica = DatabaseReplica(self._databases.open_known(info.uid), advance)
-            exchange = self._peer.pull if pull else self._peer.push if push else self._peer.sync
-            outcome = exchange(name if info is None else info.uid.hex(), replica)
-        assert replica.database is not None, "an exchange ends with a database, or it raises"
-        database = self._databases.open_known(replica.database)
-        settle_erasures(database)
+            done = exchange_database(self._session, self._databases, self._peer, name, exchange, advance)
+        database, outcome = done.database, done.outcome
         kept = [_fork_facts(self._out, self._session, fork) for fork in outcome.forks]
-        facts: dict[str, Plain] = {"database": database.name, "id": database.uid.hex(), "joined": info is None}
+        facts: dict[str, Plain] = {"database": database.name, "id": database.uid.hex(), "joined": done.joined}
         self._out.record("sync", facts | _outcome_facts(outcome) | {"forks": kept})
         _say(self._out, database.name, outcome)
         return ExitCode.FAILED if kept else ExitCode.OK
 
     def live(self, name: str) -> ExitCode:
         """Stay in step until interrupted, and say what comes."""
-        info = self._find(name)
+        from api.client import find_here
+
+        info = find_here(self._databases, name)
         if info is None:
             code = self.once(name, pull=True, push=False)
-            info = self._find(name)
+            info = find_here(self._databases, name)
             if info is None:
                 return code
         stop = threading.Event()
@@ -142,17 +133,6 @@ class _Syncing:
         except KeyboardInterrupt:
             stop.set()
         return ExitCode.OK
-
-    def _find(self, name: str) -> DatabaseInfo | None:
-        """The database of that name that is here; None: it is to be joined."""
-        from identity.errors import MissingEvidenceError
-
-        if not any(name in (info.name, info.uid.hex()) for info in self._databases.known()):
-            try:
-                return self._databases.find(name)
-            except MissingEvidenceError:
-                return None
-        return self._databases.find(name)
 
 
 def _teller(out: Output, session: Session, info: DatabaseInfo) -> Callable[[LiveEvent], None]:

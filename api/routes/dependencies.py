@@ -17,6 +17,7 @@ import anyio
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
+from starlette.requests import HTTPConnection
 
 from api.access.action import Action, Caller, Grant, Operation
 from api.access.request import HttpRequest
@@ -63,9 +64,11 @@ __all__ = [
     "check_collection",
     "grant_shown",
     "grant_shows",
+    "http_request",
     "json_bytes",
     "ndjson",
     "openapi_body",
+    "read_body",
 ]
 
 OPERATION: Final = "x-holdfast-operation"
@@ -308,26 +311,34 @@ async def _body(request: Request) -> bytes:
     service: Service = request.app.state.service
     limits = service.limits
     most = limits.import_bytes if _extra(request).get(LARGE) else limits.body_bytes
+    return await read_body(request, most, limits.body_s)
+
+
+async def read_body(request: Request, most: int, within_s: float) -> bytes:
+    """The body of a request. Raises ``LimitExceeded`` beyond ``most`` bytes, ``RequestTimedOut``."""
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > most):
         raise LimitExceeded(f"body: {announced[:20]} bytes, at most {most} are taken")
     parts, size = [], 0
     try:
-        with anyio.fail_after(limits.body_s):
+        with anyio.fail_after(within_s):
             async for part in request.stream():
                 size += len(part)
                 if size > most:
                     raise LimitExceeded(f"body: more than {most} bytes")
                 parts.append(part)
     except TimeoutError as exc:
-        raise RequestTimedOut(f"the body took longer than {limits.body_s:g} s") from exc
+        raise RequestTimedOut(f"the body took longer than {within_s:g} s") from exc
     return b"".join(parts)
 
 
-def _asked(request: Request, body: bytes) -> HttpRequest:
-    service: Service = request.app.state.service
-    headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in request.headers.raw)
-    return HttpRequest(request.method, _target(request, service.public_url), headers, body)
+def http_request(connection: HTTPConnection, body: bytes) -> HttpRequest:
+    """A request, or one for a WebSocket, as it was signed."""
+    service: Service = connection.app.state.service
+    raw = connection.headers.raw
+    headers = tuple((name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw)
+    method = connection.scope.get("method", "GET")
+    return HttpRequest(method, _target(connection, service.public_url), headers, body)
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +357,7 @@ class Stranger:
 def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stranger:
     """No nonce is remembered of strangers, who could fill the memory for them: asking twice must do no harm."""
     service: Service = request.app.state.service
-    node, asked = service.node(request.path_params.get("tenant", "")), _asked(request, body)
+    node, asked = service.node(request.path_params.get("tenant", "")), http_request(request, body)
     verified = verify_request(asked, node.session.now_ms() // 1000)
     service.rates.take(verified.key)
     return Stranger(node, asked, verified.key)
@@ -354,17 +365,19 @@ def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stran
 
 def _call(request: Request, body: Annotated[bytes, Depends(_body)]) -> Call:
     service: Service = request.app.state.service
-    node, asked = service.node(request.path_params.get("tenant", "")), _asked(request, body)
+    node, asked = service.node(request.path_params.get("tenant", "")), http_request(request, body)
     caller = node.gate.identify(asked)
     request.state.caller = caller.key
     service.rates.take(caller.key)
     return Call(service, node, asked, caller, Operation(_extra(request)[OPERATION]), request.state.id)
 
 
-def _target(request: Request, public_url: str | None) -> str:
+def _target(connection: HTTPConnection, public_url: str | None) -> str:
     """The target URI, as its client wrote it: its path is not decoded and not tidied up."""
-    scope = request.scope
-    origin = public_url or f"{scope['scheme']}://{request.headers.get('host', '')}"
+    scope = connection.scope
+    if public_url is not None and scope["type"] == "websocket":
+        public_url = "ws" + public_url.removeprefix("http")
+    origin = public_url or f"{scope['scheme']}://{connection.headers.get('host', '')}"
     query = scope["query_string"].decode("latin-1")
     path = scope["raw_path"].decode("latin-1").partition("?")[0]
     return f"{origin}{path}?{query}" if query else f"{origin}{path}"
@@ -401,12 +414,14 @@ class Routes(APIRouter):
         body: type[BaseModel] | None = None,
         body_example: Any = None,
         body_media: str = "application/json",
+        takes: str | None = None,
         media: str = "application/json",
         large: bool = False,
         more: Mapping[int, str] | None = None,
     ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Register a route. ``answers`` is what it answers with when all is well, ``more`` other answers that are no
-        problems, ``also`` operations that it asks for beside its own, by what the request says.
+        problems, ``also`` operations that it asks for beside its own, by what the request says, ``takes`` the type of
+        a body that is no text.
         """
         writes = method not in ("GET", "HEAD")
         responses: dict[int | str, dict[str, Any]] = {
@@ -432,6 +447,9 @@ class Routes(APIRouter):
             extra[BODY] = body.__name__
             extra["requestBody"] = openapi_body(body, body_example, body_media)
             MODELS[body.__name__] = body
+        if takes is not None:
+            binary = {"schema": {"type": "string", "format": "binary"}}
+            extra["requestBody"] = {"required": True, "content": {takes: binary}}
         return self.api_route(
             path,
             methods=[method],

@@ -7,8 +7,9 @@ frames are moved. A WebSocket takes ``async def``: what of it can wait for a dis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
 from typing import Annotated, Final, Protocol
 
@@ -18,14 +19,17 @@ from fastapi import APIRouter, Depends, Request, Response, WebSocket, WebSocketD
 from fastapi.responses import StreamingResponse
 from starlette.requests import HTTPConnection
 
-from identity.errors import AuditError, LimitExceeded, MalformedError, MissingEvidenceError, PeerMisbehaved, StoreBusy
+from api.access.action import Operation
+from api.problems import PROBLEM_JSON, problem_of
+from api.routes.dependencies import Routes, read_body
+from identity.errors import AuditError, MalformedError, PeerMisbehaved, StoreBusy
 from sync.database import Database
 from sync.frames import Failure, FrameBuffer, encode_frame, framed
 from sync.replica import DatabaseReplica
 from sync.retention import settle_erasures
 from sync.session import Event, Session, TookIn
 
-__all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "MEDIA_TYPE", "SyncHost", "sync_router"]
+__all__ = ["MAX_REQUEST_BYTES", "MAX_RESPONSE_BYTES", "MEDIA_TYPE", "SyncGrant", "SyncHost", "sync_router"]
 
 MEDIA_TYPE: Final = "application/vnd.holdfast.sync"
 
@@ -35,14 +39,23 @@ MAX_REQUEST_BYTES: Final = 16 * 1024 * 1024
 MAX_RESPONSE_BYTES: Final = 8 * 1024 * 1024
 """When a response has become so long it ends at the next frame where it can."""
 
+_BODY_S: Final = 600.0
 _POLL_S: Final = 2.0
-"""How long what other processes have written may go unnoticed by a live session."""
+"""How long it may go unnoticed by a live session what other processes have written, and that it may not go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SyncGrant:
+    """A database that somebody may sync. ``check`` raises ``Forbidden`` from when on they may not any more."""
+
+    database: Database
+    check: Callable[[], object]
 
 
 class SyncHost(Protocol):
     """What the application has for these routes."""
 
-    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> Database:
+    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         """The database of that name or id, when whoever has signed the request may sync it, and it can be written to.
 
         Raises ``Unauthenticated``, ``Forbidden``, ``MissingEvidenceError``, ``ReadOnlyState``: in this order, so that
@@ -52,19 +65,19 @@ class SyncHost(Protocol):
 
 def sync_router(host: SyncHost, *, most_sessions: int = 16) -> APIRouter:
     """The routes. At most so many sessions are served at once: what bounds the memory that peers can take up."""
-    router = APIRouter()
+    routes = Routes("sync")
     slots = _Slots(most_sessions)
 
-    @router.post("/databases/{database}/sync", response_class=StreamingResponse)
-    def exchange(request: Request, database: str, body: Annotated[bytes, Depends(_bounded_body)]) -> StreamingResponse:
-        """Take in the frames of the request, and answer with what its sender lacks."""
-        opened = host.open_for_sync(request, body, database)
+    @routes.declare("POST", "/databases/{database}/sync", Operation.SYNC, media=MEDIA_TYPE, takes=MEDIA_TYPE)
+    def exchange(request: Request, database: str, body: Annotated[bytes, Depends(_bounded_body)]) -> Response:
+        """Take in the frames of the request, and answer with what its sender lacks (docs/spec/sync-protocol.md)."""
+        opened = host.open_for_sync(request, body, database).database
         with slots.taken():
             session = Session(DatabaseReplica(opened))
             _take_body(session, opened, body)
         return StreamingResponse(_answer(session, slots), media_type=MEDIA_TYPE)
 
-    @router.websocket("/databases/{database}/sync")
+    @routes.websocket("/databases/{database}/sync")
     async def live(websocket: WebSocket, database: str) -> None:
         """A session that lasts: what is written on either side is sent at once."""
         try:
@@ -72,10 +85,11 @@ def sync_router(host: SyncHost, *, most_sessions: int = 16) -> APIRouter:
             with slots.taken():
                 await _Live(websocket, opened).run()
         except AuditError as exc:  # nothing was accepted yet: what comes later ends the session
-            status = 503 if isinstance(exc, StoreBusy) else 404 if isinstance(exc, MissingEvidenceError) else 403
-            await websocket.send_denial_response(Response(str(exc), status, media_type="text/plain"))
+            problem = problem_of(exc)
+            headers = dict(problem.headers)
+            await websocket.send_denial_response(Response(problem.body(), problem.kind.status, headers, PROBLEM_JSON))
 
-    return router
+    return routes
 
 
 class _Slots:
@@ -96,14 +110,7 @@ class _Slots:
 
 
 async def _bounded_body(request: Request) -> bytes:
-    """The body, which is not read beyond what it may be."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_REQUEST_BYTES:
-            raise LimitExceeded(f"sync: a request of more than {MAX_REQUEST_BYTES} bytes")
-        parts.append(part)
-    return b"".join(parts)
+    return await read_body(request, MAX_REQUEST_BYTES, _BODY_S)
 
 
 # --- one exchange ---------------------------------------------------------------------------------------------------
@@ -149,10 +156,11 @@ def _answer(session: Session, slots: _Slots) -> Iterator[bytes]:
 class _Live:
     """A live session over a WebSocket: one task receives and one sends, and their work is done in threads."""
 
-    def __init__(self, websocket: WebSocket, database: Database) -> None:
+    def __init__(self, websocket: WebSocket, grant: SyncGrant) -> None:
         self._websocket = websocket
-        self._database = database
-        self._session = Session(DatabaseReplica(database), live=True)
+        self._database = grant.database
+        self._check = grant.check
+        self._session = Session(DatabaseReplica(grant.database), live=True)
         self._lock = Lock()
         """Held by whoever is in the session."""
         self._wake = anyio.Event()
@@ -213,10 +221,11 @@ class _Live:
     def _next(self) -> tuple[bytes | None, bool]:
         """The next frame, and whether there will be no more behind it."""
         with self._lock:
-            if self._stale:
-                self._stale = False
-                self._session.refresh()
             try:
+                if self._stale:
+                    self._stale = False
+                    self._check()
+                    self._session.refresh()
                 return self._session.next_frame(), self._session.ended
             except AuditError as exc:
                 self._session.abort(exc)

@@ -20,9 +20,8 @@ from starlette.requests import HTTPConnection
 from api.bootstrap import open_session
 from api.databases import Databases
 from api.home import Home
-from api.routes.sync import sync_router
+from api.routes.sync import SyncGrant, sync_router
 from api.settings import load_settings
-from sync.database import Database
 
 
 class Host:
@@ -32,10 +31,10 @@ class Host:
         self.databases = databases
         self.signed: list[str] = []
 
-    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> Database:
+    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         self.signed.append(connection.headers["signature-input"])
         assert bool(body) == ("content-digest" in connection.headers)
-        return self.databases.open(database)
+        return SyncGrant(self.databases.open(database), lambda: None)
 
 
 @contextmanager

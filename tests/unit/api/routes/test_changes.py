@@ -122,7 +122,7 @@ def test_access_that_has_ended_ends_the_stream(served: Any) -> None:
 
     def revoke(caller: Caller, action: Action) -> Grant:
         if len(served.gate.asked) >= 3:
-            raise Forbidden("revoked")
+            raise Forbidden("REVOKED", "the device was revoked")
         return allow(caller, action)
 
     served.gate.allow = revoke

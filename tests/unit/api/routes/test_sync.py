@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from api.peer import Connected, Lost, Peer
 from api.routes import sync as routes
-from api.routes.sync import MEDIA_TYPE, sync_router
+from api.routes.sync import MEDIA_TYPE, SyncGrant, sync_router
 from identity.errors import (
     AuditError,
     LimitExceeded,
@@ -30,7 +30,7 @@ from identity.errors import (
     RefusedError,
     TransportError,
 )
-from sync.database import Database, list_databases
+from sync.database import list_databases
 from sync.frames import (
     MAX_FRAME_BYTES,
     Done,
@@ -53,15 +53,20 @@ class Host:
     def __init__(self, replica: Any) -> None:
         self.replica = replica
         self.asked: list[tuple[str, str, int]] = []
+        self.refused = False
 
-    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> Database:
+    def check(self) -> None:
+        if self.refused:
+            raise RefusedError("not any more")
+
+    def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         method = "GET" if connection.scope["type"] == "websocket" else connection.scope["method"]
         self.asked.append((method, str(connection.url), len(body)))
         if connection.headers.get("word") != f"{method} {connection.url}":
             raise RefusedError("nobody knows you")
         if database not in ("bank", self.replica.world.uid.hex()):
             raise MissingEvidenceError("no such database")
-        return self.replica.db  # type: ignore[no-any-return]
+        return SyncGrant(self.replica.db, self.check)
 
 
 def sign(method: str, url: str, _: Mapping[str, str], body: bytes) -> Mapping[str, str]:
