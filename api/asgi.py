@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 
-from api.problems import PROBLEM_JSON, problem_of
+from api.problems import HEADERS_TOO_LARGE, PROBLEM_JSON, Problem, problem_of
 from identity.errors import AuditError
 from identity.textforms import to_did_key
 
@@ -23,10 +23,17 @@ if TYPE_CHECKING:
 
     from api.metrics import Metrics
 
-__all__ = ["Observed", "make_log", "told"]
+__all__ = [
+    "MAX_HEAD_BYTES",
+    "Observed",
+    "make_log",
+    "told",
+]
 
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 _HEADER: Final = b"x-request-id"
+MAX_HEAD_BYTES: Final = 32_768
+"""Of the URL and the headers of a request together."""
 
 
 def make_log(stream: TextIO | None = None) -> Any:
@@ -74,7 +81,10 @@ class Observed:
             await send(message)
 
         try:
-            await self._app(scope, receive, answering)
+            if _head_bytes(scope) > MAX_HEAD_BYTES:
+                await _answer(Problem(HEADERS_TOO_LARGE, f"at most {MAX_HEAD_BYTES} bytes are taken"), answering)
+            else:
+                await self._app(scope, receive, answering)
         except Exception as exc:  # noqa: BLE001  (the one place where what nobody expected ends)
             self._log.error("unexpected", request_id=request_id, **told(exc))
             if started:
@@ -103,7 +113,10 @@ class _BrokenOff(Exception):
 
 async def _answer_unexpected(request_id: str, send: Send) -> None:
     """Says nothing of what went wrong: the log does."""
-    problem = problem_of(AuditError("unexpected"), request_id)
+    await _answer(problem_of(AuditError("unexpected"), request_id), send)
+
+
+async def _answer(problem: Problem, send: Send) -> None:
     headers = [(b"content-type", PROBLEM_JSON.encode())]
     await send({"type": "http.response.start", "status": problem.kind.status, "headers": headers})
     await send({"type": "http.response.body", "body": problem.body()})
@@ -111,6 +124,12 @@ async def _answer_unexpected(request_id: str, send: Send) -> None:
 
 _PREFIXES: Final = (("/v1/", "/v1"), ("/tenants/", "/tenants/{tenant}/v1"))
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def _head_bytes(scope: Scope) -> int:
+    """What the URL and the headers of a request take. The server's own bound is coarser: it looks at what it reads."""
+    url = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+    return url + sum(len(name) + len(value) for name, value in scope["headers"])
 
 
 def _request_id(scope: Scope) -> str:

@@ -20,6 +20,7 @@ from sync.jsonform import to_json
 from sync.view import Cell, View
 
 __all__ = [
+    "HEADERS_TOO_LARGE",
     "KINDS",
     "METHOD_NOT_ALLOWED",
     "PROBLEM_JSON",
@@ -217,6 +218,7 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
 }
 """The kind of each class of errors; a class that is not named is of the kind of the nearest one that it extends."""
 
+HEADERS_TOO_LARGE: Final = Kind("headers-too-large", 431, "Headers or URL larger than is taken")
 METHOD_NOT_ALLOWED: Final = Kind("method-not-allowed", 405, "Not a method of this resource")
 
 

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     from api.metrics import Metrics
     from api.node import Node
 
-__all__ = ["Answer", "Answers", "Limits", "RateLimiter", "Service"]
+__all__ = [
+    "Answer",
+    "Answers",
+    "Limits",
+    "RateLimiter",
+    "Service",
+]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["group"]
 
 _END_WITHIN_S = 30
-_HEADER_BYTES = 16_384
 _WAITING = 128
 """Connections that the system keeps until they are taken."""
 
@@ -189,7 +188,7 @@ def _run(
     import uvicorn
 
     from api.app import create_app
-    from api.asgi import make_log
+    from api.asgi import MAX_HEAD_BYTES, make_log
     from api.service import Limits
 
     class Server(uvicorn.Server):
@@ -216,7 +215,7 @@ def _run(
     config = uvicorn.Config(
         app,
         http="h11",  # it bounds headers
-        h11_max_incomplete_event_size=_HEADER_BYTES,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=found.threads * 8,
         backlog=_WAITING,
         log_config=None,

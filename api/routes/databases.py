@@ -14,13 +14,7 @@ from identity.errors import Forbidden
 from sync.database import DatabaseInfo
 from sync.storage.collections import list_collections
 
-__all__ = [
-    "create_database",
-    "read_collections",
-    "read_database",
-    "read_databases",
-    "routes",
-]
+__all__ = ["routes"]
 
 routes = Routes("databases")
 

@@ -81,7 +81,7 @@ CONTEXT: Final = "Holdfast-Context"
 _MAX_IDEMPOTENCY_KEY: Final = 255
 _MAX_NOTE: Final = 4096
 _STRANGERS_BYTES: Final = 1024 * 1024
-_READING: Final = (400, 401, 403, 404, 408, 409, 413, 422, 429, 500, 503)
+_READING: Final = (400, 401, 403, 404, 408, 409, 413, 422, 429, 431, 500, 503)
 _WRITING: Final = (*_READING, 410, 412, 501)
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -488,6 +488,7 @@ _ANSWER: Final = {
     413: "Larger than is taken.",
     422: "What was sent is well-formed and its claim is false; or the Idempotency-Key was used.",
     429: "Too many requests with this key.",
+    431: "Headers or URL larger than is taken.",
     500: "Something went wrong inside.",
     501: "Not done by this node.",
     503: "Not now: busy, or read-only.",

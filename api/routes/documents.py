@@ -33,20 +33,7 @@ from sync.storage.scan import scan
 from sync.storage.writing import encode_context
 from sync.transaction import DocumentId
 
-__all__ = [
-    "condition",
-    "delete_document",
-    "fields_of",
-    "head_document",
-    "list_documents",
-    "match_of",
-    "patch_document",
-    "put_document",
-    "read_document",
-    "routes",
-    "undelete_document",
-    "written",
-]
+__all__ = ["AsOfTime", "AxisName", "condition", "fields_of", "match_of", "routes", "written"]
 
 routes = Routes("documents")
 

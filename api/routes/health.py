@@ -11,13 +11,7 @@ from api.metrics import CONTENT_TYPE
 from api.models import HealthModel
 from api.service import Service
 
-__all__ = [
-    "healthz",
-    "metrics",
-    "openapi",
-    "readyz",
-    "routes",
-]
+__all__ = ["routes"]
 
 routes = APIRouter(tags=["health"], redirect_slashes=False)
 

@@ -79,7 +79,7 @@ def commit_transaction(call: Called, database: str) -> Response:
         for change in body.changes:
             _add(changes, change, types)
         made = call.commit(on, changes)
-        found = {str(name): etag or None for name, etag in made.etags.items()}
+        found = {str(name): etag or None for name, etag in sorted(made.etags.items())}
         return answer({**commit_json(None, made), "etags": found}, headers=call.applied())
 
     return call.once(commit)

@@ -105,7 +105,7 @@ def make_served(empty_home: Path, tmp_path: Path) -> Iterator[Callable[..., Serv
     with ExitStack() as stack:
 
         def make(limits: Limits | None = None, *, raises: bool = True) -> Served:
-            home = Home(shutil.copytree(empty_home, tmp_path / "home"))
+            home = Home(shutil.copytree(empty_home, tmp_path / f"home{len(list(tmp_path.glob('home*')))}"))
             settings = load_settings(home, {"HOLDFAST_DEV_DIR": str(tmp_path / "dev")})
             session = stack.enter_context(open_session(home, settings))
             gate = FakeGate()
