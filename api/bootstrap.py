@@ -7,6 +7,7 @@ them, so that commands that do not stay quick.
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -102,6 +103,8 @@ class Session:
         self._opened = ExitStack()
         self._dev_reader = self._opened.enter_context(ExitStack())
         self._rpc_nodes: Mapping[str, ChainReader] | None = None
+        self._asking = threading.RLock()
+        """One thread at a time asks the chain: a service and its anchoring share a session."""
         self._chain: Chain | None = None
 
     @staticmethod
@@ -131,7 +134,7 @@ class Session:
         ``at_ms`` is the time of the check, by default now.
         """
         at_ms = now_ms() if at_ms is None else at_ms
-        with self.vault.store.read() as tx:
+        with self._asking, self.vault.store.read() as tx:
             check = self.check_rollback_in(tx, at_ms)
         if check.state is not RollbackState.UNVERIFIED:
             self._keep_check(check, at_ms)
@@ -237,14 +240,15 @@ class Session:
         from anchoring.storage import AnchorState, load_anchors
         from api.pinning import pin_headers
 
-        view = self.chain_view()
-        if view is None:
-            raise ConfigurationError("the log has no chain, so there are no headers to fetch")
-        if numbers is None:
-            with self.vault.store.read() as tx:
-                final = load_anchors(tx.connection, AnchorState.FINAL)
-            numbers = [anchor.block_number for anchor in final if anchor.block_number is not None]
-        return pin_headers(self.home.headers, view, numbers, now_ms())
+        with self._asking:
+            view = self.chain_view()
+            if view is None:
+                raise ConfigurationError("the log has no chain, so there are no headers to fetch")
+            if numbers is None:
+                with self.vault.store.read() as tx:
+                    final = load_anchors(tx.connection, AnchorState.FINAL)
+                numbers = [anchor.block_number for anchor in final if anchor.block_number is not None]
+            return pin_headers(self.home.headers, view, numbers, now_ms())
 
     # The authorities.
 

@@ -819,7 +819,7 @@ class ReportModel(_Shape):
     claims: dict[str, str]
     findings: list[dict[str, Any]]
     facts: dict[str, Any]
-    development: bool
+    development: list[str]
 
 
 class StateRootFacts(BaseModel):

@@ -433,7 +433,7 @@ class Routes(APIRouter):
             good["model"] = answers
             if example is not None:
                 good["content"] = {"application/json": {EXAMPLE: example}}
-        elif media != "application/json":
+        elif media and media != "application/json":
             good["content"] = {media: {"schema": {"type": "string"}}}
         responses[status] = good
         for code, meaning in (more or {}).items():

@@ -112,7 +112,7 @@ def read_document(
 
 
 @routes.declare(
-    "HEAD", _DOCUMENT, Operation.READ, more={304: "It is in the version that If-None-Match names."}, media="none"
+    "HEAD", _DOCUMENT, Operation.READ, more={304: "It is in the version that If-None-Match names."}, media=""
 )
 def head_document(call: Called, database: str, collection: str, key: str) -> Response:
     """Whether there is such a document, and its version."""

@@ -251,3 +251,45 @@ def test_database_that_is_none(home: Home, value: str) -> None:
     with pytest.raises(ConfigurationError, match="database") as caught:
         load(home, f"database = {value}\n" + DEV)
     assert "s3cret" not in str(caught.value)
+
+
+def test_the_service_is_set_in_its_table_and_by_variables(tmp_path: Path) -> None:
+    text = """
+format = 1
+[chain]
+kind = "none"
+[service]
+tls_cert = "node.crt"
+tls_key = "/etc/node.key"
+[service.limits]
+threads = 8
+[service.tenants]
+north = "../north.home"
+"""
+    home = Home(tmp_path / "home")
+    environ = {"HOLDFAST_DEV_DIR": str(tmp_path / "dev"), "HOLDFAST_SERVICE__PORT": "0"}
+    home.root.mkdir()
+    home.settings.write_text(text)
+    found = load_settings(home, environ).service
+    assert (found.host, found.port, found.limits.threads, found.limits.max_documents) == ("127.0.0.1", 0, 8, 1000)
+    assert (found.tls_cert, found.tls_key) == (home.root / "node.crt", Path("/etc/node.key"))
+    assert found.tenants == {"north": home.root / "../north.home"}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        'tls_cert = "node.crt"',
+        "port = 65536",
+        'public_url = "vault.example"',
+        "limits = { threads = 1 }",
+        "limits = { unknown = 1 }",
+        'tenants = { "No/Name" = "x" }',
+        "insecure = true",
+    ],
+)
+def test_a_service_that_is_set_wrongly_is_refused(tmp_path: Path, wrong: str) -> None:
+    home = Home(tmp_path)
+    home.settings.write_text(f'format = 1\n[chain]\nkind = "none"\n[service]\n{wrong}\n')
+    with pytest.raises(ConfigurationError, match="service"):
+        load_settings(home, {"HOLDFAST_DEV_DIR": "/nowhere/dev"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api import models
 from api.access.action import Action, Caller, Grant, Operation
 from api.access.request import HttpRequest
 from api.app import create_app
@@ -54,6 +56,26 @@ class FakeGate:
         return Grant(caller, b"i" * 32, self.fields)
 
 
+def check_documented(described: Any, method: str, path: str, found: Any) -> None:
+    """Hold an answer against the model that the OpenAPI document names for it: no member is missing, or not named."""
+    target, method = path.partition("?")[0], method.lower()
+    paths = [one for one, each in described["paths"].items() if method in each]
+    patterns = {one: re.sub(r"\{[^}]*\}", "[^/]+", one.replace("{key}", ".+")) for one in paths}
+    fitting = [one for one, pattern in patterns.items() if re.fullmatch(pattern, target)]
+    if not fitting:
+        return
+    responses = described["paths"][min(fitting, key=lambda one: (one.count("{"), -len(one)))][method]["responses"]
+    (good,) = (one for code, one in responses.items() if code in ("200", "201") and "content" in one)
+    schema = good["content"]["application/json"]["schema"]
+    if "$ref" not in schema:
+        return
+    model = getattr(models, schema["$ref"].rpartition("/")[2])
+    if model.model_config.get("extra") != "allow":
+        named = {one.alias or name for name, one in model.model_fields.items()}
+        assert set(found) <= named, (method, path, set(found) - named)
+    model.model_validate(found)
+
+
 @dataclass
 class Served:
     """A client of one node, and what stands behind it."""
@@ -67,7 +89,10 @@ class Served:
         """Ask as the caller ``teller``; ``If_Match="x"`` becomes the header If-Match."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        return self.client.request(method, path, content=content, headers={"X-Caller": "teller", **named})
+        answered = self.client.request(method, path, content=content, headers={"X-Caller": "teller", **named})
+        if answered.status_code < 300 and answered.headers.get("content-type") == "application/json":
+            check_documented(self.client.app.openapi(), method, path, answered.json())
+        return answered
 
     def put(self, key: str, **fields: object) -> Any:
         answered = self("PUT", f"{DOCUMENTS}/{key}", fields)
