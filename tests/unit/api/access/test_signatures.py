@@ -15,6 +15,8 @@ from http_message_signatures import (
     HTTPSignatureKeyResolver,
     algorithms,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from api.access.request import HttpRequest
 from api.access.signatures import (
@@ -315,6 +317,36 @@ def test_a_nonce_is_fit_before_anything_is_signed() -> None:
     for nonce in ("short", "A" * 65, 'A"' * 10):
         with pytest.raises(MalformedError):
             signed(full(), nonce=nonce)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["signature", "signature-input", "authorization", "content-digest", "if-match"]),
+            st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.decode("latin-1")),
+        ),
+        max_size=6,
+    ),
+    st.text(max_size=30),
+    st.binary(max_size=20),
+)
+def test_any_headers(headers: list[tuple[str, str]], url: str, body: bytes) -> None:
+    """Nothing but a refusal comes of them."""
+    with pytest.raises(Unauthenticated):
+        verify_request(HttpRequest("GET", url, tuple(headers), body), NOW)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.integers(0, 10**6), st.characters(codec="utf-8"))
+def test_any_character_changed_in_what_is_signed(at: int, character: str) -> None:
+    request = signed(full())
+    (value,) = request.values("signature-input")
+    at %= len(value)
+    spoilt = value[:at] + character + value[at + 1 :]
+    if spoilt != value:
+        with pytest.raises(Unauthenticated):
+            verify_request(put(request, "signature-input", spoilt), NOW)
 
 
 # --- others -----------------------------------------------------------------------------------------------------------

@@ -383,6 +383,56 @@ def test_a_second_process_writes_a_feed_of_its_own(node: Node) -> None:
     assert {"visits", "visits 2"} <= set(_feed_names(node))
 
 
+def test_two_server_processes_of_one_store(world: Any, empty_postgres: str) -> None:
+    """On PostgreSQL, each with its own connections, leases and nonces in the store."""
+    from api.access.nonces import StoredNonces
+    from ledger.storage.engine import open_store
+    from ledger.storage.leases import keeper_for
+
+    laptop = world.replica("laptop", empty_postgres)
+    own, key = world.identity, laptop.device.public_key
+    stores = [open_store(empty_postgres) for _ in range(2)]
+    served = []
+    for store in stores:
+        writer = StoreWriter(store, [laptop.device], keeper=keeper_for(store))
+        standing, revocations = StandingReader(store, own), Revocations(store, own)
+
+        def begin(name: str, store: Any = store) -> Any:
+            return create_feed(store, laptop.device, own, name)
+
+        feed = VisitFeed(store, writer, key, begin, world.now_ms)
+        desk = VisitorDesk(standing, revocations, feed, world.now_ms)
+        nonces = StoredNonces(store)
+        gate = Gate(standing, nonces, lambda: world.now_ms() // 1000, visitors=desk)
+        served.append((writer, Access(gate, standing, revocations, feed, nonces, world.now_ms)))
+    try:
+        (_, one), (_, other) = served
+        terms = Terms(APP.public_key, world.uid, frozenset({Operation.READ}), world.now_ms() // 1000 + 60)
+        token, granted = one.grant(bytes([101]) * 32, key, terms)
+        bare = HttpRequest("GET", URL, (("authorization", authorization_of(token)),))
+        added = sign_request(APP, bare, created=world.now_ms() // 1000, nonce="N" * 22)
+        request, action = HttpRequest("GET", URL, (*bare.headers, *added)), Action(Operation.READ, world.uid, "a", "b")
+        caller = one.gate.identify(request)
+        one.gate.allow(caller, action)
+        with pytest.raises(Unauthenticated) as caught:
+            other.gate.identify(request)
+        assert caught.value.reason == "REPLAYED"
+        other.gate.allow(caller, action)
+        other.revoke(granted.id, key, "enough")
+        for access in (one, other):
+            with pytest.raises(Forbidden) as refused:
+                access.gate.allow(caller, action)
+            assert refused.value.reason == "REVOKED"
+        reasons = [record.reason for record in read_records(stores[0], own) if isinstance(record, Visit)]
+        assert sorted(reasons) == ["", "", "REPLAYED", "REVOKED", "REVOKED"]
+    finally:
+        for writer, access in served:
+            access.close()
+            writer.close()
+        for store in stores:
+            store.close()
+
+
 def _feed_names(node: Node) -> list[str]:
     from ledger.manifest import describe, parse_manifest
 
