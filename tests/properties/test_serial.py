@@ -49,6 +49,8 @@ STEPS = st.lists(
         st.tuples(st.just("decide"), DEVICE),
         st.tuples(st.just("decide"), DEVICE),
         st.tuples(st.just("serve"), DEVICE),
+        st.tuples(st.just("race"), DEVICE, DEVICE, st.sampled_from(KEYS)),
+        st.tuples(st.just("race"), DEVICE, DEVICE, st.sampled_from(KEYS)),
         st.tuples(st.just("read"), DEVICE),
         st.tuples(st.just("past the home"), DEVICE, st.sampled_from(KEYS)),
         st.tuples(st.just("crash"), DEVICE, st.integers(0, 12), st.booleans()),
@@ -111,6 +113,7 @@ class Script:
             "carry": self.carry,
             "decide": self.decide,
             "serve": self.serve,
+            "race": self.race,
             "read": self.read,
             "past the home": self.write_past_the_home,
             "crash": self.crash,
@@ -191,6 +194,16 @@ class Script:
             if other is not replica:
                 other.receive(replica)
         self.tell()
+
+    def race(self, replica: Any, other: int, key: str) -> None:
+        """Two want the same before either hears of the other, and both are heard at once by whoever they take for the
+        home."""
+        self.write(replica, key)
+        self.now += 2
+        self.write(self.replica(other), key)
+        home = self.home_of(replica)
+        self.now += 2
+        self.serve(next(one for one in self.replicas if one.feed == home))
 
     def read(self, replica: Any) -> None:
         if self.is_home(replica):

@@ -191,6 +191,18 @@ def test_who_lost_standing_is_refused(devices: Any, world: Any) -> None:
     sound(desk)
 
 
+def test_who_may_not_write_any_more_is_refused_for_what_counts_as_well(devices: Any, world: Any) -> None:
+    """A revocation that vouches for the proposal leaves it as it is, and nobody should act on it for a lost device."""
+    desk, phone, tablet = devices
+    commit = put(phone, {"owner": "Novak"})
+    tablet.receive(phone)
+    revoke(world, phone, tablet, length_of(tablet, phone.feed))
+    desk.receive(phone, tablet)
+    (decided,) = desk.db.decide_pending()
+    assert (decided.proposal, decided.why, decided.detail) == (commit.reference, Why.STANDING, "REVOKED_DEVICE")
+    sound(desk)
+
+
 def test_nobody_decides_for_a_collection_without_a_home(devices: Any) -> None:
     _, phone, _ = devices
     changes = Changes(strength=Strength.SERIAL)
@@ -332,6 +344,28 @@ def test_who_has_not_seen_all_that_is_vouched_for_asks_in_vain(devices: Any, wor
     put(phone, {"owner": "phone"})
     tablet.receive(desk, phone)
     sound(phone, tablet)
+
+
+def test_a_home_that_a_thief_named_is_none_once_that_is_known(devices: Any, world: Any) -> None:
+    """Only those who have not heard of it follow him; and the entry that named it stays as judged in its own past."""
+    desk, phone, tablet = devices
+    known = length_of(desk, phone.feed)
+    phone.db.set_home("rows", phone.feed)
+    phone.put("rows", "1", x="thief")
+    tablet.receive(phone)
+    assert tablet.db.homes()["rows"].feed == phone.feed
+    revoke(world, phone, desk, known)
+    tablet.receive(desk)
+    desk.receive(tablet, phone)
+    for replica in (desk, tablet):
+        assert set(replica.db.homes()) == {"seats"}
+        assert replica.fields("rows", "1") is None
+    tablet.put("rows", "1", x="ours")
+    desk.db.set_home("rows", desk.feed)
+    desk.receive(tablet)
+    tablet.receive(desk)
+    assert tablet.fields("rows", "1") == {"x": "ours"}
+    sound(desk, tablet)
 
 
 def test_rival_homes_are_followed_by_everybody_alike(devices: Any, world: Any) -> None:
@@ -500,6 +534,8 @@ def test_a_home_of_a_writer_gives_it_away_only_when_an_admin_asks(make_world: An
     world, ada, ben, cid = people(make_world, tmp_path)
     with pytest.raises(RefusedError, match="take an admin"):
         ben.db.set_home("seats", ben.feed)
+    assert forge(ben, lambda stamp: home_entry(HomeEntry(stamp, "seats", ben.feed))) == "NOT_AN_ADMIN"
+    assert ben.db.homes() == {}
     ada.db.set_home("seats", ben.feed)
     share(ada, ben, cid)
     assert not put(ben, {"owner": "Novak"}).pending
