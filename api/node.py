@@ -64,13 +64,16 @@ class Node:
         ring: KeyRing | None,
         gate: Gate | None = None,
         *,
+        device: str | None = None,
         ticks_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``ring`` None: nothing is written. ``gate`` None: that of the home's members, and of who visits with a token.
+        """``ring`` None: nothing is written. ``device`` is as which the node writes and speaks, by default that of the
+        settings, else the home's only one. ``gate`` None: that of the home's members, and of who visits with a token.
         ``ticks_s`` is a clock that never goes back.
         """
         self.session = session
         self.ring = ring
+        self._device = device or session.settings.service.device
         self.offers = Offers()
         self.closing = threading.Event()
         """Set when the node is about to stop: who waits for changes is sent home."""
@@ -97,7 +100,7 @@ class Node:
         session, most = self.session, self.session.settings.service.limits.requests_a_minute
         if self._writing is not None and self.ring is not None:
             with suppress(ReadOnlyState, TransportError):
-                writer, device = self._writing.writer(), self._writing.device()
+                writer, device = self._writing.writer(), self._writing.device(self._device)
                 self.access = open_access(session, self.ring, writer, device, requests_a_minute=most)
                 self._closing.enter_context(closing(self.access))
                 return self.access.gate
@@ -133,7 +136,7 @@ class Node:
                 return self._open[uid]
             databases = self._ready()
             try:
-                self._open[uid] = databases.open_known(uid)
+                self._open[uid] = databases.open_known(uid, device=self._device)
             except (ReadOnlyState, TransportError) as exc:
                 self._failed = self._ticks_s() + _ASK_AGAIN_S, exc
                 raise
@@ -142,13 +145,13 @@ class Node:
     def create(self, name: str) -> Database:
         """Found a database. Raises as ``Databases.create``."""
         with self._lock:
-            made = self._ready().create(name)
+            made = self._ready().create(name, device=self._device)
             self._open[made.uid] = made
             return made
 
     def signer(self) -> Signer:
         """The key of the device as which this node speaks. Raises ``RefusedError`` when no device can be meant."""
-        return (self._writing or self._reading).signer()
+        return (self._writing or self._reading).signer(self._device)
 
     def trusted(self) -> tuple[Sequence[Authority], int]:
         """The timestamp authorities of the home's policy, and how many of them are wanted."""

@@ -198,6 +198,8 @@ class ServiceLimits(_Part):
 class ServiceSettings(_Part):
     """How 'holdfast serve' listens. Paths are relative to the home."""
 
+    device: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """The device as which the node writes and speaks. None: the home's only one."""
     host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
     port: int = Field(default=8463, ge=0, le=65_535)
     """0: one that is free."""

@@ -218,8 +218,8 @@ def parse_proposal(entry: Entry) -> Proposal:
     if any(_spelled(one) >= _spelled(other) for one, other in pairwise(terms)):
         raise MalformedError("proposal: 'terms' is not in ascending order")
     transaction = parse_transaction(Entry(TXN, entry.claimed_ms, body))
-    if transaction.decides is not None or transaction.undoes:
-        raise MalformedError("proposal: it decides or undoes nothing itself")
+    if transaction.decides is not None or transaction.undoes or transaction.intent is not None:
+        raise MalformedError("proposal: it decides and undoes nothing itself, and carries no intent")
     return Proposal(transaction, terms)
 
 

@@ -55,6 +55,9 @@ def serve(
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Listen without TLS where others can reach it: behind a proxy.")
     ] = False,
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="The device as which the node writes and speaks.")
+    ] = None,
     anchor_every: Annotated[
         str | None, typer.Option("--anchor-every", metavar="DURATION", help="Timestamp and anchor too: 10m, 1h.")
     ] = None,
@@ -79,7 +82,7 @@ def serve(
                 hint="--tls-cert FILE --tls-key FILE, or --insecure behind a proxy that has it",
             )
         passphrase = read_passphrase(passphrase_file, invocation(ctx).environ)
-        nodes = _open_nodes(ctx, stack, session, passphrase)
+        nodes = _open_nodes(ctx, stack, session, passphrase, device)
         listening = stack.enter_context(closing(_listen(address, service.port if port is None else port)))
         url = _url(address, listening.getsockname()[1], "http" if tls[0] is None else "https")
         if interval_ms is not None:
@@ -134,20 +137,23 @@ def _listen(host: str, port: int) -> socket.socket:
 # --- the nodes ------------------------------------------------------------------------------------------------------
 
 
-def _open_nodes(ctx: typer.Context, stack: ExitStack, session: Session, passphrase: str) -> dict[str, Node]:
+def _open_nodes(
+    ctx: typer.Context, stack: ExitStack, session: Session, passphrase: str, device: str | None
+) -> dict[str, Node]:
     """The home's node under "", and those of its tenants, each with a store and keys of its own."""
     from api.bootstrap import open_session
     from api.home import Home
     from api.settings import load_settings
 
     run = invocation(ctx)
-    nodes = {"": stack.enter_context(_node(session, passphrase))}
-    for name, place in sorted(session.settings.service.tenants.items()):
-        home = Home(place)
-        settings = load_settings(home, _own_environment(dict(run.environ)))
-        own = open_session(home, settings, pin=pin_reader(run, None), tell=run.out.note)
-        nodes[name] = stack.enter_context(_node(stack.enter_context(own), passphrase))
-    _check_apart([node.session.settings for node in nodes.values()])
+    environ = _own_environment(dict(run.environ))
+    tenants = {name: Home(place) for name, place in sorted(session.settings.service.tenants.items())}
+    settings = {name: load_settings(home, environ) for name, home in tenants.items()}
+    _check_apart([session.settings, *settings.values()])
+    nodes = {"": stack.enter_context(_node(session, passphrase, device))}
+    for name, home in tenants.items():
+        own = open_session(home, settings[name], pin=pin_reader(run, None), tell=run.out.note)
+        nodes[name] = stack.enter_context(_node(stack.enter_context(own), passphrase, None))
     return nodes
 
 
@@ -164,12 +170,12 @@ def _check_apart(settings: list[Settings]) -> None:
 
 
 @contextmanager
-def _node(session: Session, passphrase: str) -> Iterator[Node]:
+def _node(session: Session, passphrase: str, device: str | None) -> Iterator[Node]:
     from api.node import Node
     from identity.keystore import open_keystore
 
     ring = open_keystore(session.settings.keystore, passphrase)
-    with closing(Node(session, ring)) as node:
+    with closing(Node(session, ring, device=device)) as node:
         yield node
 
 
@@ -190,6 +196,7 @@ def _run(
     from api.app import create_app
     from api.asgi import MAX_HEAD_BYTES, make_log
     from api.service import Limits
+    from sync.frames import MAX_FRAME_BYTES
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -215,6 +222,8 @@ def _run(
     config = uvicorn.Config(
         app,
         http="h11",  # it bounds headers
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
         h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         limit_concurrency=found.threads * 8,
         backlog=_WAITING,

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.integration
 OPEN = """
 import sys
 from api.access.action import Caller, Grant
-from api.cli import serve
 from api.cli.__main__ import main
+from api.node import Node
 
 class OpenGate:
     def identify(self, request):
@@ -29,7 +29,7 @@ class OpenGate:
     def allow(self, caller, action):
         return Grant(caller, bytes(32))
 
-serve._gate = lambda _session: OpenGate()
+Node._open_gate = lambda _node: OpenGate()
 sys.exit(main(sys.argv[1:]))
 """
 """The command with a gate that lets everybody in: what follows is not about who may."""
@@ -42,7 +42,7 @@ def start(shell: Any) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def begin(*options: str, is_open: bool = False) -> subprocess.Popen[str]:
         program = ["-c", OPEN] if is_open else ["-m", "api.cli"]
         process = subprocess.Popen(
-            [sys.executable, *program, "serve", "--port", "0", "--json", *options],
+            [sys.executable, *program, "serve", "--port", "0", "--device", "laptop", "--json", *options],
             env=shell.environment(),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -149,7 +149,7 @@ def test_it_speaks_tls(shell: Any, start: Callable[..., Any]) -> None:
     trusted = ssl.create_default_context(cafile=str(shell.path("node.crt")))
     assert httpx.get(f"{url}/readyz", verify=trusted).status_code == 200
     ended(process)
-    refused = shell("serve", "--port", "0", "--tls-cert", key, "--tls-key", key, code=78)
+    refused = shell("serve", "--port", "0", "--device", "laptop", "--tls-cert", key, "--tls-key", key, code=78)
     assert "TLS files" in refused.err
 
 
@@ -163,7 +163,7 @@ def test_tenants_are_served_beside_it(shell: Any, start: Callable[..., Any]) -> 
     assert [one["name"] for one in httpx.get(f"{url}/v1/databases").json()["databases"]] == []
     ended(process)
     settings.write_text(settings.read_text().replace("../other", "."))
-    assert "same store" in shell("serve", "--port", "0", code=78).err
+    assert "same store" in shell("serve", "--port", "0", "--device", "laptop", code=78).err
 
 
 def test_it_listens_to_others_only_with_tls(shell: Any) -> None:
@@ -176,5 +176,5 @@ def test_it_listens_to_others_only_with_tls(shell: Any) -> None:
 def test_an_address_that_is_taken_is_said(shell: Any, start: Callable[..., Any]) -> None:
     process = start()
     port = url_of(process).rpartition(":")[2]
-    assert f"port {port}" in shell("serve", "--port", port, code=78).err
+    assert f"port {port}" in shell("serve", "--port", port, "--device", "laptop", code=78).err
     ended(process)

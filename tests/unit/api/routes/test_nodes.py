@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from api.access.signing import RequestSigner
 from api.app import create_app
-from api.node import ClosedGate
+from api.node import Node
 from identity.errors import ReadOnlyState, StoreUnreachable
 
 DOCUMENT = "/v1/databases/bank/collections/accounts/documents/4711"
@@ -34,15 +35,18 @@ def test_tenants_have_nothing_in_common(make_served: Callable[..., Any]) -> None
     assert {request.url for request in main.gate.seen} == {f"http://testserver{DOCUMENT}"}
 
 
-def test_a_node_of_which_nobody_said_who_may_lets_nobody_in(served: Any) -> None:
-    served.node.gate = ClosedGate()
-    refused = served("GET", DOCUMENT)
-    assert (refused.status_code, kind(refused), refused.headers["www-authenticate"]) == (
-        401,
-        "unauthenticated",
-        "Signature",
-    )
-    assert kind(served("POST", "/v1/databases", {"name": "other"})) == "unauthenticated"
+def test_a_node_that_is_told_nothing_of_who_may_asks_for_signatures(served: Any) -> None:
+    own = Node(served.node.session, served.node.ring)
+    with TestClient(create_app({"": own})) as client:
+        refused = client.get(DOCUMENT)
+        assert (refused.status_code, kind(refused)) == (401, "unauthenticated")
+        assert refused.headers["www-authenticate"] == "Signature"
+        signer = own.signer()
+        url = f"http://testserver{DOCUMENT}"
+        signed = RequestSigner(signer)("GET", url, {}, b"")
+        assert kind(client.get(DOCUMENT, headers=signed)) == "not-found"
+        assert client.get(DOCUMENT, headers=signed).json()["reason"] == "REPLAYED"
+    own.close()
 
 
 def test_a_home_that_must_not_be_written_to_is_read(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
