@@ -39,6 +39,7 @@ from sync.frames import MAX_FRAME_BYTES, FrameBuffer, framed
 from sync.outgoing import Known
 from sync.replica import DatabaseReplica
 from sync.report import FoundFork, Waiting
+from sync.retention import settle_erasures
 from sync.session import Event, PeerDone, PeerFailed, PeerMore, Replica, Session, TookIn
 from sync.transaction import DocumentId
 
@@ -146,6 +147,7 @@ class Peer:
     def sync(self, name: str, replica: Replica, *, tell: Tell = _nobody) -> Outcome:
         """Fetch what is missing here and send what is missing there. What was taken in when this raises, stays.
 
+        Erasures among it are carried out by ``sync.retention.settle_erasures``; in a live session they are at once.
         ``tell`` is called with every event of the sessions. Raises ``TransportError`` when the peer cannot be reached
         or does not speak the protocol, ``PeerMisbehaved`` when it breaks a rule, ``PeerRefused`` when it ends the
         session, ``RefusedError`` when it lets nobody in, ``MissingEvidenceError`` when it does not have the database.
@@ -318,6 +320,8 @@ class _Live:
             if isinstance(data, str):
                 raise PeerMisbehaved("MALFORMED", "sync: a message of text")
             for event in self._session.receive(data):
+                if isinstance(event, TookIn) and event.report.entries:
+                    settle_erasures(self._database)
                 self._tell(event)
                 if isinstance(event, PeerFailed):
                     self._failure = self._failure or _refusal(event)

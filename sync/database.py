@@ -512,17 +512,18 @@ class Database:
         with self.store.read() as tx:
             yield tx, self._sql, self._number
 
-    def take_events(self, events: Sequence[bytes]) -> None:
+    def take_events(self, events: Sequence[bytes]) -> int:
         """Keep signed identity events, by ascending identity and then by seq, that another replica has sent.
 
-        All of them or none. Raises ``MalformedError`` when they are not in order, ``VerificationError`` when they do
-        not fold together with those that are here.
+        All of them or none. Returns how many were new. Raises ``MalformedError`` when they are not in order,
+        ``VerificationError`` when they do not fold together with those that are here.
         """
         with self.store.write() as tx:
             receiving = Receiving(tx, Sides(tx, self._sql, self._number), self.uid, "sync")
             for event in events:
                 receiving.take_event(event)
             receiving.end_events()
+        return receiving.events
 
     def take_runs(self, runs: Sequence[FrameRun], advance: Callable[[int], None] | None = None) -> ImportReport:
         """Keep runs of blocks that another replica has sent, and take in the entries that they bring.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 from identity.errors import MalformedError
@@ -37,13 +38,18 @@ def find_founding(tx: Any, queries: Queries, number: int, database: bytes) -> Fo
 def manifests(tx: Any, sides: Sides, database: bytes) -> dict[FeedKey, Manifest]:
     """The manifests of the database's feeds that are not empty."""
     name = feed_name(database)
-    found = {state.key: parse_manifest(state.manifest) for state in tx.feeds() if state.length}
+    found = {state.key: _parsed(state.manifest) for state in tx.feeds() if state.length}
     found = {key: manifest for key, manifest in found.items() if _is_named(manifest, name)}
     for feed in sides.feeds():
         told = sides.manifest(feed)
         if feed not in found and told is not None:
-            found[feed] = parse_manifest(told)
+            found[feed] = _parsed(told)
     return found
+
+
+@lru_cache(maxsize=4096)  # a session looks at the same ones for each frame
+def _parsed(manifest: bytes) -> Manifest:
+    return parse_manifest(manifest)
 
 
 def _is_named(manifest: Manifest, name: str) -> bool:

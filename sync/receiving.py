@@ -53,7 +53,8 @@ class Receiving:
         self.what = what
         self.lineage = Lineage(tx)
         self.grown: set[FeedKey] = set()
-        self.blocks = 0
+        self.blocks = self.events = 0
+        """How many were new."""
         self.forks: list[FoundFork] = []
         self._name = feed_name(database)
         self._advance = advance
@@ -94,7 +95,9 @@ class Receiving:
         """What comes next is not about the same identity: keep the events, if they fold."""
         if self._events:
             self._histories = {}
+            before = len(self.tx.identity_events(self._identity))
             add_events(self.tx, self._identity, self._events)
+            self.events += len(self.tx.identity_events(self._identity)) - before
             self._events, self._events_bytes, self._digests = [], 0, set()
 
     # Runs: a feed, and then as often as there are runs of it ``begin_run``, blocks and their heads.

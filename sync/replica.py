@@ -46,9 +46,9 @@ class DatabaseReplica:
         with self._database.holdings() as (tx, queries, number):
             yield StoreSnapshot(tx, queries, number, self._database.uid)
 
-    def take_events(self, events: Sequence[bytes]) -> None:
-        """Take in identity events. Raises as ``Database.take_events``."""
-        self._database.take_events(events)
+    def take_events(self, events: Sequence[bytes]) -> int:
+        """Take in identity events; how many were new. Raises as ``Database.take_events``."""
+        return self._database.take_events(events)
 
     def take_runs(self, runs: Sequence[FrameRun]) -> ImportReport:
         """Take in runs of blocks. Raises as ``Database.take_runs``."""
@@ -93,9 +93,9 @@ class NewReplica:
         with self._here().snapshot() as snapshot:
             yield snapshot
 
-    def take_events(self, events: Sequence[bytes]) -> None:
+    def take_events(self, events: Sequence[bytes]) -> int:
         """As ``DatabaseReplica.take_events``."""
-        self._here().take_events(events)
+        return self._here().take_events(events)
 
     def take_runs(self, runs: Sequence[FrameRun]) -> ImportReport:
         """As ``DatabaseReplica.take_runs``."""

@@ -88,9 +88,9 @@ __all__ = [
 MAX_UNACKED: Final = 16
 """Frames of events and batches that a live session has sent and the peer has not taken in yet."""
 MAX_IDLE: Final = 1024
-"""Batches in a row that may bring nothing: others can have brought it since it was said what is here."""
-MAX_POINTS_OF_A_FEED: Final = 64
-"""Points that a peer can tell of one feed: each is compared with every line of it."""
+"""Frames in a row that may bring nothing: others can have brought it since it was said what is here."""
+MAX_POINTS_OF_A_FEED: Final = 17
+"""Lines of one feed that a peer can have: that of its ledger, and the sides that are kept of it."""
 MAX_TOLD_IDENTITIES: Final = 4096
 
 
@@ -110,8 +110,8 @@ class Replica(Protocol):
     def snapshot(self) -> AbstractContextManager[Snapshot]:
         """What is here now."""
 
-    def take_events(self, events: Sequence[bytes]) -> None:
-        """Take in identity events."""
+    def take_events(self, events: Sequence[bytes]) -> int:
+        """Take in identity events. Returns how many were new."""
 
     def take_runs(self, runs: Sequence[FrameRun]) -> ImportReport:
         """Take in runs of blocks, and the entries that they bring."""
@@ -504,7 +504,7 @@ class _Incoming:
         self._events_bytes += sum(map(len, frame.events))
         if self._events_bytes > MAX_EVENTS_BYTES:
             raise LimitExceeded(f"sync: more than {MAX_EVENTS_BYTES} bytes of identity events")
-        self._replica.take_events(frame.events)
+        self._count_idle(self._replica.take_events(frame.events))
         self.units += 1
 
     def take_batch(self, frame: Batch) -> tuple[Sequence[FrameRun], ImportReport]:
@@ -516,12 +516,15 @@ class _Incoming:
                 raise MalformedError(f"sync: a run of {len(run.blocks)} blocks ends with another head")
         self._held, self._held_bytes = [], 0
         report = self._replica.take_runs(runs)
-        self._idle = 0 if report.received.blocks else self._idle + 1
-        if self._idle > MAX_IDLE:
-            raise PeerMisbehaved("NOTHING_NEW", f"the peer has sent {MAX_IDLE} batches of what is here")
+        self._count_idle(report.received.blocks)
         self.units += 1
         self.blocks += report.received.blocks
         return runs, report
+
+    def _count_idle(self, new: int) -> None:
+        self._idle = 0 if new else self._idle + 1
+        if self._idle > MAX_IDLE:
+            raise PeerMisbehaved("NOTHING_NEW", f"the peer has sent {MAX_IDLE} frames of what is here")
 
 
 def _have_frames(snapshot: Snapshot) -> list[Frame]:

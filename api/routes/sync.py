@@ -63,10 +63,10 @@ class SyncHost(Protocol):
         """
 
 
-def sync_router(host: SyncHost, *, most_sessions: int = 16) -> APIRouter:
+def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64) -> APIRouter:
     """The routes. At most so many sessions are served at once: what bounds the memory that peers can take up."""
     routes = Routes("sync")
-    slots = _Slots(most_sessions)
+    slots, live_slots = _Slots(most_exchanges), _Slots(most_live)
 
     @routes.declare("POST", "/databases/{database}/sync", Operation.SYNC, media=MEDIA_TYPE, takes=MEDIA_TYPE)
     def exchange(request: Request, database: str, body: Annotated[bytes, Depends(_bounded_body)]) -> Response:
@@ -82,7 +82,7 @@ def sync_router(host: SyncHost, *, most_sessions: int = 16) -> APIRouter:
         """A session that lasts: what is written on either side is sent at once."""
         try:
             opened = await run_sync(host.open_for_sync, websocket, b"", database)
-            with slots.taken():
+            with live_slots.taken():
                 await _Live(websocket, opened).run()
         except AuditError as exc:  # nothing was accepted yet: what comes later ends the session
             problem = problem_of(exc)

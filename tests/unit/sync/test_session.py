@@ -651,6 +651,10 @@ ATTACKS: dict[str, tuple[str, Callable[[Any, Any], list[bytes]]]] = {
         "VERIFICATION_FAILED",
         lambda world, _: [hello(world), NOTHING, encode_frame(Events((strange_event(),)))],
     ),
+    "the same events for ever": (
+        "NOTHING_NEW",
+        lambda world, _: [hello(world), NOTHING, *[encode_frame(Events((world.events[0].encode(),)))] * 1025],
+    ),
     "the same for ever": (
         "NOTHING_NEW",
         lambda world, it: [
@@ -719,6 +723,13 @@ def test_a_peer_is_told_of_no_fault_of_this_side(three: tuple[Any, Any, Any], mo
         session.receive(encode_frame(a_batch(phone)))
     told = [parse_frame(frame) for frame in iter(session.next_frame, None)]
     assert told == [Failure("UNAVAILABLE", "")]
+
+
+def test_as_many_lines_of_a_feed_are_told_as_are_kept() -> None:
+    from sync.session import MAX_POINTS_OF_A_FEED
+    from sync.storage.sides import MAX_SIDES
+
+    assert MAX_POINTS_OF_A_FEED == MAX_SIDES + 1
 
 
 def test_what_a_peer_says_of_its_end_is_passed_on(three: tuple[Any, Any, Any]) -> None:

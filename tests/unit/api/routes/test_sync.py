@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from api.peer import Connected, Lost, Peer
@@ -332,12 +333,15 @@ def append_to(replica: Any, blocks: list[bytes]) -> None:
 
 def test_there_are_only_so_many_sessions_at_once(two: tuple[Any, Any]) -> None:
     laptop, phone = two
-    with served(Host(laptop), most_sessions=1) as url:
+    with served(Host(laptop), most_exchanges=0) as url, pytest.raises(TransportError, match="503"):
+        Peer(url, sign).sync("bank", replica_of(phone))
+    with served(Host(laptop), most_live=1) as url:
         where = f"{url}/v1/databases/bank/sync".replace("http", "ws")
-        with connect(where, additional_headers=dict(sign("GET", where, {}, b""))) as held:
+        headers = dict(sign("GET", where, {}, b""))
+        with connect(where, additional_headers=headers) as held:
             held.recv(timeout=10)
-            with pytest.raises(TransportError, match="503"):
-                Peer(url, sign).sync("bank", replica_of(phone))
+            with pytest.raises(InvalidStatus, match="503"):
+                connect(where, additional_headers=headers)
         arrived = Telling(lambda told: any(isinstance(one, Connected) for one in told))
         with live(url, phone, arrived):
             arrived.wait()
