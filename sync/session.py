@@ -206,7 +206,8 @@ class Session:
         """Frames of events and batches: sent, and of those acknowledged."""
         self._must_see = 0
         """How many frames of ours the peer has to have seen, when it says that it is done."""
-        self._done_after = -1
+        self._done_after = self._done_units = -1
+        """What the peer had seen, and how many frames of events and batches it had sent, when it was last done."""
 
     # --- sending ---
 
@@ -408,9 +409,10 @@ class Session:
         return events
 
     def _take_done(self, frame: Done) -> tuple[Event, ...]:
-        if not self._done_after < frame.seen <= self._sent:
+        now = (frame.seen, self._incoming.units)
+        if not (self._done_after <= frame.seen <= self._sent and now > (self._done_after, self._done_units)):
             raise PeerMisbehaved("OUT_OF_ORDER", "the peer is done with what was not sent to it, or is done twice")
-        self._done_after = frame.seen
+        self._done_after, self._done_units = now
         return (PeerDone(),)
 
     def _take_ack(self, frame: Ack) -> tuple[Event, ...]:

@@ -436,6 +436,23 @@ def test_a_live_session_sends_what_is_written_while_it_lasts(three: tuple[Any, A
     assert len(wire.frames[0]) == count  # nothing was written, so nothing is said
 
 
+def test_a_live_session_is_done_again_before_anything_came_back(three: tuple[Any, Any, Any]) -> None:
+    """Who writes twice before the peer has answered has seen no more of it the second time."""
+    laptop, phone, _ = three
+    one, other = Wire(session_of(laptop, live=True), session_of(phone, live=True)).run().sessions
+    told = []
+    for number in range(3):
+        laptop.put("accounts", "1", owner=str(number))
+        one.refresh()
+        for frame in iter(one.next_frame, None):
+            told += [parse_frame(frame)]
+            other.receive(frame)
+    done = [frame.seen for frame in told if isinstance(frame, Done)]
+    assert len(done) == 3
+    assert len(set(done)) == 1
+    assert phone.fields("accounts", "1") == {"owner": "2"}
+
+
 def test_a_live_session_waits_for_a_slow_peer(three: tuple[Any, Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     laptop, phone, _ = three
     monkeypatch.setattr("sync.outgoing._BLOCKS", 1)
