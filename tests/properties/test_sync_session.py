@@ -217,6 +217,74 @@ def test_nothing_is_sent_that_is_there_and_nobody_waits(
             world.close()
 
 
+LIVE_STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("write"), st.integers(0, 2), st.sampled_from("12"), st.integers(0, 3)),
+        st.tuples(st.just("send"), st.integers(0, 3), st.integers(1, 8)),
+        st.tuples(st.just("arrive"), st.integers(0, 3), st.integers(1, 8)),
+    ),
+    min_size=10,
+    max_size=60,
+)
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=LIVE_STEPS, batch=st.sampled_from([1, 512]), window=st.sampled_from([1, 2, 16]))
+def test_live_sessions_stay_in_step_however_slow_the_way_is(
+    make_world: Any, steps: list[Any], batch: int, window: int
+) -> None:
+    """A node in the middle has a live session with either neighbour; frames take as long as they like."""
+    patched = mock.patch.multiple("sync.session", MAX_UNACKED=window)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        mock.patch("sync.outgoing._BLOCKS", batch),
+        patched,
+    ):
+        world = make_world(Path(directory), "bank")
+        try:
+            replicas = [world.replica(name) for name in DEVICES]
+            ends = [
+                (replica, Session(DatabaseReplica(replica.db), live=True))
+                for replica in (replicas[0], replicas[1], replicas[1], replicas[2])
+            ]
+            ways: list[list[bytes]] = [[] for _ in ends]
+
+            def send(at: int, most: int) -> int:
+                sent = 0
+                while sent < most and (frame := ends[at][1].next_frame()) is not None:
+                    ways[at].append(frame)
+                    sent += 1
+                return sent
+
+            def arrive(at: int, most: int) -> int:
+                there = at ^ 1
+                arrived = [ways[at].pop(0) for _ in range(min(most, len(ways[at])))]
+                for frame in arrived:
+                    ends[there][1].receive(frame)
+                for replica, session in ends:
+                    if arrived and replica is ends[there][0]:
+                        session.refresh()
+                return len(arrived)
+
+            for what, who, *rest in steps:
+                if what == "write":
+                    write(replicas[who], *rest)
+                    for replica, session in ends:
+                        if replica is replicas[who]:
+                            session.refresh()
+                elif what == "send":
+                    send(who, rest[0])
+                else:
+                    arrive(who, rest[0])
+            while sum(send(at, 1000) + arrive(at, 1000) for at in range(4)):
+                pass
+            assert all(session.is_even and not session.ended for _, session in ends)
+            assert shown(replicas[0]) == shown(replicas[1]) == shown(replicas[2])
+            assert points_of(replicas[0]) == points_of(replicas[1]) == points_of(replicas[2])
+        finally:
+            world.close()
+
+
 # --- frames ---
 
 HASHES = st.binary(min_size=32, max_size=32)
