@@ -725,3 +725,39 @@ def test_a_server_that_refuses_is_not_called_unreachable(postgres: Any) -> None:
     with pytest.raises(StorageError, match="the database server does not take the connection") as caught:
         open_postgres(located(postgres.url("no_such_database")))
     assert not isinstance(caught.value, StoreUnreachable)
+
+
+def several_hosts(postgres: Any, database: str, options: str = "") -> str:
+    """A URL whose first host is not there."""
+    return f"postgresql://vault@127.0.0.1:1,127.0.0.1:{postgres.port}/{database}{options}"
+
+
+def test_of_several_hosts_the_one_that_can_be_written_to(postgres: Any) -> None:
+    database = postgres.new_database()
+    open_store(several_hosts(postgres, database), create=True).close()
+    postgres.execute(f"ALTER DATABASE {database} SET default_transaction_read_only = on")  # as a standby looks
+    with pytest.raises(StoreBusy, match="another one is taking over") as caught:
+        open_store(several_hosts(postgres, database))
+    assert len(str(caught.value).splitlines()) == 1
+    assert "All failures" not in str(caught.value)
+    open_store(several_hosts(postgres, database), read_only=True).close()
+    opened = open_store(several_hosts(postgres, database, "?target_session_attrs=any"))
+    with opened.write() as tx:
+        assert tx.feeds() == []
+    opened.close()
+
+
+def test_limits_of_several_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorter than those of one, unless the URL has others."""
+    asked: list[dict[str, str]] = []
+
+    def refuse(**options: str) -> None:
+        asked.append(options)
+        raise psycopg.OperationalError("connection failed: not in this test")
+
+    monkeypatch.setattr(engine._Driver, "connect", refuse)
+    for url in ("postgresql://a/b", "postgresql://a,c/b", "postgresql://a,c/b?connect_timeout=7"):
+        with pytest.raises(StorageError):
+            open_store(url)
+    assert [one["connect_timeout"] for one in asked] == ["5", "2", "7"]
+    assert [one.get("target_session_attrs") for one in asked] == [None, "read-write", "read-write"]
