@@ -75,6 +75,7 @@ ELSEWHERE = {
     "proof list",
     "proof check-fork",
     "anchor work",
+    "serve",
     "demo",
     "devtsa serve",
     "devchain serve",

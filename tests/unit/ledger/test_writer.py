@@ -508,6 +508,7 @@ def test_full_queue_refuses_at_once(store: FaultyStore, key: FeedKey, new_writer
         with pytest.raises(StoreBusy, match="full") as caught:
             writer.submit(key, [b"y"])
         assert "try again" in caught.value.hint
+        assert writer.queued() == 2
         return queued
 
     assert [future.result().start for future in in_one_turn(store, writer, key, submit)] == [1, 2]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from api.access.action import Operation
+from api.routes import transactions
 from api.service import Limits
+from identity.errors import UnknownOutcome
 from sync.changes import Changes
 
 DOCUMENTS = "/v1/databases/bank/collections/accounts/documents"
@@ -321,3 +324,49 @@ def test_a_local_commit_is_seen_over_http(served: Any) -> None:
     changes.put("accounts", "1", {"owner": "A"})
     served.database.commit(changes)
     assert served("GET", f"{DOCUMENTS}/1").json()["fields"] == {"owner": "A"}
+
+
+def test_of_many_who_write_on_one_version_exactly_one_wins(served: Any) -> None:
+    etag = served.put("4711", n=0).headers["etag"]
+    with ThreadPoolExecutor(16) as pool:
+        answered = list(pool.map(lambda n: served("PUT", NOVAK, {"n": n}, If_Match=etag), range(1, 33)))
+    assert sorted(one.status_code for one in answered) == [200] + [412] * 31
+    (winner,) = (one for one in answered if one.status_code == 200)
+    assert served("GET", NOVAK).headers["etag"] == winner.headers["etag"]
+
+
+def test_a_write_whose_outcome_is_not_known_is_not_tried_again_by_itself(
+    served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served.put("4711", n=0)
+
+    def fail(*_: object) -> None:
+        raise UnknownOutcome("the store went away")
+
+    monkeypatch.setattr(served.database, "commit", fail)
+    first = served("PATCH", NOVAK, {"fields": {"n": 1}}, Idempotency_Key="one")
+    monkeypatch.undo()
+    again = served("PATCH", NOVAK, {"fields": {"n": 1}}, Idempotency_Key="one")
+    assert problem(first) == problem(again) == "unknown-outcome"
+    assert served("GET", NOVAK).json()["fields"] == {"n": 0}
+
+
+def test_an_answer_that_breaks_off_does_not_look_whole(
+    make_served: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = make_served(raises=False)
+    monkeypatch.setattr("api.routes.transactions._PAGE", 1)
+    for key in ("1", "2"):
+        served.put(key, secret="Novak")
+    real, calls = transactions.scan, iter((False, True))
+
+    def scan(*arguments: Any, **named: Any) -> Any:
+        if next(calls):
+            raise ValueError("Novak")
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(transactions, "scan", scan)
+    exported = served("GET", "/v1/databases/bank/collections/accounts/export")
+    assert "document-export" not in exported.text
+    assert "ValueError" in served.log.getvalue()
+    assert "Novak" not in served.log.getvalue()
