@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -41,7 +42,7 @@ from sync.conflicts import OpenConflicts, open_conflicts
 from sync.database import Database
 from sync.history import HistoryEntry, differences_between, history_of
 from sync.jsonform import parse_path, read_json, to_json
-from sync.transaction import DocumentId
+from sync.transaction import HOLDS, SCHEMAS, DocumentId
 
 __all__ = ["routes"]
 
@@ -137,13 +138,27 @@ def read_differences(
 # --- back -----------------------------------------------------------------------------------------------------------
 
 
-@routes.declare("POST", "/databases/{database}/undo", Operation.UNDO, answers=UndoneModel, body=UndoBody)
+@routes.declare(
+    "POST",
+    "/databases/{database}/undo",
+    Operation.UNDO,
+    also=[Operation.SCHEMA, Operation.HOLD],
+    answers=UndoneModel,
+    body=UndoBody,
+)
 def undo(call: Called, database: str) -> Response:
     """Take back what transactions wrote, and nobody has changed since. It is a transaction, which can be undone."""
     return _take_back(call, database, again=False)
 
 
-@routes.declare("POST", "/databases/{database}/redo", Operation.UNDO, answers=UndoneModel, body=UndoBody)
+@routes.declare(
+    "POST",
+    "/databases/{database}/redo",
+    Operation.UNDO,
+    also=[Operation.SCHEMA, Operation.HOLD],
+    answers=UndoneModel,
+    body=UndoBody,
+)
 def redo(call: Called, database: str) -> Response:
     """Do again what was undone: the entries are those that were, not the ones that undid them."""
     return _take_back(call, database, again=True)
@@ -154,6 +169,7 @@ def _take_back(call: Call, database: str, *, again: bool) -> Response:
     named = [parse_reference_text(one) for one in body.entries]
     on = call.on(database, writes=True)
     on.require_all_fields("to take back")
+    _allow_system(call, database, on, named)
 
     def take() -> Response:
         with call.committing(on):
@@ -178,6 +194,23 @@ def _take_back(call: Call, database: str, *, again: bool) -> Response:
         )
 
     return call.once(take)
+
+
+def _allow_system(call: Call, database: str, on: On, named: Sequence[Reference]) -> None:
+    """Ask for what it takes to take back schemas and holds, where one of the transactions wrote any.
+
+    The node may: it would do it for everybody. Raises ``Forbidden``, and ``MissingEvidenceError`` for what is not here.
+    """
+    touched: set[str] = set()
+    for reference in named:
+        transaction = on.database.entry(reference).transaction
+        touched |= set() if transaction is None else {op.document.collection for op in transaction.ops}
+    for collection in sorted(touched):
+        if collection.startswith("$"):
+            call.on(database, operation=_TAKES.get(collection, Operation.OPERATE), writes=True)
+
+
+_TAKES = {SCHEMAS: Operation.SCHEMA, HOLDS: Operation.HOLD}
 
 
 def _reference(reference: Reference | None) -> str | None:

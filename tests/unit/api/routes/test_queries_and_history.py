@@ -127,3 +127,23 @@ def test_a_conflict_is_listed_and_decided(books: Any) -> None:
     assert made.status_code == 200, made.text
     assert books("GET", f"{COLLECTION}/documents/1").json()["fields"]["owner"] == "A"
     assert books("GET", f"{DATABASE}/conflicts").json()["documents"] == []
+
+
+def test_who_may_not_place_holds_or_set_schemas_may_not_take_them_back(books: Any) -> None:
+    """The node itself is an admin: it would do for anybody what only an admin may."""
+    hold = books("PUT", f"{DATABASE}/holds/case-17", {"collection": "accounts", "reason": "court"}).json()["entry"]
+    schema = books("PUT", f"{COLLECTION}/schema", {"type": "object"}).json()["entry"]
+    for entry, operation in ((hold, Operation.HOLD), (schema, Operation.SCHEMA)):
+        books.gate.forbidden = {operation}
+        assert kind(books("POST", f"{DATABASE}/undo", {"entries": [entry]})) == "forbidden"
+        books.gate.forbidden = {Operation.UNDO}
+        assert kind(books("POST", f"{DATABASE}/undo", {"entries": [entry]})) == "forbidden"
+    books.gate.forbidden = set()
+    assert [one["hold"] for one in books("GET", f"{DATABASE}/holds").json()["holds"]] == ["case-17"]
+    taken = books("POST", f"{DATABASE}/undo", {"entries": [hold]})
+    assert taken.status_code == 200, taken.text
+    books.gate.forbidden = {Operation.HOLD}
+    assert kind(books("POST", f"{DATABASE}/redo", {"entries": [hold]})) == "forbidden"
+    books("PUT", f"{COLLECTION}/documents/9", {"owner": "X"})
+    body = {"as_of": "1", "axis": "known", "collection": "$holds"}
+    assert kind(books("POST", f"{DATABASE}/restore", body)) == "not-found"
