@@ -30,6 +30,10 @@ __all__ = [
 ]
 
 
+_BODIES: Final = 4
+"""So many bodies of the largest kind are held at once; of smaller ones as many as fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a request may cost."""
@@ -173,6 +177,8 @@ class Service:
     rates: RateLimiter = field(init=False)
     answers: Answers = field(init=False)
     _followers: threading.BoundedSemaphore = field(init=False)
+    _held_bytes: int = field(default=0, init=False)
+    _holding: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def __post_init__(self) -> None:
         self.rates = RateLimiter(self.limits.requests_a_minute)
@@ -185,6 +191,29 @@ class Service:
         if tenant not in self.nodes:
             raise NotFound("there is no such tenant")
         return self.nodes[tenant]
+
+    @contextmanager
+    def held(self) -> Iterator[Callable[[int], None]]:
+        """Count the bytes of a body, of whomever it is, that are told to what this gives, until the block ends.
+
+        That raises ``StoreBusy`` when it is too much of all bodies together. They are held before it is known who sends
+        them, so that strangers must not be able to fill the memory.
+        """
+        counted = 0
+
+        def hold(count: int) -> None:
+            nonlocal counted
+            with self._holding:
+                if self._held_bytes + count > _BODIES * max(self.limits.body_bytes, self.limits.import_bytes):
+                    raise StoreBusy("too many bodies are being read")
+                self._held_bytes += count
+            counted += count
+
+        try:
+            yield hold
+        finally:
+            with self._holding:
+                self._held_bytes -= counted
 
     def follow(self) -> None:
         """Count one who waits for changes. Raises ``StoreBusy`` when there are too many."""

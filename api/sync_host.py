@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
 from starlette.requests import HTTPConnection
 
 from api.access.action import Action, Operation
@@ -16,6 +19,11 @@ __all__ = ["ServiceHost"]
 
 class ServiceHost:
     """Implements ``api.routes.sync.SyncHost`` for the service of the application that is asked."""
+
+    def reading(self, connection: HTTPConnection) -> AbstractContextManager[Callable[[int], None]]:
+        """As in ``SyncHost``."""
+        service: Service = connection.app.state.service
+        return service.held()
 
     def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         """As in ``SyncHost``."""

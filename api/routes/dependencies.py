@@ -7,7 +7,7 @@ its database before it touches any data: that asks the gate whether the operatio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -306,16 +306,20 @@ def _read(body: bytes, model: type[Model], most: int) -> Model:
 # --- identifying ----------------------------------------------------------------------------------------------------
 
 
-async def _body(request: Request) -> bytes:
+async def _body(request: Request) -> AsyncIterator[bytes]:
     """The body, read no further than the route allows: also one that does not say how long it is."""
     service: Service = request.app.state.service
     limits = service.limits
     most = limits.import_bytes if _extra(request).get(LARGE) else limits.body_bytes
-    return await read_body(request, most, limits.body_s)
+    with service.held() as hold:
+        yield await read_body(request, most, limits.body_s, hold)
 
 
-async def read_body(request: Request, most: int, within_s: float) -> bytes:
-    """The body of a request. Raises ``LimitExceeded`` beyond ``most`` bytes, ``RequestTimedOut``."""
+async def read_body(request: Request, most: int, within_s: float, hold: Callable[[int], None]) -> bytes:
+    """The body of a request. ``hold`` is told of the bytes before they are kept.
+
+    Raises ``LimitExceeded`` beyond ``most`` bytes, ``RequestTimedOut``, and as ``hold`` does.
+    """
     announced = request.headers.get("content-length", "")
     if announced.isascii() and announced.isdigit() and (len(announced) > 18 or int(announced) > most):
         raise LimitExceeded(f"body: {announced[:20]} bytes, at most {most} are taken")
@@ -326,6 +330,7 @@ async def read_body(request: Request, most: int, within_s: float) -> bytes:
                 size += len(part)
                 if size > most:
                     raise LimitExceeded(f"body: more than {most} bytes")
+                hold(len(part))
                 parts.append(part)
     except TimeoutError as exc:
         raise RequestTimedOut(f"the body took longer than {within_s:g} s") from exc

@@ -7,11 +7,11 @@ frames are moved. A WebSocket takes ``async def``: what of it can wait for a dis
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore, Lock
-from typing import Annotated, Final, Protocol
+from typing import Final, Protocol
 
 import anyio
 from anyio.to_thread import run_sync
@@ -55,6 +55,10 @@ class SyncGrant:
 class SyncHost(Protocol):
     """What the application has for these routes."""
 
+    def reading(self, connection: HTTPConnection) -> AbstractContextManager[Callable[[int], None]]:
+        """Around a body: what is told of its bytes before they are kept. That raises ``StoreBusy`` when it is too much
+        for one node."""
+
     def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         """The database of that name or id, when whoever has signed the request may sync it, and it can be written to.
 
@@ -68,8 +72,16 @@ def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64
     routes = Routes("sync")
     slots, live_slots = _Slots(most_exchanges), _Slots(most_live)
 
+    async def bounded_body(request: Request) -> AsyncIterator[bytes]:
+        with host.reading(request) as hold:
+            yield await read_body(request, MAX_REQUEST_BYTES, _BODY_S, hold)
+
     @routes.declare("POST", "/databases/{database}/sync", Operation.SYNC, media=MEDIA_TYPE, takes=MEDIA_TYPE)
-    def exchange(request: Request, database: str, body: Annotated[bytes, Depends(_bounded_body)]) -> Response:
+    def exchange(
+        request: Request,
+        database: str,
+        body: bytes = Depends(bounded_body),
+    ) -> Response:
         """Take in the frames of the request, and answer with what its sender lacks (docs/spec/sync-protocol.md)."""
         opened = host.open_for_sync(request, body, database).database
         with slots.taken():
@@ -107,10 +119,6 @@ class _Slots:
             yield
         finally:
             self._free.release()
-
-
-async def _bounded_body(request: Request) -> bytes:
-    return await read_body(request, MAX_REQUEST_BYTES, _BODY_S)
 
 
 # --- one exchange ---------------------------------------------------------------------------------------------------

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import anyio
 import pytest
 
 from api.access.action import Operation
+from api.problems import RequestTimedOut
 from api.routes import transactions
+from api.routes.dependencies import read_body
 from api.service import Limits
 from identity.errors import UnknownOutcome
 from sync.changes import Changes
@@ -259,6 +262,37 @@ def test_a_body_is_read_no_further_than_it_may_be(make_served: Callable[..., Any
     chunked = served.client.put(NOVAK, content=(b"x" * 512 for _ in range(3)), headers={"X-Caller": "teller"})
     assert problem(chunked) == "limit-exceeded"
     assert served.gate.seen == []
+
+
+def test_strangers_do_not_fill_the_memory_with_bodies(make_served: Callable[..., Any]) -> None:
+    served = make_served(Limits(body_bytes=1024, import_bytes=1024))
+    service = served.client.app.state.service
+    with service.held() as hold:
+        hold(4 * 1024 - 10)
+        refused = served("PUT", NOVAK, {"owner": "Novak"})
+        assert (refused.status_code, problem(refused), refused.headers["retry-after"]) == (503, "busy", "1")
+        assert served.gate.seen == []
+    for _ in range(10):
+        served("PUT", NOVAK, {"note": "x" * 900})
+        served("PUT", NOVAK, {"note": "x" * 2000})
+        served("PUT", NOVAK, b"{")
+    assert service._held_bytes == 0
+
+
+def test_a_body_that_does_not_come_in_time_is_refused(make_served: Callable[..., Any]) -> None:
+    service = make_served(Limits(body_s=0.01)).client.app.state.service
+
+    class Stalled:
+        async def stream(self) -> Any:
+            yield b"{"
+            await anyio.sleep_forever()
+
+        headers: Mapping[str, str] = {}
+
+    counted: list[int] = []
+    with pytest.raises(RequestTimedOut):
+        anyio.run(read_body, Stalled(), 1024, service.limits.body_s, counted.append)
+    assert counted == [1]
 
 
 def test_a_key_has_so_many_requests_a_minute(make_served: Callable[..., Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from starlette.requests import HTTPConnection
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from api.peer import Connected, Lost, Peer
+from api.problems import PROBLEM_JSON, NotFound, problem_of
 from api.routes import sync as routes
 from api.routes.sync import MEDIA_TYPE, SyncGrant, sync_router
 from identity.errors import (
     AuditError,
+    Forbidden,
     LimitExceeded,
     MalformedError,
     MissingEvidenceError,
@@ -58,15 +60,18 @@ class Host:
 
     def check(self) -> None:
         if self.refused:
-            raise RefusedError("not any more")
+            raise Forbidden("REVOKED", "not any more")
+
+    def reading(self, _: HTTPConnection) -> Any:
+        return nullcontext(lambda _: None)
 
     def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         method = "GET" if connection.scope["type"] == "websocket" else connection.scope["method"]
         self.asked.append((method, str(connection.url), len(body)))
         if connection.headers.get("word") != f"{method} {connection.url}":
-            raise RefusedError("nobody knows you")
+            raise Forbidden("NOBODY", "nobody knows you")
         if database not in ("bank", self.replica.world.uid.hex()):
-            raise MissingEvidenceError("no such database")
+            raise NotFound("no such database")
         return SyncGrant(self.replica.db, self.check)
 
 
@@ -87,10 +92,10 @@ def served(host: Any, port: int = 0, **options: Any) -> Iterator[str]:
     app.include_router(sync_router(host, **options), prefix="/v1")
 
     @app.exception_handler(AuditError)
-    def refuse(_: Request, exc: Exception) -> JSONResponse:
-        kinds = ((MissingEvidenceError, 404), (LimitExceeded, 413), (RefusedError, 403))
-        status = next((status for kind, status in kinds if isinstance(exc, kind)), 503)
-        return JSONResponse({"detail": str(exc)}, status)
+    def refuse(_: Request, exc: Exception) -> Response:
+        assert isinstance(exc, AuditError)
+        problem = problem_of(exc)
+        return Response(problem.body(), problem.kind.status, media_type=PROBLEM_JSON)
 
     listening = socket.create_server(("127.0.0.1", port))
     config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", ws_max_size=MAX_FRAME_BYTES)
