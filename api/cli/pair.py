@@ -23,6 +23,9 @@ group = CommandGroup("pair", "Let two homes meet: each shows the same number, an
 _LOOK_EVERY_S: Final = 1.0
 _DEFAULT_URL: Final = "http://127.0.0.1:8463"
 
+Device = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="The device of this home that speaks with the node.")
+]
 Compared = Annotated[
     str | None,
     typer.Option("--number", metavar="NUMBER", help="The number that the other side shows, for a program."),
@@ -44,6 +47,7 @@ def offer(
     node: Annotated[
         str, typer.Option("--node", metavar="URL", help="Where 'holdfast serve' serves this home.")
     ] = _DEFAULT_URL,
+    device: Device = None,
     number: Compared = None,
     yes: Yes = False,
     passphrase_file: PassphraseFile = None,
@@ -57,8 +61,9 @@ def offer(
         ring, _ = open_keys(ctx, session, passphrase_file)
         from api.databases import Databases
         from api.remote import RemoteNode
+        from identity.errors import RefusedError
 
-        with as_usage(), Databases(session, ring) as own, RemoteNode(node, own.signer()) as remote:
+        with as_usage(), Databases(session, ring) as own, RemoteNode(node, own.signer(device)) as remote:
             made = remote.ask("POST", "/v1/pairings", {"databases": databases, "role": role}).json
             run.out.record(
                 "pairing-offer",
@@ -71,7 +76,7 @@ def offer(
             path = f"/v1/pairings/{claimed['id']}/decision"
             decided = remote.ask("POST", path, {"accept": accept}).json
     if not accept:
-        raise UsageError("the numbers differ: nobody was let in", hint="begin again")
+        raise RefusedError("the numbers differ: nobody was let in", hint="begin again")
     run.out.record("pairing", _facts(decided), text=f"{decided['label']} is a {role} of {', '.join(databases)}")
 
 
@@ -98,9 +103,7 @@ def join(
     ctx: typer.Context,
     url: Annotated[str, typer.Argument(metavar="URL", help="Where the other side serves.")],
     code: Annotated[str, typer.Argument(metavar="CODE", help="What the other side shows.")],
-    device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="The device that is to speak with the node.")
-    ] = None,
+    device: Device = None,
     number: Compared = None,
     yes: Yes = False,
     passphrase_file: PassphraseFile = None,
@@ -130,9 +133,7 @@ def join(
             with remote:
                 found = claim(remote, typed, own, [one.signed_event for one in session.vault.events()])
                 if not _same(run, found.safety_number, found.label, number, yes=yes):
-                    raise RefusedError(
-                        "the numbers differ: nothing was joined", hint="begin again, over another network"
-                    )
+                    raise RefusedError("the numbers differ: nothing was joined", hint="begin again")
                 run.out.note("waiting for the other side")
                 wait_for_decision(remote, found, time.monotonic() + OFFER_MS / 1000)
             session.vault.import_events(found.events)
