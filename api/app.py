@@ -29,6 +29,7 @@ from api.routes import (
     pairings,
     queries,
     retention,
+    serial,
     transactions,
 )
 from api.routes.sync import sync_router
@@ -55,6 +56,7 @@ _ROUTES = (
     evidence.routes,
     identities.routes,
     pairings.routes,
+    serial.routes,
     sync_router(ServiceHost()),
 )
 

@@ -103,7 +103,10 @@ class ReplicaHome:
         done = []
         for one in names:
             try:
-                done.append(exchange_database(self._session, self.databases, peer, one, Peer.sync))
+                exchanged = exchange_database(self._session, self.databases, peer, one, Peer.sync)
+                done.append(exchanged)
+                if exchanged.database.decide_pending():  # this home is somebody's home: tell what was decided
+                    exchange_database(self._session, self.databases, peer, one, Peer.push)
             except (MissingEvidenceError, RefusedError):
                 if name is not None:
                     raise

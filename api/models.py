@@ -29,6 +29,7 @@ __all__ = [
     "ContestModel",
     "DatabaseList",
     "DatabaseModel",
+    "DecisionModel",
     "DeleteChange",
     "DeviceList",
     "DeviceModel",
@@ -231,15 +232,27 @@ class PatchBody(_Body):
 
 
 class CommitModel(_Shape):
-    """What was written. ``written`` false: all was so already."""
+    """What was written. ``written`` false: all was so already. ``pending``: it was proposed, and its home decides."""
 
     document: str | None = None
     etag: str | None = None
     written: bool
+    pending: bool = False
     entry: str | None
     feed: str | None
     index: int | None
     place: int | None
+
+
+class DecisionModel(_Shape):
+    """What became of a proposal: pending, accepted, refused or lapsed; for a refusal why. ``entry`` decides it."""
+
+    proposal: str
+    verdict: str
+    entry: str | None
+    why: str | None
+    detail: str
+    rivals: list[str]
 
 
 # --- transactions ---------------------------------------------------------------------------------------------------

@@ -27,7 +27,6 @@ __all__ = [
     "InProgress",
     "Kind",
     "NotFound",
-    "NotImplementedHere",
     "PreconditionRequired",
     "Problem",
     "RequestFailed",
@@ -53,10 +52,6 @@ class RequestFailed(AuditError):
 
 class NotFound(RequestFailed):
     """There is nothing of that name."""
-
-
-class NotImplementedHere(RequestFailed):
-    """What is asked for exists, and this node does not do it."""
 
 
 class PreconditionRequired(RequestFailed):
@@ -209,7 +204,6 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
     errors.NewerFormat: Kind("internal", 500, "Internal error", _INSIDE),
     RequestFailed: Kind("bad-request", 400, "Bad request"),
     NotFound: Kind("not-found", 404, "Not found"),
-    NotImplementedHere: Kind("not-implemented", 501, "Not done here"),
     PreconditionRequired: Kind("precondition-required", 428, "If-Match is missing"),
     RequestTimedOut: Kind("timed-out", 408, "The request did not come in time"),
     TooManyRequests: Kind("too-many-requests", 429, "Too many requests"),

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import quote
 
 import anyio
 from fastapi import APIRouter, Depends, Query, Request
@@ -27,7 +28,6 @@ from api.node import Gate, Node
 from api.problems import (
     PROBLEM_JSON,
     NotFound,
-    NotImplementedHere,
     RequestTimedOut,
     StaleForReader,
     problem_of,
@@ -44,6 +44,7 @@ from identity.errors import (
 )
 from identity.jsontext import parse_json
 from identity.textforms import check_name
+from ledger.values import reference_text
 from sync.changes import Changes, StaleVersion, Strength
 from sync.database import Commit, Database
 from sync.jsonform import to_json
@@ -82,7 +83,7 @@ _MAX_IDEMPOTENCY_KEY: Final = 255
 _MAX_NOTE: Final = 4096
 _STRANGERS_BYTES: Final = 1024 * 1024
 _READING: Final = (400, 401, 403, 404, 408, 409, 413, 422, 429, 431, 500, 503)
-_WRITING: Final = (*_READING, 410, 412, 501)
+_WRITING: Final = (*_READING, 410, 412)
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -202,23 +203,30 @@ class Call:
         return _read(self.request.body, model, self.service.limits.body_bytes)
 
     def changes(self, note: str = "", base: str | None = None) -> Changes:
-        """An empty ``Changes``, with the context and the strength that the headers ask for.
-
-        Raises ``NotImplementedHere`` for a strength that this node does not have.
-        """
+        """An empty ``Changes``, with the context and the strength that the headers ask for."""
         return Changes(note, base or self.header(CONTEXT), strength=self.strength() or Strength.CARRIED)
 
     def strength(self) -> Strength | None:
         """What ``Prefer`` asks of conditions; None when it asks nothing that is known here."""
         wanted = {one.strip().lower() for one in (self.header("prefer") or "").split(",")}
-        if "serial" in wanted:
-            raise NotImplementedHere("conditions of strength 'serial' are not done here")
         return next((one for one in Strength if one.value in wanted), None)
 
     def applied(self) -> dict[str, str]:
         """The header that says which preference was followed."""
         strength = self.strength()
         return {} if strength is None else {"Preference-Applied": strength.value}
+
+    def answer_commit(
+        self, made: Commit, content: Mapping[str, Any], headers: Mapping[str, str], status: int
+    ) -> Response:
+        """The answer to a write: what was written, or that the home of its collection decides what was proposed."""
+        if not made.pending:
+            return answer({**content, "pending": False}, status, {**self.applied(), **headers})
+        assert made.reference is not None
+        where = self.request.url.partition("/databases/")
+        database = where[2].partition("/")[0]
+        at = f"{where[0]}/databases/{database}/decision?entry={quote(reference_text(made.reference), safe='')}"
+        return answer({**content, "pending": True}, 202, {**self.applied(), "Location": at})
 
     # --- what it does ---
 
@@ -441,6 +449,8 @@ class Routes(APIRouter):
         elif media and media != "application/json":
             good["content"] = {media: {"schema": {"type": "string"}}}
         responses[status] = good
+        if operation in _DECIDED and writes:
+            responses[202] = {"description": "Proposed to the home of the collection, which decides (Prefer: serial)."}
         for code, meaning in (more or {}).items():
             responses[code] = {"description": meaning}
         extra: dict[str, Any] = {OPERATION: operation.value}
@@ -480,6 +490,7 @@ def openapi_body(model: type[BaseModel], example: Any, media: str) -> dict[str, 
     }
 
 
+_DECIDED: Final = frozenset({Operation.CREATE, Operation.UPDATE, Operation.DELETE})
 _PROBLEM: Final = {"$ref": f"#/components/schemas/{ProblemDocument.__name__}"}
 _ANSWER: Final = {
     400: "Malformed: nothing was done.",
@@ -495,7 +506,6 @@ _ANSWER: Final = {
     429: "Too many requests with this key.",
     431: "Headers or URL larger than is taken.",
     500: "Something went wrong inside.",
-    501: "Not done by this node.",
     503: "Not now: busy, or read-only.",
 }
 

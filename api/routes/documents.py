@@ -207,7 +207,7 @@ def put_document(call: Called, database: str, collection: str, key: str, note: N
             on.require_all_fields("PUT where something is")
         changes = call.changes(note)
         changes.put(*name, fields, if_match=wanted, if_absent=absent)
-        if local:
+        if local and changes.strength is not Strength.SERIAL:
             changes.strength = Strength.LOCAL
         made = call.commit(on, changes)
         return written(call, on.database, name, made, status=201 if absent and made.reference else 200)
@@ -373,5 +373,5 @@ def written(call: Call, database: Database, name: DocumentId, made: Commit, *, s
             state = reader.document(name)
         made = replace(made, etags={} if state is None else {name: state.etag})
     etag = made.etags.get(name)
-    headers = call.applied() | ({"ETag": f'"{etag}"'} if etag else {})
-    return answer(commit_json(name, made), status, headers)
+    headers = {"ETag": f'"{etag}"'} if etag else {}
+    return call.answer_commit(made, commit_json(name, made), headers, status)

@@ -138,9 +138,10 @@ def _take_body(session: Session, database: Database, body: bytes) -> None:
 
 
 def _settle(database: Database, events: tuple[Event, ...]) -> None:
-    """Carry out erasures that came in."""
+    """Carry out erasures that came in, and decide what was proposed to a home that is here."""
     if any(isinstance(event, TookIn) and event.report.entries for event in events):
         settle_erasures(database)
+        database.decide_pending()
 
 
 def _answer(session: Session, slots: _Slots) -> Iterator[bytes]:

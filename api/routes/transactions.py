@@ -24,7 +24,7 @@ from api.models import (
     UndeleteChange,
 )
 from api.problems import problem_of
-from api.routes.dependencies import Call, Called, Note, On, Routes, answer, check_collection, json_bytes, ndjson
+from api.routes.dependencies import Call, Called, Note, On, Routes, check_collection, json_bytes, ndjson
 from api.routes.documents import AsOfTime, AxisName
 from api.routes.forms import as_of_json, commit_json, listed_json, place_json, point_in_time
 from identity.errors import AuditError, LimitExceeded, MalformedError
@@ -80,7 +80,7 @@ def commit_transaction(call: Called, database: str) -> Response:
             _add(changes, change, types)
         made = call.commit(on, changes)
         found = {str(name): etag or None for name, etag in sorted(made.etags.items())}
-        return answer({**commit_json(None, made), "etags": found}, headers=call.applied())
+        return call.answer_commit(made, {**commit_json(None, made), "etags": found}, {}, 200)
 
     return call.once(commit)
 

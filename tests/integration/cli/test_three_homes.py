@@ -184,4 +184,6 @@ def test_another_number_lets_nobody_in(shell: Any, node: Served) -> None:
     assert offering.returncode == 77, said
     assert guest("db", "list", "--json").json == []
     assert len(shell("db", "members", "bank", "--json").json) == 1
-    assert "nothing is offered" in guest("pair", "join", node.url, "BBBB-BBBB", "--device", "main", "--yes", code=77).err
+    assert (
+        "nothing is offered" in guest("pair", "join", node.url, "BBBB-BBBB", "--device", "main", "--yes", code=77).err
+    )

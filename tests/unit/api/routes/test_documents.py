@@ -167,9 +167,10 @@ def test_the_strength_of_a_condition_is_said(served: Any, strength: str) -> None
     assert "preference-applied" not in served.put("4711", owner="X").headers
 
 
-def test_serial_conditions_are_not_done_here(served: Any) -> None:
+def test_a_serial_write_takes_a_home(served: Any) -> None:
     refused = served("PUT", NOVAK, {"owner": "Novak"}, Prefer="serial")
-    assert (refused.status_code, problem(refused)) == (501, "not-implemented")
+    assert (refused.status_code, problem(refused)) == (409, "refused")
+    assert "home" in refused.json()["detail"]
     assert served("GET", NOVAK).status_code == 404
 
 
