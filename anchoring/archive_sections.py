@@ -220,7 +220,7 @@ def _keep_anchor(tx: SqlWriteTransaction, payload: bytes, purpose: Purpose, abov
     anchor = _parse_anchor(payload)
     if anchor.size <= above:
         raise MalformedError(f"archive: the anchor of size {anchor.size} is doubled or out of order")
-    if purpose is Purpose.EXPORT and anchor.state is not AnchorState.FINAL:
+    if purpose is not Purpose.BACKUP and anchor.state is not AnchorState.FINAL:
         raise MalformedError(f"archive: an export with an anchor that is {anchor.state.value}")
     if tx.checkpoint(anchor.size) is None:
         raise VerificationError(f"archive: an anchor of size {anchor.size}, which is no checkpoint's")
@@ -257,7 +257,7 @@ def _parse_state(text: str) -> AnchorState:
 
 
 def _keep_transaction(tx: SqlWriteTransaction, payload: bytes, anchor: StoredAnchor, purpose: Purpose) -> None:
-    if purpose is Purpose.EXPORT:
+    if purpose is not Purpose.BACKUP:
         raise MalformedError("archive: an export with a transaction of the outbox")
     fields = Fields(decode(payload), "archive: transaction")
     raw = fields.bytes("raw")

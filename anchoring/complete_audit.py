@@ -38,6 +38,7 @@ from anchoring.storage import newest_final_anchor
 from anchoring.times import JudgedTokens
 from identity.errors import MalformedError
 from identity.verdict import Status
+from ledger.archive import Purpose
 from ledger.archive_reader import ArchiveFault, LoadedArchive
 from ledger.entry import parse_entry
 from ledger.identities import key_history
@@ -82,6 +83,8 @@ def audit_archive(
         ),
         store.read() as tx,
     ):
+        if loaded.header.purpose is Purpose.LOG:
+            raise MalformedError("an archive of a log alone: without the feeds nothing can be said to be complete")
         return _Examination(tx, policy, now_ms).run(loaded, faults, view_of)
 
 

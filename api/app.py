@@ -18,6 +18,7 @@ from api.metrics import Metrics
 from api.openapi import make_openapi
 from api.problems import KINDS, METHOD_NOT_ALLOWED, PROBLEM_JSON, NotFound, Problem, RequestFailed, problem_of
 from api.routes import (
+    backups,
     changes,
     databases,
     documents,
@@ -26,6 +27,7 @@ from api.routes import (
     history,
     identities,
     ledger,
+    logs,
     pairings,
     queries,
     retention,
@@ -53,10 +55,12 @@ _ROUTES = (
     changes.routes,
     retention.routes,
     ledger.routes,
+    logs.routes,
     evidence.routes,
     identities.routes,
     pairings.routes,
     serial.routes,
+    backups.routes,
     sync_router(ServiceHost()),
 )
 

@@ -14,13 +14,15 @@ import json
 import os
 import re
 import secrets
+import shutil
+import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from contextlib import closing as closed_after
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from anchoring.archive_file import archived_store, load_archive, write_archive
 from anchoring.chain.closing import load_closing
@@ -31,7 +33,7 @@ from api.founding import in_place_of, new_store
 from api.home import Home
 from api.settings import HttpAuthoritySettings, Settings, parse_settings, read_settings_file
 from identity.durable import PRIVATE, create_file, drafted
-from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError
+from identity.errors import ConfigurationError, MalformedError, RefusedError, StorageError, VerificationError
 from ledger.archive import ArchiveTotals, Purpose
 from ledger.archive_files import MAX_FILES_BYTES, check_path
 from ledger.archive_reader import LoadedArchive
@@ -43,12 +45,16 @@ from ledger.storage.start_up import Succession, add_succession, load_store_id
 from ledger.succession import retire_local_feeds
 from sync.document_keys import DocumentKeys
 
+if TYPE_CHECKING:
+    from api.remote import RemoteNode
+
 __all__ = [
     "Backup",
     "Restored",
     "create_backup",
     "document_keys_beside",
     "export_archive",
+    "fetch_backup",
     "open_snapshot",
     "restore_home",
     "verify_archive",
@@ -59,6 +65,7 @@ Advance = Callable[[int], None]
 
 _RESTORED = "restored"
 _SETTINGS, _KEYSTORE, _POLICY, _HEADERS = "holdfast.toml", "keystore.hfk", "policy.toml", "headers.jsonl"
+_PEERS = "peers.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +184,7 @@ def open_snapshot(settings: Settings) -> Iterator[SqlStore]:
 def _home_files(home: Home, settings: Settings, *, with_keystore: bool) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The files of the home that go into a backup, by path, and certificates that lie elsewhere and do not."""
     files = {_SETTINGS: read_settings_file(home.settings)}
-    sources = {_POLICY: home.policy, _HEADERS: home.headers}
+    sources = {_POLICY: home.policy, _HEADERS: home.headers, _PEERS: home.peers}
     if with_keystore:
         sources[_KEYSTORE] = settings.keystore
     outside = []
@@ -231,6 +238,27 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             yield stream
     except FileExistsError as exc:
         raise refused from exc
+
+
+_MOST_BACKUP_BYTES: Final = 1 << 42
+
+
+def fetch_backup(
+    remote: RemoteNode, path: Path, *, with_keystore: bool, advance: Advance | None = None
+) -> LoadedArchive:
+    """Have a node make a backup of itself, verify all of it, and put it at ``path``, where there must be nothing.
+
+    Raises as ``RemoteNode.save`` and ``load_archive``, ``RefusedError`` when something is there. Then there is no file.
+    """
+    with _new_file(path) as out, tempfile.TemporaryFile(dir=path.parent) as made:
+        remote.save("POST", "/v1/backup", made, {"keystore": with_keystore}, most=_MOST_BACKUP_BYTES)
+        made.seek(0)
+        loaded = verify_archive(made, advance=advance)
+        if loaded.header.purpose is not Purpose.BACKUP:
+            raise VerificationError("what the node gave is no backup")
+        made.seek(0)
+        shutil.copyfileobj(made, out)
+        return loaded
 
 
 # --- in -------------------------------------------------------------------------------------------------------------

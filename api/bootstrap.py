@@ -98,7 +98,9 @@ class Session:
         self.home = home
         self.tokens = tokens
         self.settings = settings
-        self.start_up = StartUp(self, tell or _ignore)
+        self.tell = tell or _ignore
+        """Given what the user has to know, in one sentence."""
+        self.start_up = StartUp(self, self.tell)
         self.vault = Vault(store, self.start_up, tokens.signer)
         self._opened = ExitStack()
         self._dev_reader = self._opened.enter_context(ExitStack())

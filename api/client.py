@@ -11,17 +11,18 @@ What a node says is verified before it counts; it is trusted with nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from api.access.signing import RequestSigner
 from api.databases import Databases, open_home
+from api.log_exchange import exchange_logs
 from api.peer import Outcome, Peer
 from api.peers import PairedNode, load_peers
-from api.remote import RemoteNode
-from identity.errors import MissingEvidenceError, RefusedError, TransportError
+from api.remote import RemoteNode, RemoteProblem
+from identity.errors import MalformedError, MissingEvidenceError, RefusedError, TransportError, VerificationError
 from sync.database import Database, DatabaseInfo
 from sync.replica import DatabaseReplica, NewReplica
 from sync.retention import settle_erasures
@@ -110,7 +111,13 @@ class ReplicaHome:
             except (MissingEvidenceError, RefusedError):
                 if name is not None:
                     raise
+        self._exchange_logs(url, [one.database.uid for one in done])
         return done
+
+    def _exchange_logs(self, url: str, databases: list[bytes]) -> None:
+        """Keep the node's checkpoint log, and let it keep this one's; a node that does not, is still synced with."""
+        with suppress(MalformedError, RemoteProblem, TransportError, VerificationError), self.node(url) as node:
+            exchange_logs(self._session, node, databases)
 
     def close(self) -> None:
         """Write what is on its way, and release the keys. Idempotent."""

@@ -24,6 +24,7 @@ from api.vault import device_signer
 from identity.errors import MalformedError, MissingEvidenceError, RefusedError
 from identity.textforms import check_name, is_whole_id
 from ledger.entry import parse_entry
+from ledger.lineage import find_successor
 from ledger.manifest import describe, device_key, parse_manifest
 from ledger.store import FeedKey, ReadTransaction
 from ledger.succession import newest_continuation
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 __all__ = ["Databases", "TakenIn", "open_databases", "open_home", "take_in"]
 
 _SALT_BYTES: Final = 16
+_FEEDS: Final = feed_name(b"")
+"""How the names of all feeds of databases begin."""
 _LEAST_PREFIX: Final = 6
 """Hex digits of a database's id that can stand for it."""
 
@@ -96,6 +99,7 @@ class Databases:
         self._ring = ring
         self._closing = opened or ExitStack()
         self._writer: StoreWriter | None = None
+        self._has_asked = False
 
     # --- finding ---
 
@@ -144,6 +148,7 @@ class Databases:
         """The same for a database whose id is known."""
         if self._ring is None:
             return self._reading(uid)
+        self._ask_own_heads(self._ring)
         database = self._opened(uid, self._feed(self._ring, uid, device))
         database.take_new()
         settle_erasures(database)
@@ -248,6 +253,21 @@ class Databases:
         store = self._session.vault.store
         return Database(store, uid, self._session.now_ms, writer=self.writer(), feed=feed, keys=self.keys)
 
+    def _ask_own_heads(self, ring: KeyRing) -> None:
+        """Before a store that was put back begins new feeds: others may hold what it does not know of any more."""
+        session = self._session
+        if self._has_asked or not session.home.peers.exists():
+            return
+        session.vault.require_appendable()  # says by the sentinel whether it was put back
+        if _begins_new_feeds(session.vault.store):
+            from api.peer_recovery import ask_own_heads
+
+            names = sorted(self._good_devices(ring))
+            if names:
+                signer = device_signer(ring, names[0], session.tokens.signer)
+                ask_own_heads(session, signer, session.tell)
+        self._has_asked = True
+
     def _feed(self, ring: KeyRing, uid: bytes, device: str | None) -> FeedKey:
         """The feed of the database that this device writes, begun if there is none."""
         vault = self._session.vault
@@ -271,6 +291,19 @@ class Databases:
     def _good_devices(self, ring: KeyRing) -> set[str]:
         known = self._session.vault.history().devices
         return {name for name, key in ring.device_keys().items() if key in known and known[key].revocation is None}
+
+
+def _begins_new_feeds(store: SqlStore) -> bool:
+    """Whether the next write to a database begins a feed that goes on from a retired one."""
+    with store.read() as tx:
+        for state in tx.feeds():
+            if not (state.local and state.retired and state.length):
+                continue
+            description = describe(parse_manifest(state.manifest))
+            is_ours = description is not None and description.name.startswith(_FEEDS)
+            if is_ours and find_successor(tx, state.key) is None:
+                return True
+    return False
 
 
 def _has_begun(store: SqlStore, uid: bytes) -> bool:

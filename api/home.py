@@ -8,6 +8,7 @@
     keys.db           the keys of sealed values, in the clear: they are erased by destroying them
     forks/            proofs of forks that were met
     peers.json        nodes that this home was paired with
+    logs/             checkpoint logs that are kept for other nodes
     founding.request  what the holders of the root keys have to sign before there is an identity; then gone
 
 The development chain and authority live elsewhere: a home that is restored must not restore them.
@@ -69,6 +70,10 @@ class Home:
     @property
     def peers(self) -> Path:
         return self.root / "peers.json"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
 
     @property
     def last_check(self) -> Path:

@@ -60,10 +60,14 @@ __all__ = [
     "IdentityModel",
     "ImportLine",
     "IncrementChange",
+    "KeptLogModel",
     "ListedCheckpoint",
+    "ListedLog",
     "ListedModel",
+    "LogList",
     "MemberList",
     "MemberModel",
+    "NewBackup",
     "NewCheckpoint",
     "NewDatabase",
     "OpModel",
@@ -804,6 +808,36 @@ class RollbackModel(_Shape):
     state: str
     writable: bool
     detail: str
+
+
+class ListedLog(BaseModel):
+    """A checkpoint log that a node has: its own, or one that it keeps for another. ``size`` is that of a checkpoint."""
+
+    log: str
+    identity: str
+    size: int
+    own: bool
+
+
+class LogList(_Shape):
+    """The checkpoint logs that a node has."""
+
+    logs: list[ListedLog]
+
+
+class KeptLogModel(_Shape):
+    """What a node keeps of a log now."""
+
+    log: str
+    identity: str
+    size: int
+    own: bool
+
+
+class NewBackup(_Body):
+    """A backup that is to be made. ``keystore``: with the keystore in it, encrypted as it is."""
+
+    keystore: bool = False
 
 
 class AuditModel(_Shape):

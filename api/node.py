@@ -18,6 +18,7 @@ from anchoring.rollback import RollbackState
 from api.access.action import Action, Caller, Grant
 from api.access.request import HttpRequest
 from api.databases import Databases
+from api.kept_logs import KeptLogs
 from api.pairing import Offers
 from api.pool import trusted_by_home
 from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
@@ -75,6 +76,7 @@ class Node:
         self.ring = ring
         self._device = device or session.settings.service.device
         self.offers = Offers()
+        self.logs = KeptLogs(session.home.logs)
         self.closing = threading.Event()
         """Set when the node is about to stop: who waits for changes is sent home."""
         self._ticks_s = ticks_s
@@ -86,6 +88,7 @@ class Node:
         self.gate = self._open_gate() if gate is None else gate
         self._lock = threading.Lock()
         self._auditing = threading.Lock()
+        self._backing_up = threading.Lock()
         self._open: dict[bytes, Database] = {}
         self._open_to_read: dict[bytes, Database] = {}
         self._failed: tuple[float, AuditError] | None = None
@@ -166,6 +169,16 @@ class Node:
         finally:
             if is_first:
                 self._auditing.release()
+
+    @contextmanager
+    def backing_up(self) -> Iterator[None]:
+        """Around a backup. Raises ``StoreBusy`` while another one is under way."""
+        if not self._backing_up.acquire(blocking=False):
+            raise StoreBusy("a backup is under way", hint="try again later")
+        try:
+            yield
+        finally:
+            self._backing_up.release()
 
     def queued(self) -> int:
         """How many writes wait for the writer's next turn."""

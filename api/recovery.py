@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from api.bootstrap import Session
     from ledger.storage.sql import SqlReadTransaction, SqlStore, SqlWriteTransaction
 
-__all__ = ["Fetched", "fetch_missing"]
+__all__ = ["Fetched", "fetch_missing", "take_feeds"]
 
 _STORE: Final = b"SQLite format 3\0"
 _RECOVERED: Final = "recovered"
@@ -105,6 +105,17 @@ def fetch_missing(
     session.start_up.adopt()
     fetched = found[0]
     return Fetched(fetched.statements, fetched.entries, fetched.retired, fetched.check, (*fetched.missing, *known))
+
+
+def take_feeds(session: Session, files: Sequence[Path]) -> int:
+    """Take in feed exports, all or none, into a store that may be written to. Returns how many entries came.
+
+    What this node wrote, and has forgotten, comes in retired. Raises as ``ingest_feed``.
+    """
+    counts = _Counts()
+    with session.vault.store.write() as tx:
+        _take_files(tx, files, counts, session.now_ms())
+    return counts.entries
 
 
 def _require_whole(check: RollbackCheck, shortfalls: Sequence[Shortfall]) -> None:

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 import httpx
 
 from api.access.signing import RequestSigner
-from identity.errors import MalformedError, RefusedError, TransportError
+from identity.errors import MalformedError, RefusedError, StorageError, TransportError
 from identity.jsontext import parse_json
 from identity.keys import Signer
 
@@ -105,13 +105,52 @@ class RemoteNode:
 
         Raises ``RemoteProblem`` when the node refuses it, ``TransportError`` when it does not answer, or not as a node.
         """
+        with self._asking(method, path, body, query, headers) as response:
+            return _read(response)
+
+    def save(
+        self,
+        method: str,
+        path: str,
+        out: BinaryIO,
+        body: Any = None,
+        *,
+        most: int,
+        query: Mapping[str, str] | None = None,
+    ) -> int:
+        """Send a request and write the body of the answer to ``out``, as it comes: no more than ``most`` bytes.
+
+        Returns how many. Raises as ``ask``, and ``StorageError`` when writing fails.
+        """
+        size = 0
+        with self._asking(method, path, body, query, None) as response:
+            if not response.is_success:
+                _read(response)
+                raise TransportError(f"the node answered {response.status_code}, which says nothing")
+            for part in _bounded(response.iter_bytes(_PIECE), most):
+                try:
+                    out.write(part)
+                except OSError as exc:
+                    raise StorageError(f"cannot write what {self.url} sends: {exc.strerror}") from exc
+                size += len(part)
+        return size
+
+    @contextmanager
+    def _asking(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        query: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+    ) -> Iterator[httpx.Response]:
         content, more = _content(body)
         url = str(httpx.URL(self.url + path, params=query)) if query else self.url + path
         plain = {**more, **(headers or {})}
         signed = {**plain, **self.sign(method, url, plain, content)}
         try:
             with self._client.stream(method, url, content=content, headers=signed) as response:
-                return _read(response)
+                yield response
         except httpx.TimeoutException as exc:
             raise TransportError(f"{self.url} did not answer in time", hint="try again later") from exc
         except httpx.HTTPError as exc:

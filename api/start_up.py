@@ -44,8 +44,8 @@ _LOST: Final = (Reason.BEHIND, Reason.REWRITTEN)
 _SUCCEED: Final = "holdfast recover succeed"
 _WAYS_OUT: Final = {
     RollbackState.BEHIND_ANCHOR: (
-        "holdfast recover fetch FILE..., with a peer's exports or a newer backup; when nobody has what is "
-        f"missing: {_SUCCEED}"
+        "holdfast recover fetch asks the nodes that this home was paired with; recover fetch FILE... takes a newer "
+        f"backup or exports; when nobody has what is missing: {_SUCCEED}"
     ),
     RollbackState.DIVERGED: f"put back a copy of the history that was anchored; when there is none: {_SUCCEED}",
     RollbackState.FOREIGN_CHAIN: (

@@ -56,6 +56,8 @@ class Purpose(StrEnum):
     """To bring the store back: everything that it holds, and files of its home."""
     EXPORT = "export"
     """To be audited by an outsider: the complete log and its feeds, no local matters."""
+    LOG = "log"
+    """To be kept by another node: the complete log with its tokens and receipts, and no feed."""
 
 
 @dataclass(frozen=True, slots=True)

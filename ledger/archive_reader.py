@@ -140,6 +140,11 @@ class _Loading:
         """Whether the archive's complete log was to be here, and did not hold."""
         return self.faults is not None and self.header.log is not None and self.log is None and self.header.log.size > 1
 
+    @property
+    def is_log_alone(self) -> bool:
+        """Whether the archive is one without feeds, so that what the log says of them is not compared."""
+        return self.header.purpose is Purpose.LOG
+
     # -- faults ------------------------------------------------------------------------------------------------------
 
     def refuse(self, section: str, about: bytes, error: AuditError, reason: FaultReason | None = None) -> None:
@@ -270,7 +275,8 @@ class _Loading:
             if len(history.events) != len(self.tx.identity_events(identity)):
                 error = MalformedError(f"archive: the log lacks events of identity {identity.hex()}")
                 self.refuse(LOG, identity, error, FaultReason.EVENTS_TRUNCATED)
-        for short in find_shortfalls(self.tx, found.replay.feeds):
+        shortfalls = [] if self.is_log_alone else find_shortfalls(self.tx, found.replay.feeds)
+        for short in shortfalls:
             self._refuse_shortfall(short, kept.contradicted)
         self.log = found
 
@@ -319,7 +325,8 @@ def load_sections(
     """
     if tx.feeds() or tx.identities() or tx.log() is not None:
         raise RefusedError("the store is not empty")
-
+    if reader.header.purpose is Purpose.LOG and (reader.header.feeds or reader.header.log is None):
+        raise MalformedError("archive: one of a log holds a log, and no feed")
     loading = _Loading(tx, reader.header, advance, _histories(tx), faults, pool)
     own: dict[str, SectionReader] = {
         IDENTITIES: loading.identities,
@@ -460,6 +467,8 @@ class _KeptLog:
     def _check_head(self, leaf: bytes) -> None:
         """The signed head that a leaf states has to be here: evidence is made with it."""
         statement = parse_statement(leaf)
+        if self._loading.is_log_alone:
+            return
         if isinstance(statement, FeedHead) and statement.key not in self.contradicted:
             for fault in head_faults(self._tx, self._size, statement):
                 error = VerificationError(f"archive: {fault}")

@@ -61,15 +61,16 @@ class Contents:
 def contents_of(tx: ReadTransaction, purpose: Purpose) -> Contents:
     """What an archive for ``purpose`` holds of this snapshot: everything, or what the log speaks of.
 
-    An export holds the identities that the newest checkpoint states and every feed of theirs. Raises
-    ``MissingEvidenceError`` for an export of a store without a checkpoint, ``RefusedError`` for a feed that is not
-    one of ours.
+    An export holds the identities that the newest checkpoint states and every feed of theirs, an archive of a log these
+    identities and no feed. Raises ``MissingEvidenceError`` for either of a store without a checkpoint,
+    ``RefusedError`` for a feed that is not one of ours.
     """
     state = tx.log()
     log = None if state is None else LogFacts(state.log_id, state.size)
-    feeds = [(feed, _identity_of(feed)) for feed in tx.feeds()]
+    held = [] if purpose is Purpose.LOG else tx.feeds()
+    feeds = [(feed, _identity_of(feed)) for feed in held]
     identities = tuple(tx.identities())
-    if purpose is Purpose.EXPORT:
+    if purpose is not Purpose.BACKUP:
         stated = _stated_identities(tx)
         identities = tuple(identity for identity in identities if identity in stated)
         feeds = [(feed, identity) for feed, identity in feeds if identity in stated]

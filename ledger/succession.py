@@ -14,11 +14,18 @@ from ledger.feed import check_device, create_feed_in, feed_state
 from ledger.head import FORK, verify_head
 from ledger.identities import key_history
 from ledger.lineage import find_successor
-from ledger.manifest import Continuation, describe, device_key, parse_manifest
+from ledger.manifest import Continuation, Manifest, describe, device_key, feed_key, parse_manifest
 from ledger.merkle import TreeBuilder, tree_hash
 from ledger.store import FeedKey, FeedState, ReadTransaction, WriteTransaction
 
-__all__ = ["continue_feed", "copy_feed_to", "feed_to_append", "newest_continuation", "retire_local_feeds"]
+__all__ = [
+    "continue_feed",
+    "copy_feed_to",
+    "feed_to_append",
+    "newest_continuation",
+    "retire_local_feeds",
+    "was_written_here",
+]
 
 
 def retire_local_feeds(tx: WriteTransaction, keep: Container[FeedKey] = ()) -> list[FeedKey]:
@@ -118,3 +125,31 @@ def newest_continuation(tx: ReadTransaction, key: FeedKey) -> FeedKey:
     while name is not None and (key, name) in following:
         key = following[key, name]
     return key
+
+
+def was_written_here(tx: ReadTransaction, manifest: Manifest) -> bool:
+    """Whether a feed that comes from somebody else, and is new here, is one that this node wrote and has forgotten.
+
+    Its device signs feeds of this store, and it stands where that device's next feed would: it goes on from a retired
+    one, or is the device's first of that name. Such a feed has to come in as a local one, retired: else this node would
+    begin another feed in its place, and that is a fork.
+    """
+    description = describe(manifest)
+    if description is None:
+        return False
+    own: list[tuple[FeedState, str, bool]] = []
+    for state in tx.feeds():
+        if not state.local or state.key == feed_key(manifest):
+            continue
+        other = parse_manifest(state.manifest)
+        told = describe(other)
+        if told is not None and told.identity == description.identity:
+            own.append((state, told.name, other.signers == manifest.signers))
+    if not any(is_same for _, _, is_same in own):
+        return False
+    if description.continues is None:
+        return not any(is_same and name == description.name for _, name, is_same in own)
+    older = description.continues.key
+    return any(
+        is_same and name == description.name and state.key == older and state.retired for state, name, is_same in own
+    )

@@ -44,6 +44,7 @@ from ledger.manifest import (
 )
 from ledger.merkle import EMPTY_TREE_HASH, HASH_BYTES, MAX_LENGTH, Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, ReadTransaction, SignedHead, Store, WriteTransaction, stored_tree_hash
+from ledger.succession import was_written_here
 
 __all__ = [
     "FIRST_LINE",
@@ -177,7 +178,8 @@ def ingest_feed_in(
 ) -> IngestResult:
     """``ingest_feed`` in the caller's transaction, which must not be committed when this raises.
 
-    ``local`` is what a feed that is new here becomes. With ``history_of``, which gives the history of an identity, the
+    ``local`` is what a feed that is new here becomes; without it too when this node wrote it, and has forgotten it
+    (``was_written_here``). With ``history_of``, which gives the history of an identity, the
     export has to be one without events: the form that an archive holds. Then the caller has to hold all feeds against
     each other when the last one is in (``check_all_lineages``). A ``pool`` of threads verifies the signatures beside
     the hashing; all of them are verified when this returns.
@@ -188,6 +190,7 @@ def ingest_feed_in(
     manifest = _read_manifest(*next(records))
     if history_of is None:
         identity, following = _read_events(tx, manifest, records)
+        local = local or was_written_here(tx, manifest)
     else:
         identity, following = _identity_of(manifest), next(records)
         _check_member(history_of(identity), manifest)

@@ -25,6 +25,7 @@ from ledger.identities import add_events, key_history
 from ledger.manifest import Manifest, describe, encode_manifest, feed_key, parse_manifest
 from ledger.merkle import Node, TreeBuilder
 from ledger.store import FeedKey, FeedState, SignedHead
+from ledger.succession import was_written_here
 from ledger.transfer import MAX_EVENTS, MAX_EVENTS_BYTES
 from sync.lineage import Lineage, description_of, rival_proof
 from sync.report import FoundFork, SideReason
@@ -236,7 +237,9 @@ class _Feed:
         conflict = self.receiving.lineage.conflict_of(self.key, self.manifest)
         if conflict is None:
             tx = self.receiving.tx
-            self._state = tx.create_feed(self.key, encode_manifest(self.manifest), local=False)
+            # What this node wrote and has forgotten is its own, and retired with the first block that comes.
+            local = was_written_here(tx, self.manifest)
+            self._state = tx.create_feed(self.key, encode_manifest(self.manifest), local=local)
             self.receiving.lineage.add(self.key, self.manifest)
             line = Line(tx, self.receiving.sides.queries, self.key, LEDGER, 0, 0)
             self.lines.append(line)

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from api.cli.db_common import Device
 from api.cli.files import open_input
 from api.cli.group import CommandGroup, invocation
 from api.cli.progress import progress
+from api.cli.session import PassphraseFile, as_usage, open_keys, opened, speaking_device
 from api.cli.times import time_text
 from api.settings import find_home, load_settings
 from identity.errors import RefusedError
@@ -28,22 +30,36 @@ group = CommandGroup("backup", "A home in one file: made while others write, and
     examples=[
         "holdfast backup create /mnt/safe/ledger-monday.backup",
         "holdfast backup create ledger.backup --no-keystore",
+        "holdfast backup create node.backup --node https://bank.example --keystore",
     ],
 )
 def create(
     ctx: typer.Context,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write; nothing may be there.")],
     keystore: Annotated[
-        bool, typer.Option("--keystore/--no-keystore", help="Put the keystore in, encrypted as it is.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--keystore/--no-keystore",
+            help="Put the keystore in, encrypted as it is. Default: yes, and no from a node.",
+        ),
+    ] = None,
     document_keys: Annotated[
         bool,
         typer.Option("--document-keys/--no-document-keys", help="Copy the keys of sealed values to FILE.keys."),
     ] = True,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            "--node", metavar="URL", help="A backup of that node, of which this home's identity is the owner."
+        ),
+    ] = None,
+    device: Device = None,
+    passphrase_file: PassphraseFile = None,
 ) -> None:
     """Write a backup of this home: store, settings, policy, pinned headers and keystore, of one moment.
 
-    The keys of sealed values go into a file of their own beside it, FILE.keys, where later erasures find them.
+    The keys of sealed values go into a file of their own beside it, FILE.keys, where later erasures find them. With
+    --node it is the node's home: what comes is verified, and the keys of sealed values stay there.
 
     Not in it: the keystore's passphrase, the recovery phrase, and the chain. Entries in it can be read by whoever has
     the file.
@@ -52,6 +68,10 @@ def create(
     from api.bootstrap import now_ms
 
     run = invocation(ctx)
+    if node is not None:
+        _create_from(ctx, node, file, device, passphrase_file, with_keystore=bool(keystore))
+        return
+    keystore = keystore is not False
     home = find_home(run.named_home, run.environ)
     settings = load_settings(home, run.environ)
     with progress(run.out, f"backup {file.name}") as advance:
@@ -89,6 +109,26 @@ def create(
         run.out.note(f"not in it: {made.partial} feeds that are held in part; others have them, with their proofs")
     for path in made.outside:
         run.out.note(f"not in it, because it lies outside the home: {path}")
+
+
+def _create_from(
+    ctx: typer.Context, url: str, file: Path, device: str | None, passphrase_file: Path | None, *, with_keystore: bool
+) -> None:
+    """Fetch a backup of a node, and say so when it was verified and is there."""
+    from api.backup import fetch_backup
+    from api.remote import RemoteNode
+
+    run = invocation(ctx)
+    with opened(ctx, read_only=True) as session:
+        ring, _ = open_keys(ctx, session, passphrase_file)
+        with as_usage():
+            remote = RemoteNode(url, speaking_device(session, ring, device))
+        with remote, progress(run.out, f"verify {file.name}") as advance:
+            loaded = fetch_backup(remote, file, with_keystore=with_keystore, advance=advance)
+    run.out.record("archive", {"verdict": "PASSED", **archive_facts(run.out, loaded)})
+    run.out.note("not in it: the keystore's passphrase, the recovery phrase, the chain, the keys of sealed values")
+    if not with_keystore:
+        run.out.note("the keystore is not in it: without another copy nothing can be written after a restore")
 
 
 @group.add(

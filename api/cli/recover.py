@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from api.cli.exit_codes import ExitCode
+from api.cli.db_common import Device
+from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.group import CommandGroup, Invocation, invocation
-from api.cli.session import PassphraseFile, open_keys, opened
+from api.cli.session import PassphraseFile, as_usage, open_keys, opened, speaking_device
 from identity.errors import RefusedError
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
     from api.cli.output import Output, Plain
+    from api.recovery import Fetched
     from identity.keystore import KeyRing
 
 __all__ = ["group"]
@@ -28,6 +30,8 @@ group = CommandGroup("recover", "Ways out of a read-only state: fetch what is mi
 @group.add(
     "fetch",
     examples=[
+        "holdfast recover fetch",
+        "holdfast recover fetch --node https://bank.example",
         "holdfast recover fetch complete.log ledger.feed approvals.feed",
         "holdfast recover fetch /mnt/safe/ledger-tuesday.backup --dry-run",
     ],
@@ -35,20 +39,27 @@ group = CommandGroup("recover", "Ways out of a read-only state: fetch what is mi
 def fetch(
     ctx: typer.Context,
     files: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Argument(
-            metavar="FILE...",
+            metavar="[FILE...]",
             help="Of 'checkpoint export', 'feed export', 'backup create' or 'audit --export', or a copy of a store.",
         ),
-    ],
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option("--node", metavar="URL", help="Ask this node; may be repeated. Default without FILE: all paired."),
+    ] = None,
     partial: Annotated[
         bool, typer.Option("--partial", help="Keep what verifies although more is missing; the store stays read-only.")
     ] = False,
     dry_run: DryRun = False,
+    device: Device = None,
+    passphrase_file: PassphraseFile = None,
 ) -> ExitCode:
     """Bring back missing entries, heads and checkpoints from others, all of it verified, whole or not at all.
 
-    Afterwards writing goes on in new feeds. Exit code 77 when something is missing still.
+    From files, or from nodes that are running: those that this home was paired with, or that are named. Asking a node
+    takes the passphrase. Afterwards writing goes on in new feeds. Exit code 77 when something is missing still.
     """
     from anchoring.rollback import RollbackState
     from api.bootstrap import now_ms
@@ -57,7 +68,13 @@ def fetch(
 
     out = invocation(ctx).out
     with opened(ctx) as session:
-        found = fetch_missing(session, files, at_ms=now_ms(), partial=partial, dry_run=dry_run)
+        urls = _nodes(session, files, node)
+        if urls:
+            found = _fetch_from_nodes(
+                ctx, session, urls, files or [], device, passphrase_file, partial=partial, dry_run=dry_run
+            )
+        else:
+            found = fetch_missing(session, files or [], at_ms=now_ms(), partial=partial, dry_run=dry_run)
         if not dry_run:
             with Databases(session) as databases:
                 databases.take_in()
@@ -78,6 +95,42 @@ def fetch(
     if found.check.state is RollbackState.UNVERIFIED:
         return ExitCode.TRY_AGAIN
     return ExitCode.OK if found.check.state.writable else ExitCode.REFUSED
+
+
+def _nodes(session: Session, files: list[Path] | None, named: list[str] | None) -> list[str]:
+    """The nodes to ask. Raises ``UsageError`` when there is nobody and nothing to fetch from."""
+    from api.peers import load_peers
+    from api.remote import check_node_url
+
+    if named:
+        with as_usage():
+            return [check_node_url(url) for url in named]
+    if files:
+        return []
+    paired = [one.url for one in load_peers(session.home)]
+    if not paired:
+        raise UsageError("this home was paired with no node", hint="name one: --node URL, or give files")
+    return paired
+
+
+def _fetch_from_nodes(
+    ctx: typer.Context,
+    session: Session,
+    urls: list[str],
+    files: list[Path],
+    device: str | None,
+    passphrase_file: Path | None,
+    *,
+    partial: bool,
+    dry_run: bool,
+) -> Fetched:
+    from api.bootstrap import now_ms
+    from api.peer_recovery import fetch_from_nodes
+
+    ring, _ = open_keys(ctx, session, passphrase_file)
+    signer = speaking_device(session, ring, device)
+    tell = invocation(ctx).out.note
+    return fetch_from_nodes(session, signer, urls, files, at_ms=now_ms(), tell=tell, partial=partial, dry_run=dry_run)
 
 
 @group.add("succeed", examples=["holdfast recover succeed --dry-run", "holdfast recover succeed --chain-is-gone"])

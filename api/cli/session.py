@@ -19,6 +19,7 @@ from identity.textforms import check_name
 
 if TYPE_CHECKING:
     from api.vault import FeedInfo
+    from identity.keys import Signer
     from identity.keystore import KeyRing
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "open_keys",
     "opened",
     "pin_reader",
+    "speaking_device",
     "unlock",
     "unlock_to_replace",
 ]
@@ -92,6 +94,20 @@ def open_keys(ctx: typer.Context, session: Session, passphrase_file: Path | None
 
     passphrase = read_passphrase(passphrase_file, invocation(ctx).environ)
     return open_keystore(session.settings.keystore, passphrase), passphrase
+
+
+def speaking_device(session: Session, ring: KeyRing, device: str | None) -> Signer:
+    """The key that signs requests to nodes: of the device that is named, or of any that may.
+
+    Raises ``RefusedError`` when the keystore holds none.
+    """
+    from api.vault import device_signer
+
+    if device is None:
+        known = session.vault.history().devices
+        good = [name for name, key in ring.device_keys().items() if key in known and known[key].revocation is None]
+        device = min(good, default="")
+    return device_signer(ring, device, session.tokens.signer)
 
 
 def named_feed(session: Session, name_or_key: str) -> FeedInfo:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from api.cli.output import Output, Plain
     from api.databases import Databases
     from api.peer import LiveEvent, Outcome, Peer
+    from identity.keys import Signer
     from identity.keystore import KeyRing
     from sync.database import DatabaseInfo
     from sync.report import FoundFork, Waiting
@@ -59,7 +60,9 @@ def sync(
     A database that is new here is joined. What was taken in stays when the connection breaks; the next time goes on
     from there. Exit code 1 says that somebody is proven to have signed two histories, or that the peer has lied.
     """
+    from api.access.signing import RequestSigner
     from api.databases import Databases
+    from api.peer import Peer
 
     if sum((live, pull, push)) > 1:
         raise UsageError("--live, --pull and --push exclude each other")
@@ -67,28 +70,53 @@ def sync(
         raise UsageError("--live takes one database", hint="see 'holdfast db list'")
     with opened(ctx) as session:
         session.vault.require_writable()
-        peer = _peer(url, session, unlock(ctx, session, passphrase_file), device)
+        signer = _signer(session, unlock(ctx, session, passphrase_file), device)
+        with as_usage():
+            peer = Peer(url, RequestSigner(signer))
         with Databases(session) as databases:
             syncing = _Syncing(invocation(ctx).out, session, databases, peer)
             if live:
                 assert database is not None
+                _exchange_logs(ctx, session, signer, url, [info.uid for info in databases.known()])
                 return syncing.live(database)
             named = [info.uid.hex() for info in databases.known()] if database is None else [database]
             codes = [syncing.once(name, pull=pull, push=push) for name in named]
+            if not pull and not push:
+                _exchange_logs(ctx, session, signer, url, [info.uid for info in databases.known()])
     return max(codes, default=ExitCode.OK)
 
 
-def _peer(url: str, session: Session, ring: KeyRing, device: str | None) -> Peer:
-    from api.access.signing import RequestSigner
-    from api.peer import Peer
+def _signer(session: Session, ring: KeyRing, device: str | None) -> Signer:
     from api.vault import device_signer
 
     names = sorted(ring.device_keys())
     if device is None and len(names) != 1:
         raise UsageError("which device asks?", hint=f"--device with one of: {', '.join(names) or 'none'}")
-    signer = device_signer(ring, device or names[0], session.tokens.signer)
-    with as_usage():
-        return Peer(url, RequestSigner(signer))
+    return device_signer(ring, device or names[0], session.tokens.signer)
+
+
+def _exchange_logs(ctx: typer.Context, session: Session, signer: Signer, url: str, databases: list[bytes]) -> None:
+    """Keep the node's checkpoint log, and let it keep this one's. That it cannot be done fails no sync."""
+    from api.log_exchange import exchange_logs
+    from api.remote import RemoteNode, RemoteProblem
+    from identity.errors import MalformedError, TransportError, VerificationError
+
+    out = invocation(ctx).out
+    try:
+        with RemoteNode(url, signer) as remote:
+            done = exchange_logs(session, remote, databases)
+    except (MalformedError, RemoteProblem, TransportError, VerificationError) as exc:
+        out.note(f"the checkpoint logs were not exchanged: {exc}")
+        return
+    if done.kept_there is not None:
+        out.note(f"the node keeps this home's log up to {done.kept_there}")
+    if done.kept_here is not None:
+        out.note(f"the node's log is kept here up to {done.kept_here}")
+    if done.ahead:
+        out.note(
+            f"the node keeps {done.ahead} statements of this home's log that are not here: this store was put back; "
+            f"'holdfast recover fetch --node {url}' brings them"
+        )
 
 
 class _Syncing:

@@ -11,7 +11,9 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -208,3 +210,38 @@ def adopt(shell: Shell) -> None:
 def shell(fresh: Callable[[], Shell]) -> Shell:
     """``holdfast`` in a copy of the directory."""
     return fresh()
+
+
+@contextlib.contextmanager
+def serve(shell: Shell) -> Iterator[str]:
+    """The URL of the node of a home, in a thread of this process, which is open as long as the block lasts."""
+    import uvicorn
+
+    from api.app import create_app
+    from api.asgi import make_log
+    from api.node import Node
+    from identity.keystore import open_keystore
+
+    home = Home(shell.path(shell.home))
+    settings = load_settings(home, shell.environment())
+    with (
+        open_session(home, settings) as session,
+        contextlib.closing(Node(session, open_keystore(settings.keystore, PASSPHRASE))) as node,
+        contextlib.closing(socket.create_server(("127.0.0.1", 0))) as listening,
+    ):
+        app = create_app({"": node}, log=make_log(io.StringIO()))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="critical"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            node.closing.set()
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def served() -> Callable[[Shell], contextlib.AbstractContextManager[str]]:
+    """Serves homes."""
+    return serve

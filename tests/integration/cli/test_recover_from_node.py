@@ -1,0 +1,201 @@
+"""A home that was put back to an old backup, and another node that holds what it has forgotten."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from api.home import Home
+from api.kept_logs import KeptLogs
+from api.pairing import Party
+from api.peers import PairedNode, keep_peer
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def pair(shell: Any, served: Any) -> tuple[Any, Any]:
+    """A home with a database and a chain, and another one that has joined the database."""
+    shell, other = shell.at("young"), shell.at("other")
+    shell("db", "create", "bank")
+    put(shell, "1")
+    other("identity", "export", "-o", "other.events")
+    shell("identity", "import", "other.events")
+    shell("db", "admit", "bank", "other of a test")
+    sync(shell, other, served)
+    return shell, other
+
+
+def put(shell: Any, key: str, *options: str) -> Any:
+    return shell("db", "put", "bank", f"accounts/{key}", '{"owner": "Novak"}', *options)
+
+
+def keys(shell: Any) -> list[str]:
+    rows = shell("db", "list", "bank", "accounts", "--json").json
+    return sorted(row["key"] for row in rows if "key" in row)
+
+
+def sync(shell: Any, other: Any, served: Any) -> Any:
+    """Let the other home sync with the node of this one."""
+    with served(shell) as url:
+        return other("sync", url, "bank")
+
+
+def anchor(shell: Any) -> None:
+    shell("checkpoint", "create")
+    shell("anchor", "run")
+
+
+def restored(shell: Any, url: str | None = None) -> Any:
+    """The home of the old backup, which knows the other node by this address."""
+    shell("restore", "early.backup", "--home", "restored")
+    home = shell.at("restored")
+    if url is not None:
+        met(home, url)
+    return home
+
+
+def met(shell: Any, url: str) -> None:
+    keep_peer(Home(shell.path(shell.home)), PairedNode(url, Party(bytes(32), bytes(32)), "other", 1))
+
+
+def test_one_command_brings_an_old_backup_to_where_its_chain_is(pair: tuple[Any, Any], served: Any) -> None:
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    anchor(shell)
+    sync(shell, other, served)
+    put(shell, "3")
+    anchor(shell)
+    said = sync(shell, other, served).err
+    assert "the node's log is kept here up to" in said
+    home = restored(shell)
+    refused = home("db", "put", "bank", "accounts/4", "{}", code=77)
+    assert "behind-anchor" in refused.err
+    assert "holdfast recover fetch" in refused.err
+    home("recover", "fetch", code=64)  # it was paired with no node, so one has to be named
+    with served(other) as url:
+        met(home, url)
+        before = home("feed", "list", "--json").lines
+        (planned,) = home("recover", "fetch", "--dry-run", "--json").json
+        assert (planned["state"], planned["dry_run"]) == ("consistent", True)
+        assert home("feed", "list", "--json").lines == before
+        (told,) = home("recover", "fetch", "--json").json
+    assert (told["state"], told["missing"]) == ("consistent", [])
+    assert told["statements"] > 0
+    assert keys(home) == keys(shell) == ["1", "2", "3"]
+    home("audit")
+    home("db", "audit", "bank")
+    put(home, "4")
+    anchor(home)
+    home("audit")
+    sync(home, other, served)
+    assert keys(other) == ["1", "2", "3", "4"]
+    assert not list(Path(shell.directory).rglob("forks/*"))
+
+
+def test_a_node_that_keeps_no_log_brings_the_feeds_alone(pair: tuple[Any, Any], served: Any) -> None:
+    """Then nothing is kept, and what is missing is said; with --partial the entries are."""
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    anchor(shell)
+    with served(shell) as url:
+        other("sync", url, "bank", "--pull")
+    home = restored(shell)
+    with served(other) as url:
+        refused = home("recover", "fetch", "--node", url, code=77)
+        assert "it keeps no more of the log than is here" in refused.err
+        assert "holdfast recover succeed" in refused.err
+        assert keys(home) == ["1"]
+        ran = home("recover", "fetch", "--node", url, "--partial", "--json", code=77)
+    assert ran.json[0]["state"] == "behind-anchor"
+    assert keys(home) == ["1", "2"]
+
+
+def test_a_restored_home_asks_for_its_own_heads_before_its_first_append(pair: tuple[Any, Any], served: Any) -> None:
+    """Nothing was anchored since, so the chain shows nothing; it was restored twice, so a feed is missing whole."""
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    once = restored(shell)
+    put(once, "2")
+    sync(once, other, served)
+    shell("restore", "early.backup", "--home", "twice")
+    twice = shell.at("twice")
+    with served(other) as url:
+        met(twice, url)
+        ran = put(twice, "3")
+        assert "1 entries of this home were brought back" in ran.err
+        assert "brought back" not in put(twice, "4").err
+    assert keys(twice) == ["1", "2", "3", "4"]
+    said = sync(twice, other, served)
+    assert "signed twice" not in said.err
+    assert keys(other) == ["1", "2", "3", "4"]
+    other("db", "audit", "bank")
+
+
+def test_a_sync_before_the_first_append_brings_its_own_feeds_as_its_own(pair: tuple[Any, Any], served: Any) -> None:
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    once = restored(shell)
+    put(once, "2")
+    sync(once, other, served)
+    shell("restore", "early.backup", "--home", "twice")
+    twice = shell.at("twice")
+    with served(other) as url:
+        twice("sync", url, "bank")
+    put(twice, "3")
+    assert keys(twice) == ["1", "2", "3"]
+    sync(twice, other, served)
+    assert keys(other) == ["1", "2", "3"]
+
+
+def test_nodes_that_are_away_are_named_and_nothing_waits_for_them(pair: tuple[Any, Any]) -> None:
+    shell, _ = pair
+    shell("backup", "create", "early.backup")
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        home = restored(shell, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        ran = put(home, "2")
+    assert "could not be asked" in ran.err
+    assert keys(home) == ["1", "2"]
+    assert "no node could be asked" in home("recover", "fetch", code=75).err
+
+
+def test_the_node_says_that_the_store_was_put_back(pair: tuple[Any, Any], served: Any) -> None:
+    """Within the blind window of the chain too: the other node remembers the log."""
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    shell("checkpoint", "create")
+    sync(shell, other, served)
+    home = restored(shell)
+    with served(other) as url:
+        assert "this store was put back" in home("sync", url, "bank").err
+        home("recover", "fetch", "--node", url)
+        assert "put back" not in home("sync", url, "bank").err
+
+
+def test_another_history_of_a_log_is_not_kept_in_its_place(pair: tuple[Any, Any], served: Any) -> None:
+    """The node has seen a checkpoint that the restored home does not know, and hands over one that contradicts it."""
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    shell("checkpoint", "create")
+    sync(shell, other, served)
+    home = restored(shell)
+    put(home, "3")
+    put(home, "4")
+    home("checkpoint", "create")
+    home("checkpoint", "create", "--restate")
+    with served(other) as url:
+        said = home("sync", url, "bank").err
+    assert "contradicts the one" in said
+    logs = KeptLogs(Home(other.path("other")).logs)
+    (kept,) = logs.known()
+    assert logs.contradiction(kept.log, kept.identity) is not None  # both: they prove it
+    assert "contradicts" in sync(home, other, served).err
+    assert logs.known() == [kept]
