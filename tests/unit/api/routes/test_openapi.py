@@ -19,6 +19,8 @@ PARAMETERS = {
     "identity": "00" * 32,
     "index": "0",
     "size": "1",
+    "log": "00" * 32,
+    "pairing": "00" * 16,
 }
 REFERENCE = f"{'y' * 52}/0/{'00' * 32}"
 BODIES: dict[str, Any] = {
@@ -36,6 +38,7 @@ BODIES: dict[str, Any] = {
     "PurgeBody": {"documents": [{"collection": "accounts", "key": "4711"}], "confirm": "bank"},
     "EraseBody": {"confirm": "accounts/4711"},
     "NewCheckpoint": {},
+    "NewBackup": {},
     "EvidenceBody": {},
     "VerifyRoot": {"entry": REFERENCE},
 }
@@ -54,6 +57,8 @@ def body_of(operation: Any) -> Any:
     if "requestBody" not in operation:
         return None
     (content,) = operation["requestBody"]["content"].values()
+    if "$ref" not in content["schema"]:
+        return b""  # of a type that is no text
     return BODIES[content["schema"]["$ref"].rpartition("/")[2]]
 
 
