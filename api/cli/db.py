@@ -102,6 +102,7 @@ def create(
 
 @group.add(
     "get",
+    node=True,
     examples=[
         "holdfast db get bank accounts/4711",
         "holdfast db get bank accounts/4711 --as-of 2026-03-31T23:59:59Z --axis anchored --json",

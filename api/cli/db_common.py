@@ -57,6 +57,7 @@ __all__ = [
     "field_path",
     "group",
     "json_text",
+    "meet_node",
     "note_if_unknown",
     "note_of",
     "note_resealed",
@@ -180,6 +181,7 @@ def reading(ctx: typer.Context, name: str) -> Iterator[Opened]:
     """The database that the command line names, for reading. Raises ``UsageError`` when it names none, or several."""
     from api.databases import Databases
 
+    meet_node(ctx, name)
     with opened(ctx, read_only=True) as session, Databases(session) as databases:
         yield Opened(session, databases, databases.open_known(_find(databases, name)))
 
@@ -194,8 +196,10 @@ def writing(
     before: Callable[[Database], object] | None = None,
 ) -> Iterator[Opened]:
     """The same for writing. ``before`` is called with the database before anybody is asked for a passphrase."""
+    from api.cli.db_node import send_to_node
     from api.databases import Databases
 
+    meet_node(ctx, name, passphrase_file, device)
     with opened(ctx) as session:
         with Databases(session) as databases:
             uid = _find(databases, name)
@@ -204,6 +208,20 @@ def writing(
         ring = unlock(ctx, session, passphrase_file, appending=True)
         with Databases(session, ring) as databases:
             yield Opened(session, databases, databases.open_known(uid, device=device), ring)
+        send_to_node(ctx, session, ring, uid, device)
+
+
+def meet_node(
+    ctx: typer.Context, name: str | None, passphrase_file: Path | None = None, device: str | None = None
+) -> None:
+    """Sync with the node that the command line names, if it does: the database, or every one.
+
+    When the node is away a note says so, and what is here counts. Raises what it is refused for.
+    """
+    if invocation(ctx).node is not None:
+        from api.cli.db_node import fetch_from_node
+
+        fetch_from_node(ctx, name, passphrase_file, device)
 
 
 def _find(databases: Databases, name: str) -> bytes:

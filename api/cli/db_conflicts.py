@@ -65,6 +65,7 @@ class _Choice:
 
 @group.add(
     "conflicts",
+    node=True,
     examples=["holdfast db conflicts bank", "holdfast db conflicts bank accounts --json"],
 )
 def conflicts(
@@ -148,6 +149,7 @@ def _writer(out: Output, opening: Opened, reader: Reader, choice: _Choice) -> tu
 
 @group.add(
     "resolve",
+    node=True,
     examples=[
         "holdfast db resolve bank accounts/4711 owner --keep 2",
         "holdfast db resolve bank accounts/4711 owner --value '\"Novak\"' --note 'asked her'",

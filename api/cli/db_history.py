@@ -74,6 +74,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be writt
 
 @group.add(
     "history",
+    node=True,
     examples=[
         "holdfast db history bank accounts/4711",
         "holdfast db history bank accounts/4711 --field balance --json",
@@ -166,6 +167,7 @@ def _shown(out: Output, values: Sequence[Value]) -> Plain:
 
 @group.add(
     "diff",
+    node=True,
     examples=[
         "holdfast db diff bank --from 2026-03-31T23:59:59Z",
         "holdfast db diff bank accounts --from 2026-03-31T23:59:59Z --to 2026-06-30T23:59:59Z --axis anchored",
@@ -229,6 +231,7 @@ def _answer_differences(out: Output, found: Iterator[DocumentDifference]) -> Non
 
 @group.add(
     "undo",
+    node=True,
     examples=[
         "holdfast db undo bank --last-of accounts/4711 --dry-run",
         "holdfast db undo bank kjw8egyi1oru/12 --note 'wrong file imported'",
@@ -256,6 +259,7 @@ def undo(
 
 @group.add(
     "redo",
+    node=True,
     examples=["holdfast db redo bank kjw8egyi1oru/12", "holdfast db redo bank kjw8egyi1oru/12 kjw8egyi1oru/13"],
 )
 def redo(
@@ -351,6 +355,7 @@ def _skipped_facts(one: Skipped) -> dict[str, Plain]:
 
 @group.add(
     "restore",
+    node=True,
     examples=[
         "holdfast db restore bank accounts/4711 --as-of 2026-03-31T23:59:59Z --dry-run",
         "holdfast db restore bank accounts --as-of 2026-03-31T23:59:59Z --several --note 'before the import'",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from api.cli.db_common import AsOfTime, AxisName, group, note_if_unknown, point_in_time, reading
+from api.cli.db_common import AsOfTime, AxisName, group, meet_node, note_if_unknown, point_in_time, reading
 from api.cli.db_show import plain
 from api.cli.group import invocation
 from api.cli.session import as_usage, opened
@@ -17,6 +17,7 @@ __all__ = ["say_more"]
 
 @group.add(
     "list",
+    node=True,
     examples=[
         "holdfast db list",
         "holdfast db list bank",
@@ -55,6 +56,7 @@ def _list_databases(ctx: typer.Context) -> None:
     from api.databases import Databases
 
     out = invocation(ctx).out
+    meet_node(ctx, None)
     with opened(ctx, read_only=True) as session, Databases(session) as databases:
         rows = [(info.name, info.uid.hex(), time_text(out, info.created_ms)) for info in databases.known()]
     out.table("database", ("name", "id", "created"), rows)

@@ -42,6 +42,7 @@ _POLL_S = 0.5
 
 @group.add(
     "query",
+    node=True,
     examples=[
         "holdfast db query bank accounts 'balance >= 100.00 and owner ^= \"No\"' --limit 20",
         "holdfast db query bank accounts 'status = \"frozen\"' --scan --select owner --select balance",

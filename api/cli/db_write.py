@@ -42,6 +42,7 @@ AsJson = Annotated[bool, typer.Option("--parse", help='Each ELEMENT is JSON: 7, 
 
 @group.add(
     "put",
+    node=True,
     examples=[
         'holdfast db put bank accounts/4711 \'{"owner": "Novak", "balance": {"$dec": "12.30"}}\'',
         "holdfast db put bank accounts/4711 - --if-match 1.K5rW5XlQW0Yb3nNq5n1E",
@@ -81,6 +82,7 @@ def put(
 
 @group.add(
     "patch",
+    node=True,
     examples=[
         "holdfast db patch bank accounts/4711 '{\"owner\": \"Nowak\"}' --note 'spelling'",
         "holdfast db patch bank accounts/4711 --unset note --unset /address/street",
@@ -125,6 +127,7 @@ def patch(
 
 @group.add(
     "delete",
+    node=True,
     examples=[
         "holdfast db delete bank accounts/4711",
         "holdfast db delete bank accounts/4711 --if-match 1.K5rW5XlQW0Yb3nNq5n1E --note 'account closed'",
@@ -153,6 +156,7 @@ def delete(
 
 @group.add(
     "undelete",
+    node=True,
     examples=[
         "holdfast db undelete bank accounts/4711",
         "holdfast db undelete bank accounts/4711 --note 'closed by mistake'",
@@ -183,6 +187,7 @@ def undelete(
 
 @group.add(
     "increment",
+    node=True,
     examples=[
         "holdfast db increment bank accounts/4711 balance 1250.00 --note 'salary'",
         "holdfast db increment bank accounts/4711 visits",
@@ -219,6 +224,7 @@ def increment(
 
 @group.add(
     "add",
+    node=True,
     examples=[
         "holdfast db add bank accounts/4711 labels gold 'paper statements'",
         "holdfast db add bank accounts/4711 limits 500 1000 --parse",
@@ -249,6 +255,7 @@ def add(
 
 @group.add(
     "remove",
+    node=True,
     examples=[
         "holdfast db remove bank accounts/4711 labels gold",
         "holdfast db remove bank accounts/4711 limits 500 --parse",

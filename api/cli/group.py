@@ -40,6 +40,9 @@ class Invocation:
     out: Output
     environ: Mapping[str, str]
     named_home: Path | None = None
+    node: str | None = None
+    """The node that the command works against (``CommandGroup.add``)."""
+    node_passphrase_file: Path | None = None
 
 
 def invocation(ctx: typer.Context) -> Invocation:
@@ -73,6 +76,46 @@ def _common_parameters() -> tuple[Any, ...]:
     carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
     carrier.command()(_common)
     return tuple(typer.main.get_command(carrier).params)
+
+
+def _name_node(ctx: typer.Context, value: str | None) -> None:
+    invocation(ctx).node = value
+
+
+def _name_passphrase_file(ctx: typer.Context, value: Path | None) -> None:
+    invocation(ctx).node_passphrase_file = value
+
+
+def _against_node(
+    node: Annotated[
+        str | None,
+        typer.Option(
+            "--node",
+            metavar="URL",
+            help="Sync with that node first, and after a write; without it what is here counts.",
+            callback=_name_node,
+            expose_value=False,
+        ),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file",
+            metavar="FILE",
+            help="With --node: read the keystore's passphrase from FILE.",
+            callback=_name_passphrase_file,
+            expose_value=False,
+        ),
+    ] = None,
+) -> None:
+    """What a command has that can be run against a node."""
+
+
+@cache
+def _node_parameters() -> tuple[Any, ...]:
+    carrier = typer.Typer(add_completion=False, rich_markup_mode=None)
+    carrier.command()(_against_node)
+    return tuple(one for one in typer.main.get_command(carrier).params if one.name in ("node", "passphrase_file"))
 
 
 class _House:
@@ -111,6 +154,15 @@ def _check_utf8(text: str) -> None:
         raise UsageError(f"not UTF-8: {shown}", hint="set the terminal to UTF-8") from exc
 
 
+class NodeCommand(Command):
+    """A command that can be run against a node. One that has ``--passphrase-file`` already keeps its own."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        known = {one.name for one in self.params}
+        self.params += [one for one in _node_parameters() if one.name not in known]
+
+
 class _Group(_House, TyperGroup):
     """A group of commands."""
 
@@ -135,9 +187,12 @@ class CommandGroup(typer.Typer):
         self._name = name
         self._order = order
 
-    def add(self, name: str, *, examples: Sequence[str]) -> Callable[[_Function], _Function]:
-        """Register a command under ``name``. ``examples`` are command lines that can be run as they stand."""
-        return self.command(name, cls=Command, epilog=epilog(examples))
+    def add(self, name: str, *, examples: Sequence[str], node: bool = False) -> Callable[[_Function], _Function]:
+        """Register a command under ``name``. ``examples`` are command lines that can be run as they stand.
+
+        ``node``: it can be run against a node, which ``invocation(ctx).node`` names then.
+        """
+        return self.command(name, cls=NodeCommand if node else Command, epilog=epilog(examples))
 
     def build(self) -> TyperCommand | TyperGroup:
         """What Typer runs."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sync.database import DatabaseInfo
     from sync.report import FoundFork, Waiting
 
-__all__ = ["group"]
+__all__ = ["group", "keep_forks"]
 
 group = CommandGroup("sync", "Exchange databases with another node.")
 
@@ -218,6 +218,13 @@ def _fork_facts(out: Output, session: Session, fork: FoundFork) -> dict[str, Pla
     proof = None if not fork.proof else str(keep_fork_proof(out, session, fork.proof))
     facts: dict[str, Plain] = {"feed": to_zbase32(fork.feed), "index": fork.index, "reason": fork.reason.value}
     return facts | {"refused": fork.refused, "proof": proof}
+
+
+def keep_forks(out: Output, session: Session, forks: list[FoundFork]) -> None:
+    """Keep the proofs of forks that a sync has met, and say so."""
+    for fork in forks:
+        _fork_facts(out, session, fork)
+        out.note(f"feed {fork.feed.hex()} was signed twice from entry {fork.index} on: {fork.reason.value}")
 
 
 def _say(out: Output, name: str, outcome: Outcome) -> None:

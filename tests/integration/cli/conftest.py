@@ -245,3 +245,17 @@ def serve(shell: Shell) -> Iterator[str]:
 def served() -> Callable[[Shell], contextlib.AbstractContextManager[str]]:
     """Serves homes."""
     return serve
+
+
+@pytest.fixture
+def joined(shell: Shell) -> tuple[Shell, Shell]:
+    """A home with one device, a chain and a database, and another one that has joined the database."""
+    young, other = shell.at("young"), shell.at("other")
+    young("db", "create", "bank")
+    young("db", "put", "bank", "accounts/1", '{"owner": "Novak"}')
+    other("identity", "export", "-o", "other.events")
+    young("identity", "import", "other.events")
+    young("db", "admit", "bank", "other of a test")
+    with serve(young) as url:
+        other("sync", url, "bank")
+    return young, other

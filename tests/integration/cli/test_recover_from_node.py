@@ -18,16 +18,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def pair(shell: Any, served: Any) -> tuple[Any, Any]:
+def pair(joined: tuple[Any, Any]) -> tuple[Any, Any]:
     """A home with a database and a chain, and another one that has joined the database."""
-    shell, other = shell.at("young"), shell.at("other")
-    shell("db", "create", "bank")
-    put(shell, "1")
-    other("identity", "export", "-o", "other.events")
-    shell("identity", "import", "other.events")
-    shell("db", "admit", "bank", "other of a test")
-    sync(shell, other, served)
-    return shell, other
+    return joined
 
 
 def put(shell: Any, key: str, *options: str) -> Any:
