@@ -19,6 +19,7 @@ COMMANDS: Final[Mapping[str, Source]] = {
     "status": Source("api.cli.status", "Where the store stands, and whether its chain agrees."),
     "db": Source("api.cli.db", "Databases: documents that devices write apart, and everything that they ever were."),
     "pair": Source("api.cli.pair", "Let two homes meet, so that they have databases in common."),
+    "device": Source("api.cli.device", "Devices that write to the databases of this home, and the end of that."),
     "visit": Source("api.cli.visit", "Let apps visit for some hours, see what they did, end a visit."),
     "sync": Source("api.cli.sync", "Exchange databases with another node, once or live."),
     "feed": Source("api.cli.feed", "Write, read, check and hand over feeds of entries."),
