@@ -23,7 +23,7 @@ from typer.core import TyperCommand, TyperGroup
 from api.cli.exit_codes import ExitCode, UsageError
 from api.cli.output import Output
 
-__all__ = ["Command", "CommandGroup", "Invocation", "LazyGroup", "Source", "epilog", "invocation"]
+__all__ = ["Command", "CommandGroup", "Invocation", "LazyGroup", "NodeCommand", "Source", "epilog", "invocation"]
 
 EXIT_CODES: Final = (
     "0 done or PASSED, 1 FAILED, 2 INDETERMINATE, 64 usage, 70 internal error, 74 I/O,\n"

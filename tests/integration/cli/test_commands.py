@@ -82,6 +82,8 @@ ELSEWHERE = {
 }
 """Those that make homes of their own, take files of others, or do not end: they have tests of their own."""
 
+ELSEWHERE |= {"device list", "device revoke"}
+
 ELSEWHERE |= {name for name in NAMES if name.startswith("db ")}  # every one needs a database: test_db*.py have them
 
 MAKES = ("bind-log", "identity close", "submit", "recover")
