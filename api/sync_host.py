@@ -13,6 +13,7 @@ from api.routes.dependencies import http_request
 from api.routes.sync import SyncGrant
 from api.service import Service
 from identity.errors import MissingEvidenceError
+from identity.textforms import to_did_key
 
 __all__ = ["ServiceHost"]
 
@@ -38,4 +39,9 @@ class ServiceHost:
             raise NotFound(f"there is no database {database!r}, or there are several") from exc
         action = Action(Operation.SYNC, uid)
         node.gate.allow(caller, action)
-        return SyncGrant(node.writing(uid), lambda: node.gate.allow(caller, action))
+        log = connection.app.state.log
+
+        def cut_off(reason: str) -> None:
+            log.warning("peer-cut-off", reason=reason, database=uid.hex(), caller=to_did_key(caller.key))
+
+        return SyncGrant(node.writing(uid), lambda: node.gate.allow(caller, action), caller.key, cut_off)

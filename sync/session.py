@@ -314,12 +314,16 @@ class Session:
                 raise
             raise PeerMisbehaved(reason, str(exc)) from exc
 
-    def abort(self, exc: AuditError) -> None:
-        """End the session, because of what carried the frames, or of this side: the peer is told what it may know."""
+    def abort(self, exc: AuditError) -> str:
+        """End the session, because of what carried the frames, or of this side: the peer is told what it may know.
+
+        Returns the name that it is told.
+        """
         reason = _reason(exc)
         detail = exc.detail if isinstance(exc, PeerMisbehaved) else str(exc)
         self.ended = True
         self._queue = deque([Failure(reason or "UNAVAILABLE", detail if reason else "")])
+        return reason or "UNAVAILABLE"
 
     def _take(self, frame: Frame) -> tuple[Event, ...]:
         self._incoming.check_order(frame)

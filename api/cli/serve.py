@@ -222,9 +222,10 @@ def _run(
     config = uvicorn.Config(
         app,
         http="h11",  # it bounds headers
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         ws="websockets-sansio",
         ws_max_size=MAX_FRAME_BYTES,
-        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+        ws_per_message_deflate=False,  # what comes compressed is a thousand times as long in memory
         limit_concurrency=found.threads * 8,
         backlog=_WAITING,
         log_config=None,

@@ -7,10 +7,11 @@ frames are moved. A WebSocket takes ``async def``: what of it can wait for a dis
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from threading import BoundedSemaphore, Lock
+from threading import Lock
 from typing import Final, Protocol
 
 import anyio
@@ -46,10 +47,15 @@ _POLL_S: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class SyncGrant:
-    """A database that somebody may sync. ``check`` raises ``Forbidden`` from when on they may not any more."""
+    """A database that somebody may sync. ``check`` raises ``Forbidden`` from when on they may not any more.
+
+    ``key`` is theirs. ``cut_off`` is told the name of the rule when they have broken one.
+    """
 
     database: Database
     check: Callable[[], object]
+    key: bytes
+    cut_off: Callable[[str], object]
 
 
 class SyncHost(Protocol):
@@ -67,10 +73,13 @@ class SyncHost(Protocol):
         """
 
 
-def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64) -> APIRouter:
-    """The routes. At most so many sessions are served at once: what bounds the memory that peers can take up."""
+def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64, most_of_one: int = 4) -> APIRouter:
+    """The routes. At most so many sessions are served at once: what bounds the memory that peers can take up.
+
+    ``most_of_one`` are those of one key, so that nobody can keep the others out.
+    """
     routes = Routes("sync")
-    slots, live_slots = _Slots(most_exchanges), _Slots(most_live)
+    slots, live_slots = _Slots(most_exchanges, most_of_one), _Slots(most_live, most_of_one)
 
     async def bounded_body(request: Request) -> AsyncIterator[bytes]:
         with host.reading(request) as hold:
@@ -83,19 +92,19 @@ def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64
         body: bytes = Depends(bounded_body),
     ) -> Response:
         """Take in the frames of the request, and answer with what its sender lacks (docs/spec/sync-protocol.md)."""
-        opened = host.open_for_sync(request, body, database).database
-        with slots.taken():
-            session = Session(DatabaseReplica(opened))
-            _take_body(session, opened, body)
-        return StreamingResponse(_answer(session, slots), media_type=MEDIA_TYPE)
+        grant = host.open_for_sync(request, body, database)
+        with slots.taken(grant.key):
+            session = Session(DatabaseReplica(grant.database))
+            _take_body(session, grant, body)
+        return StreamingResponse(_answer(session, grant, slots), media_type=MEDIA_TYPE)
 
     @routes.websocket("/databases/{database}/sync")
     async def live(websocket: WebSocket, database: str) -> None:
         """A session that lasts: what is written on either side is sent at once."""
         try:
-            opened = await run_sync(host.open_for_sync, websocket, b"", database)
-            with live_slots.taken():
-                await _Live(websocket, opened).run()
+            grant = await run_sync(host.open_for_sync, websocket, b"", database)
+            with live_slots.taken(grant.key):
+                await _Live(websocket, grant).run()
         except AuditError as exc:  # nothing was accepted yet: what comes later ends the session
             problem = problem_of(exc)
             headers = dict(problem.headers)
@@ -105,36 +114,43 @@ def sync_router(host: SyncHost, *, most_exchanges: int = 16, most_live: int = 64
 
 
 class _Slots:
-    """How many sessions there may be at once."""
+    """How many sessions there may be at once, in all and of one key."""
 
-    def __init__(self, most: int) -> None:
-        self._free = BoundedSemaphore(most)
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most = most
+        self._most_of_one = most_of_one
+        self._lock = Lock()
+        self._taken: Counter[bytes] = Counter()
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
+    def taken(self, key: bytes) -> Iterator[None]:
         """One of them. Raises ``StoreBusy`` when there is none."""
-        if not self._free.acquire(blocking=False):
-            raise StoreBusy("as many are syncing as this node serves at once", hint="try again later")
+        with self._lock:
+            if self._taken.total() >= self._most or self._taken[key] >= self._most_of_one:
+                raise StoreBusy("as many are syncing as this node serves at once", hint="try again later")
+            self._taken[key] += 1
         try:
             yield
         finally:
-            self._free.release()
+            with self._lock:
+                self._taken[key] -= 1
+                self._taken += Counter()  # forgets keys that have none
 
 
 # --- one exchange ---------------------------------------------------------------------------------------------------
 
 
-def _take_body(session: Session, database: Database, body: bytes) -> None:
+def _take_body(session: Session, grant: SyncGrant, body: bytes) -> None:
     """Take in the frames of a body. A peer that misbehaves is told so by the session: that is no error of this side."""
     buffer = FrameBuffer()
     try:
         for frame in buffer.feed(body):
-            _settle(database, session.receive(frame))
+            _settle(grant.database, session.receive(frame))
         buffer.end()
-    except PeerMisbehaved:
-        return
+    except PeerMisbehaved as exc:
+        grant.cut_off(exc.reason)
     except MalformedError as exc:
-        session.abort(exc)
+        grant.cut_off(session.abort(exc))
 
 
 def _settle(database: Database, events: tuple[Event, ...]) -> None:
@@ -144,10 +160,10 @@ def _settle(database: Database, events: tuple[Event, ...]) -> None:
         database.decide_pending()
 
 
-def _answer(session: Session, slots: _Slots) -> Iterator[bytes]:
+def _answer(session: Session, grant: SyncGrant, slots: _Slots) -> Iterator[bytes]:
     """Frames, until there are no more or it is enough for once."""
     try:
-        with slots.taken():
+        with slots.taken(grant.key):
             size = 0
             while (frame := session.next_frame()) is not None:
                 size += len(frame)
@@ -167,8 +183,8 @@ class _Live:
 
     def __init__(self, websocket: WebSocket, grant: SyncGrant) -> None:
         self._websocket = websocket
+        self._grant = grant
         self._database = grant.database
-        self._check = grant.check
         self._session = Session(DatabaseReplica(grant.database), live=True)
         self._lock = Lock()
         """Held by whoever is in the session."""
@@ -210,6 +226,10 @@ class _Live:
                 if data is None:
                     raise MalformedError("sync: a message of text")
                 _settle(self._database, self._session.receive(data))
+            except PeerMisbehaved as exc:
+                self._grant.cut_off(exc.reason)
+            except MalformedError as exc:
+                self._grant.cut_off(self._session.abort(exc))
             except AuditError as exc:
                 if not self._session.ended:
                     self._session.abort(exc)
@@ -233,7 +253,7 @@ class _Live:
             try:
                 if self._stale:
                     self._stale = False
-                    self._check()
+                    self._grant.check()
                     self._session.refresh()
                 return self._session.next_frame(), self._session.ended
             except AuditError as exc:

@@ -57,6 +57,7 @@ class Host:
         self.replica = replica
         self.asked: list[tuple[str, str, int]] = []
         self.refused = False
+        self.cut_off: list[str] = []
 
     def check(self) -> None:
         if self.refused:
@@ -72,7 +73,8 @@ class Host:
             raise Forbidden("NOBODY", "nobody knows you")
         if database not in ("bank", self.replica.world.uid.hex()):
             raise NotFound("no such database")
-        return SyncGrant(self.replica.db, self.check)
+        key = connection.headers.get("key", "").encode()
+        return SyncGrant(self.replica.db, self.check, key, self.cut_off.append)
 
 
 def sign(method: str, url: str, _: Mapping[str, str], body: bytes) -> Mapping[str, str]:
