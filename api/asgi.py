@@ -13,6 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
+from starlette.requests import ClientDisconnect
 
 from api.problems import HEADERS_TOO_LARGE, PROBLEM_JSON, Problem, problem_of
 from identity.errors import AuditError
@@ -85,6 +86,8 @@ class Observed:
                 await _answer(Problem(HEADERS_TOO_LARGE, f"at most {MAX_HEAD_BYTES} bytes are taken"), answering)
             else:
                 await self._app(scope, receive, answering)
+        except ClientDisconnect:
+            status = _LEFT  # nobody is there to be answered
         except Exception as exc:  # noqa: BLE001  (the one place where what nobody expected ends)
             self._log.error("unexpected", request_id=request_id, **told(exc))
             if started:
@@ -122,6 +125,8 @@ async def _answer(problem: Problem, send: Send) -> None:
     await send({"type": "http.response.body", "body": problem.body()})
 
 
+_LEFT: Final = 499
+"""In the log and the numbers: the client went away before its request had come."""
 _PREFIXES: Final = (("/v1/", "/v1"), ("/tenants/", "/tenants/{tenant}/v1"))
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 

@@ -70,7 +70,7 @@ _SIGNATURE: Final = re.compile(r"sig1=:([A-Za-z0-9+/]{86}==):")
 _DIGEST: Final = re.compile(r"sha-256=:([A-Za-z0-9+/]{43}=):")
 _NONCE: Final = re.compile(r"[A-Za-z0-9_-]{16,64}")
 _METHOD: Final = re.compile(r"[A-Z]{1,16}")
-_URL: Final = re.compile(r"https?://[!-~]+")
+_URL: Final = re.compile(r"(?:https?|wss?)://[!-~]+")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]*[!-~])?")
 
 
