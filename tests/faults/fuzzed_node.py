@@ -158,7 +158,7 @@ class Node:
         return int(next(line for line in text.splitlines() if line.startswith(f"{name}:")).split()[1])
 
     def handles(self) -> int:
-        return len(os.listdir(f"/proc/{self._process.pid}/fd"))
+        return sum(1 for _ in Path(f"/proc/{self._process.pid}/fd").iterdir())
 
     def cut_off(self) -> list[str]:
         """Why peers were cut off, as the log has it."""

@@ -1,0 +1,174 @@
+"""The whole OpenAPI document against a node with its own gate: requests made from the document, and wrong ones.
+
+Every request is signed by the home's device. What is answered stands in the document: the status, the type, the
+schema. Nothing goes wrong inside. Parameters that name something are mostly names of what is there, so that the
+routes are reached and not only their refusals.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.core.failures import Failure, FailureGroup
+from schemathesis.core.transport import Response
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from api.access.signing import RequestSigner
+from api.app import create_app
+from api.asgi import make_log
+from api.bootstrap import open_session
+from api.home import Home
+from api.node import Node
+from api.service import Limits
+from api.settings import load_settings
+from identity.keystore import open_keystore
+from tests.unit.api.routes.conftest import DOCUMENTS, PASSPHRASE
+
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "6"))
+CHECKS = [
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+
+
+@dataclass
+class Real:
+    """A node whose gate is its own, and a client that signs as its device does."""
+
+    client: TestClient
+    node: Node
+    log: io.StringIO
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """By parameter, what is there."""
+
+    def send(self, method: str, url: str, **given: Any) -> Any:
+        request = self.client.build_request(method, url, **given)
+        sign = RequestSigner(self.node.signer())
+        body = request.read()
+        target = f"{request.url.scheme}://{request.url.netloc.decode()}{request.url.raw_path.decode()}"
+        request.headers.update(sign(method, target, dict(request.headers), body))
+        return self.client.send(request)
+
+    def told(self) -> list[Any]:
+        """What the log has of errors that nobody expected."""
+        lines = [json.loads(line) for line in self.log.getvalue().splitlines()]
+        self.log.truncate(0)
+        self.log.seek(0)
+        return [line for line in lines if line["event"] in ("unexpected", "failed")]
+
+
+@pytest.fixture
+def real(empty_home: Path, tmp_path: Path) -> Iterator[Real]:
+    """A home that may be written to, with something of everything in it."""
+    home = Home(shutil.copytree(empty_home, tmp_path / "home"))
+    environ = {"HOLDFAST_DEV_DIR": str(tmp_path / "dev"), "HOLDFAST_SERVICE__LIMITS__REQUESTS_A_MINUTE": "1000000"}
+    found = load_settings(home, environ)
+    log = io.StringIO()
+    with open_session(home, found) as session:
+        node = Node(session, open_keystore(found.keystore, PASSPHRASE))
+        try:
+            app = create_app({"": node}, limits=Limits(requests_a_minute=1_000_000), log=make_log(log))
+            with TestClient(app, raise_server_exceptions=False) as client:
+                made = Real(client, node, log)
+                furnish(made)
+                yield made
+        finally:
+            node.close()
+
+
+def furnish(real: Real) -> None:
+    node = real.node
+    node.create("bank")
+    for number in range(5):
+        assert real.send("PUT", f"{DOCUMENTS}/{number}", json={"owner": "Novak", "n": number}).status_code == 201
+    assert real.send("DELETE", f"{DOCUMENTS}/4").status_code == 200
+    assert real.send("POST", "/v1/checkpoints", json={}).status_code in (200, 201)
+    feeds = real.send("GET", "/v1/feeds").json()["feeds"]
+    real.names |= {
+        "database": ["bank"],
+        "collection": ["accounts"],
+        "key": [str(number) for number in range(6)],
+        "feed": [one["key"] for one in feeds],
+        "identity": [node.session.vault.history().identity.hex()],
+        "index": ["0", "1"],
+        "size": ["1", "2"],
+        "name": ["case-17"],
+    }
+    node.closing.set()  # so that streams end, and who waits is answered
+
+
+HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "If-Match": st.sampled_from(["*", '"1.x"', '""', "x", '"a", "b"']),
+        "If-None-Match": st.sampled_from(["*", '"1.x"', "x"]),
+        "Prefer": st.sampled_from(["carried", "local", "serial", "return=minimal", ",;"]),
+        "Idempotency-Key": st.sampled_from(["one", "two", "", "x" * 300]),
+        "Holdfast-Context": st.sampled_from(["", "x", "1.AAAA"]),
+    },
+)
+
+
+def test_it_answers_as_the_document_says(real: Real) -> None:
+    described = schemathesis.openapi.from_asgi("/openapi.json", real.client.app)
+    found: list[str] = []
+    count = 0
+    for each in described.get_all_operations():
+        operation = each.ok()
+        count += 1
+        try:
+            attack(real, operation)
+        except (Failure, FailureGroup, AssertionError) as exc:
+            found.append(f"{operation.label}: {exc}")
+    assert count > 60
+    assert not found, "\n\n".join(found)
+
+
+def attack(real: Real, operation: Any) -> None:
+    """Ask one operation in many ways, right ones and wrong ones."""
+    right = operation.as_strategy(generation_mode=GenerationMode.POSITIVE)
+    wrong = operation.as_strategy(generation_mode=GenerationMode.NEGATIVE)
+    has_wrong = bool(operation.path_parameters or operation.query or operation.body)
+
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=st.one_of(right, right, wrong) if has_wrong else right, headers=HEADERS, data=st.data())
+    def ask(case: Any, headers: dict[str, str], data: st.DataObject) -> None:
+        for name in case.path_parameters or ():
+            if name in real.names and data.draw(st.integers(0, 7)):
+                case.path_parameters[name] = data.draw(st.sampled_from(real.names[name]))
+        case.headers.update(headers)
+        wanted = case.as_transport_kwargs(base_url="http://testserver")
+        wanted.pop("cookies", None)
+        answered = real.send(wanted.pop("method"), wanted.pop("url"), **wanted)
+        assert answered.status_code not in (401, 403), answered.text
+        assert answered.status_code < 500 or answered.status_code in (501, 503), answered.text
+        assert real.told() == []
+        case.validate_response(Response.from_httpx(answered, verify=False), checks=CHECKS)
+
+    ask()
