@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import schemathesis
 from fastapi.testclient import TestClient
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, reject, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.core.failures import Failure, FailureGroup
@@ -39,6 +39,7 @@ from api.home import Home
 from api.node import Node
 from api.service import Limits
 from api.settings import load_settings
+from identity.errors import MalformedError
 from identity.keystore import open_keystore
 from tests.unit.api.routes.conftest import DOCUMENTS, PASSPHRASE
 
@@ -49,6 +50,20 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+PAIRING = {"/v1/pairings/claims", "/v1/pairings/{pairing}/state"}
+"""Who has no part in it is not let in."""
+
+
+@schemathesis.serializer("application/x-ndjson")
+def lines(_: Any, value: Any) -> bytes:
+    """An import of one line."""
+    return json.dumps(value).encode() + b"\n"
+
+
+@schemathesis.serializer("application/vnd.holdfast.sync")
+def frames(_: Any, value: Any) -> bytes:
+    """Frames: any bytes."""
+    return value if isinstance(value, bytes) else bytes(str(value), "utf-8")
 
 
 @dataclass
@@ -138,7 +153,7 @@ def test_it_answers_as_the_document_says(real: Real) -> None:
         count += 1
         try:
             attack(real, operation)
-        except (Failure, FailureGroup, AssertionError) as exc:
+        except Exception as exc:
             found.append(f"{operation.label}: {exc}")
     assert count > 60
     assert not found, "\n\n".join(found)
@@ -162,11 +177,16 @@ def attack(real: Real, operation: Any) -> None:
         for name in case.path_parameters or ():
             if name in real.names and data.draw(st.integers(0, 7)):
                 case.path_parameters[name] = data.draw(st.sampled_from(real.names[name]))
+        for name in ("Authorization", "Signature"):  # which are made below
+            case.headers.pop(name, None)
         case.headers.update(headers)
         wanted = case.as_transport_kwargs(base_url="http://testserver")
         wanted.pop("cookies", None)
-        answered = real.send(wanted.pop("method"), wanted.pop("url"), **wanted)
-        assert answered.status_code not in (401, 403), answered.text
+        try:
+            answered = real.send(wanted.pop("method"), wanted.pop("url"), **wanted)
+        except MalformedError:  # longer than can be signed
+            reject()
+        assert operation.path in PAIRING or answered.status_code not in (401, 403), answered.text
         assert answered.status_code < 500 or answered.status_code in (501, 503), answered.text
         assert real.told() == []
         case.validate_response(Response.from_httpx(answered, verify=False), checks=CHECKS)
