@@ -21,7 +21,7 @@ help:
 	@echo "make test    the whole test suite"
 	@echo "make check   format, lint, types, layers"
 	@echo "make chaos   the faults for hours: kills, power cuts, flipped bits, changed columns; ROUNDS=500"
-	@echo "make fuzz    random histories of databases and everything else that has a property; FUZZ_MINUTES=20"
+	@echo "make fuzz    random histories, every HTTP route, a node that is sent broken sessions; FUZZ_MINUTES=20 FUZZ_EXAMPLES=20"
 	@echo "make bench   ours, the floor, and their ratio"
 	@echo "make docs    write docs/reference/cli.md anew"
 	@echo "make setup   only make .venv"
@@ -63,16 +63,20 @@ chaos: $(STAMP)
 	@CHAOS_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest tests/faults/medium tests/faults/test_raw_flips.py tests/faults/test_b8_tampered_store.py $(ARGS)
 
 # Round after round, each with a seed of its own, which is printed: with SEED=... the first round is that one again.
+# Then a running node is sent broken sessions for as long.
 FUZZ_MINUTES ?= 20
+FUZZ_EXAMPLES ?= 20
 SEED ?=
-FUZZED := tests/properties $(addprefix tests/unit/sync/test_,asof.py forks.py history.py membership.py undo.py)
+FUZZED := tests/properties tests/unit/api/routes/test_schemathesis.py $(addprefix tests/unit/sync/test_,asof.py forks.py history.py membership.py undo.py)
 
 fuzz: $(STAMP)
 	@end=$$(($$(date +%s) + 60 * $(FUZZ_MINUTES))); seed=$(SEED); rounds=0; while [ $$(date +%s) -lt $$end ]; do \
 		seed=$${seed:-$$(od -An -N4 -tu4 /dev/urandom | tr -d ' ')}; rounds=$$((rounds + 1)); echo "round $$rounds, seed $$seed"; \
-		FUZZ_EXAMPLES=20 $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed $(FUZZED) $(ARGS) || \
+		FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest --quiet --no-header --hypothesis-seed=$$seed $(FUZZED) $(ARGS) || \
 			{ echo "to repeat it: make fuzz FUZZ_MINUTES=1 SEED=$$seed"; exit 1; }; \
 		seed=; done; echo "$$rounds rounds, nothing found"
+	@FUZZ_MINUTES=$(FUZZ_MINUTES) FUZZ_SEED=$(SEED) $(BIN)/python -m pytest --quiet --no-header --capture=no \
+		tests/faults/test_sync_fuzz.py $(ARGS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks $(ARGS)
