@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 __all__ = [
+    "ROOT",
     "Comparison",
     "Figures",
     "Work",
@@ -39,7 +40,7 @@ Work = Callable[[], int]
 Figures = dict[str, float]
 """What was measured, by what it is of."""
 
-_ROOT: Final = Path(__file__).resolve().parent.parent
+ROOT: Final = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ def repeated(times: int, work: Callable[[], object]) -> Work:
 def in_child(script: str, *words: object, environ: Mapping[str, str] | None = None) -> Figures:
     """What a benchmark measures in a process of its own, which ``--child`` and these words begin."""
     command = [sys.executable, "-m", script, "--child", *map(str, words)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=_ROOT, env={**os.environ, **(environ or {})})
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, **(environ or {})})
     figures: Figures = json.loads(done.stdout.splitlines()[-1])  # behind what a command prints
     return figures
 

@@ -123,7 +123,8 @@ def _url(host: str, port: int, scheme: str) -> str:
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens. Raises ``ConfigurationError``."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Only where the protocol is named asyncio sets TCP_NODELAY. Without it an answer waits 40 ms between head and body.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
