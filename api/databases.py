@@ -100,13 +100,15 @@ class Databases:
         self._closing = opened or ExitStack()
         self._writer: StoreWriter | None = None
         self._has_asked = False
+        self._begun: set[bytes] = set()
+        """Those that are known to have entries: they always will."""
 
     # --- finding ---
 
     def known(self) -> list[DatabaseInfo]:
         """Every database of the home, oldest first."""
         store = self._session.vault.store
-        return [info for info in list_databases(store) if _has_begun(store, info.uid)]
+        return [info for info in list_databases(store) if self._has_begun(store, info.uid)]
 
     def find(self, name: str) -> DatabaseInfo:
         """The database with that id, or of that name, or whose id begins with these hex digits, six at least.
@@ -280,6 +282,11 @@ class Databases:
             return written[usable[0]]
         chosen = device or self._only_device(ring)
         return vault.create_feed(ring, chosen, feed_name(uid)) if chosen not in written else written[chosen]
+
+    def _has_begun(self, store: SqlStore, uid: bytes) -> bool:
+        if uid not in self._begun and _has_begun(store, uid):
+            self._begun.add(uid)
+        return uid in self._begun
 
     def _only_device(self, ring: KeyRing) -> str:
         """The one device of the keystore that may write. Raises ``RefusedError``."""

@@ -10,6 +10,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar
 from urllib.parse import quote
@@ -376,7 +377,21 @@ def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stran
     return Stranger(node, asked, verified.key)
 
 
-def _call(request: Request, body: Annotated[bytes, Depends(_body)]) -> Call:
+@dataclass(frozen=True, slots=True)
+class _Arrived:
+    """A request that was read whole, of nobody knows whom."""
+
+    request: Request
+    body: bytes
+
+
+async def _arrived(request: Request) -> _Arrived:
+    return _Arrived(request, await _body(request))
+
+
+def _identified(arrived: _Arrived) -> Call:
+    """The call that it is. Raises as ``Gate.identify``."""
+    request, body = arrived.request, arrived.body
     service: Service = request.app.state.service
     node, asked = service.node(request.path_params.get("tenant", "")), http_request(request, body)
     caller = node.gate.identify(asked)
@@ -401,7 +416,8 @@ def _extra(request: Request) -> Mapping[str, Any]:
     return found or {}
 
 
-Called = Annotated[Call, Depends(_call)]
+Called = Annotated[Call, Depends(_arrived)]
+"""What a route is given (``_for_call``): identified in the thread that serves it."""
 Met = Annotated[Stranger, Depends(_stranger)]
 
 
@@ -465,7 +481,7 @@ class Routes(APIRouter):
         if takes is not None:
             binary = {"schema": {"type": "string", "format": "binary"}}
             extra["requestBody"] = {"required": True, "content": {takes: binary}}
-        return self.api_route(
+        register = self.api_route(
             path,
             methods=[method],
             status_code=status,
@@ -475,6 +491,24 @@ class Routes(APIRouter):
             openapi_extra=extra,
             name=f"{method} {path}",
         )
+        return lambda route: register(_for_call(route))
+
+
+def _for_call(route: Callable[..., Any]) -> Callable[..., Any]:
+    """The route as the framework calls it, with what has arrived where the route has its call.
+
+    The gate reads the store, so it is asked in a thread. A dependency of its own would have one of its own: handing a
+    request to a thread, and back, costs as much as to verify it.
+    """
+
+    @wraps(route)
+    def served(**given: Any) -> Any:
+        arrived = given.get("call")
+        if isinstance(arrived, _Arrived):
+            given["call"] = _identified(arrived)
+        return route(**given)
+
+    return served
 
 
 MODELS: Final[dict[str, type[BaseModel]]] = {}
