@@ -1,7 +1,7 @@
 """The floor of the HTTP interface: bare FastAPI routes over one table of SQLite, durable, and nothing else.
 
-What it leaves out is what ours is for: who asks, whether they may, whether they have asked before, what the document was,
-who changed it and when, a signature. The requests are the same, so it reads past the headers that sign them.
+What it leaves out is what ours is for: who asks, whether they may, whether they have asked before, what the document
+was, who changed it and when, a signature. The requests are the same, so it reads past the headers that sign them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A load on a server over loopback: requests that were made and signed before the clock starts, by any number of clients.
+"""A load on a server over loopback: requests that were signed before the clock starts, by any number of clients.
 
-One thread serves all of the clients, each with a connection that it keeps and one request at a time. It sends bytes that
-are ready and looks for the end of an answer only: on a machine with two cores what a client takes would be taken from the
-server.
+One thread serves all of the clients, each with a connection that it keeps and one request at a time. It sends bytes
+that are ready and looks for the end of an answer only: on a machine with two cores what a client takes would be taken
+from the server.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Servers in processes of their own, for benchmarks over loopback: a home behind ``holdfast serve``, and the bare floor.
+"""Servers in processes of their own, for benchmarks over loopback: a home that is served, and the bare floor.
 
 Both run under uvicorn with the same bounds. A server tells how much processor time it has taken when it is asked on its
 standard input, which works on every system and is in nobody's way.
@@ -126,7 +126,7 @@ def _tell_time() -> None:
 
 
 def _serve_floor(file: Path) -> None:
-    """As ``holdfast serve`` configures it (``api.cli.serve``), but for what is ours: no log, and no count of connections."""
+    """As ``holdfast serve`` configures it (``api.cli.serve``), but for what is ours: no log, no count of connections."""
     import uvicorn
 
     from api.asgi import MAX_HEAD_BYTES

@@ -3,15 +3,15 @@
     python -m benchmarks.http [--rounds 5] [--requests 320] [--json figures.json]
 
 Ours is ``holdfast serve`` over a home; the floor is bare FastAPI routes with a bare SQL insert into one table
-(``benchmarks._http_floor``), durable too, under the same server with the same bounds. Both get the same requests, signed
-headers included, which the floor reads past. They are signed before the clock starts, from one process (``_load``).
+(``benchmarks._http_floor``), durable too, under the same server with the same bounds. Both get the same requests with
+the headers that sign them, which the floor reads past. They are signed before the clock starts, from one process (``_load``).
 
 *Write* puts a document of three fields on condition that it is in the version that was last read (If-Match), and is
 answered when that is on the disk. *Bulk* posts documents as lines, a hundred to a transaction. *Listeners* are event
 streams: a document is written, and the next one when all of them have been told.
 
-The cpu ratio is of the processor time of the two servers, which other work on the machine disturbs least. p50 and p99 are
-of single requests, in milliseconds: of listeners, from the moment the write is sent until each has its event.
+The cpu ratio is of the processor time of the two servers, which other work on the machine disturbs least. p50 and p99
+are of single requests, in milliseconds: of listeners, from the moment the write is sent until each has its event.
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ def measure(directory: Path, rounds: int, requests: int, only: str) -> list[Row]
                 rows.append(compare(subject, lambda: work(ours), lambda: work(floor), rounds))
 
         for clients in (1, 16, 64):
-            add(f"write, {clients} client{'s' if clients > 1 else ''}", lambda side, n=clients: side.writes(requests, n))
+            add(
+                f"write, {clients} client{'s' if clients > 1 else ''}", lambda side, n=clients: side.writes(requests, n)
+            )
         for clients in (1, 16):
             add(f"read, {clients} client{'s' if clients > 1 else ''}", lambda side, n=clients: side.reads(requests, n))
         add(f"bulk, {BULK:,} to a request: documents", lambda side: side.bulk(2))

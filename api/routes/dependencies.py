@@ -385,8 +385,8 @@ class _Arrived:
     body: bytes
 
 
-async def _arrived(request: Request) -> _Arrived:
-    return _Arrived(request, await _body(request))
+async def _arrived(request: Request, body: Annotated[bytes, Depends(_body)]) -> _Arrived:
+    return _Arrived(request, body)
 
 
 def _identified(arrived: _Arrived) -> Call:
