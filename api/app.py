@@ -34,6 +34,7 @@ from api.routes import (
     serial,
     transactions,
 )
+from api.routes.dependencies import require_known
 from api.routes.sync import sync_router
 from api.service import Limits, Service
 from api.sync_host import ServiceHost
@@ -117,9 +118,13 @@ def _answer_error(request: Request, error: Exception) -> Response:
     return _answer(problem)
 
 
-def _answer_invalid(_request: Request, error: Exception) -> Response:
+def _answer_invalid(request: Request, error: Exception) -> Response:
     """Parameters that are not as they are declared. What was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
+    try:
+        require_known(request)
+    except AuditError as exc:
+        return _answer_error(request, exc)
     said = [f"{'/'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
     return _answer(Problem(KINDS[MalformedError], "; ".join(said)))
 

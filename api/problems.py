@@ -183,6 +183,8 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
         "the node reads only, until somebody has looked at it",
         members=lambda one: {"state": one.state},
     ),
+    errors.PeerMisbehaved: Kind("peer-misbehaved", 422, "Not what the sync protocol has", members=_reason),
+    errors.PeerRefused: Kind("peer-refused", 409, "The other side has ended the session", members=_reason),
     errors.Unauthenticated: Kind("unauthenticated", 401, "The request is not signed as it must be", members=_reason),
     errors.Forbidden: Kind("forbidden", 403, "Not allowed", members=_reason),
     errors.TooMany: Kind("too-many-requests", 429, "Too many requests", members=_reason),

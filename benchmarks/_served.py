@@ -126,7 +126,7 @@ def _tell_time() -> None:
 
 
 def _serve_floor(file: Path) -> None:
-    """As ``holdfast serve`` configures it (``api.cli.serve``), but for what is ours: no log, no count of connections."""
+    """As ``holdfast serve`` configures it (``api.cli.serve``), but for what is ours: no log, no connection count."""
     import uvicorn
 
     from api.asgi import MAX_HEAD_BYTES

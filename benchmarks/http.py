@@ -4,7 +4,8 @@
 
 Ours is ``holdfast serve`` over a home; the floor is bare FastAPI routes with a bare SQL insert into one table
 (``benchmarks._http_floor``), durable too, under the same server with the same bounds. Both get the same requests with
-the headers that sign them, which the floor reads past. They are signed before the clock starts, from one process (``_load``).
+the headers that sign them, which the floor reads past. One process signs and sends them (``_load``), and signs before
+the clock starts.
 
 *Write* puts a document of three fields on condition that it is in the version that was last read (If-Match), and is
 answered when that is on the disk. *Bulk* posts documents as lines, a hundred to a transaction. *Listeners* are event

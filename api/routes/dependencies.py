@@ -71,6 +71,7 @@ __all__ = [
     "ndjson",
     "openapi_body",
     "read_body",
+    "require_known",
 ]
 
 OPERATION: Final = "x-holdfast-operation"
@@ -386,7 +387,16 @@ class _Arrived:
 
 
 async def _arrived(request: Request, body: Annotated[bytes, Depends(_body)]) -> _Arrived:
-    return _Arrived(request, body)
+    request.state.arrived = arrived = _Arrived(request, body)
+    return arrived
+
+
+def require_known(request: Request) -> None:
+    """Raise as ``Gate.identify`` for a request that is refused before its route has asked: what is wrong with it is for
+    those who are known."""
+    arrived = getattr(request.state, "arrived", None)
+    if arrived is not None:
+        _identified(arrived)
 
 
 def _identified(arrived: _Arrived) -> Call:

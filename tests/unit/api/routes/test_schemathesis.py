@@ -60,9 +60,9 @@ def lines(_: Any, value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-@schemathesis.serializer("application/vnd.holdfast.sync")
+@schemathesis.serializer("application/vnd.holdfast.sync", "application/vnd.holdfast.archive")
 def frames(_: Any, value: Any) -> bytes:
-    """Frames: any bytes."""
+    """Any bytes."""
     return value if isinstance(value, bytes) else bytes(str(value), "utf-8")
 
 
