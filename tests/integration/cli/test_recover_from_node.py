@@ -192,3 +192,77 @@ def test_another_history_of_a_log_is_not_kept_in_its_place(pair: tuple[Any, Any]
     assert logs.contradiction(kept.log, kept.identity) is not None  # both: they prove it
     assert "contradicts" in sync(home, other, served).err
     assert logs.known() == [kept]
+
+
+def test_a_node_that_lies_changes_nothing_and_an_honest_one_is_asked_next(
+    pair: tuple[Any, Any], served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alters a byte of every feed that it gives, anywhere; then it answers as it should."""
+    from api.routes import logs
+
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    anchor(shell)
+    sync(shell, other, served)
+    home = restored(shell)
+    before = home("feed", "list", "--json").lines
+    write, lying = logs.write_feed, True
+
+    def lie(tx: Any, key: Any, out: Any) -> int:
+        import io
+
+        honest = io.BytesIO()
+        length = write(tx, key, honest)
+        data = bytearray(honest.getvalue())
+        if lying:
+            data[2 * len(data) // 3] ^= 1
+        out.write(data)
+        return length
+
+    monkeypatch.setattr(logs, "write_feed", lie)
+    with served(other) as url:
+        refused = home("recover", "fetch", "--node", url, code=None)
+        assert refused.code in (1, 77)
+        assert "does not hold" in refused.err
+        assert home("feed", "list", "--json").lines == before
+        lying = False
+        home("recover", "fetch", "--node", "http://127.0.0.1:9", "--node", url)
+    assert keys(home) == ["1", "2"]
+
+
+# --- a backup of a node ---
+
+
+def test_a_backup_of_a_node_is_verified_and_can_be_restored(pair: tuple[Any, Any], served: Any) -> None:
+    shell, other = pair
+    with served(shell) as url:
+        (told,) = shell("backup", "create", "node.backup", "--node", url, "--keystore", "--json").json
+        assert (told["verdict"], told["purpose"]) == ("PASSED", "backup")
+        assert "keystore.hfk" in told["files"]
+        assert "exists" in shell("backup", "create", "node.backup", "--node", url, code=77).err
+        bare = shell("backup", "create", "bare.backup", "--node", url, "--json")
+        assert "keystore.hfk" not in bare.json[0]["files"]
+        other("backup", "create", "stolen.backup", "--node", url, code=77)  # a member is not the owner
+    assert not shell.path("stolen.backup").exists()
+    shell("restore", "node.backup", "--home", "again")
+    put(shell.at("again"), "2")
+
+
+def test_the_nodes_that_a_home_was_paired_with_are_in_its_backup(shell: Any) -> None:
+    from api.peers import load_peers
+
+    met(shell, "http://127.0.0.1:1")
+    shell("backup", "create", "with.backup")
+    shell("restore", "with.backup", "--home", "again")
+    assert [one.url for one in load_peers(Home(shell.path("again")))] == ["http://127.0.0.1:1"]
+
+
+def test_a_log_alone_is_no_archive_to_audit(pair: tuple[Any, Any], served: Any) -> None:
+    shell, other = pair
+    shell("checkpoint", "create")
+    sync(shell, other, served)
+    (kept,) = KeptLogs(Home(other.path("other")).logs).known()
+    assert "without the feeds" in shell("audit", kept.path, "--policy", "young/policy.toml", code=77).err
+    assert shell("backup", "verify", kept.path, "--json").json[0]["purpose"] == "log"
+    shell("restore", kept.path, "--home", "no", code=77)
