@@ -31,8 +31,13 @@ from identity.errors import (
     TransportError,
     VerificationError,
 )
-from identity.textforms import parse_hex, parse_zbase32, to_zbase32
+from identity.textforms import parse_base64, parse_hex, parse_zbase32, to_zbase32
+from ledger.head import FORK, verify_head
+from ledger.manifest import describe, feed_key, parse_manifest
 from ledger.store import FeedKey
+from ledger.transfer import peek_manifest
+from sync.database import list_databases
+from sync.storage.projection import feed_name
 
 if TYPE_CHECKING:
     from api.bootstrap import Session
@@ -55,6 +60,7 @@ class Ahead:
 
     database: bytes
     key: FeedKey
+    identity: bytes
     held: int
     length: int
 
@@ -83,6 +89,7 @@ def look_at(session: Session, remote: RemoteNode, *, own_only: bool = False) -> 
     """
     own_log, size = session.vault.log_descriptor()[0], own_log_size(session)
     own = session.vault.history().identity
+    known = {info.uid for info in list_databases(session.vault.store)}
     ahead: list[Ahead] = []
     log: tuple[int, bytes] | None = None
     for database in _databases(remote):
@@ -93,7 +100,10 @@ def look_at(session: Session, remote: RemoteNode, *, own_only: bool = False) -> 
             if exc.status in (403, 404):
                 continue
             raise
-        ahead += _ahead(session, database, rows, own if own_only else None)
+        told = _ahead(session, database, rows)
+        # Of a database that is not here only one that this identity has written to: a node hands over no others.
+        if database in known or any(one.identity == own for one in told):
+            ahead += (one for one in told if not own_only or one.identity == own)
         further = [one.size for one in logs if one.log == own_log and one.size > size]
         if further and (log is None or max(further) > log[0]):
             log = max(further), database
@@ -107,20 +117,19 @@ def _databases(remote: RemoteNode) -> list[bytes]:
     raise MalformedError("that is no list of databases")
 
 
-def _ahead(session: Session, database: bytes, rows: Any, identity: bytes | None) -> list[Ahead]:
+def _ahead(session: Session, database: bytes, rows: Any) -> list[Ahead]:
     if not isinstance(rows, dict) or not isinstance(rows.get("feeds"), list) or len(rows["feeds"]) > _MOST_FEEDS:
         raise MalformedError("that is no list of feeds")
     found = []
     with session.vault.store.read() as tx:
         for row in rows["feeds"]:
-            if identity is not None and _text(row, "identity") != identity.hex():
-                continue
+            identity = parse_hex(_text(row, "identity"), 32)
             key, length = FeedKey(parse_zbase32(_text(row, "key"))), row.get("length")
             if not isinstance(length, int) or len(key) != 32:
                 raise MalformedError("that is no feed of a node")
             held = tx.feed(key)
             if length > (0 if held is None else held.length):
-                found.append(Ahead(database, key, 0 if held is None else held.length, length))
+                found.append(Ahead(database, key, identity, 0 if held is None else held.length, length))
     return found
 
 
@@ -146,6 +155,7 @@ def _download(
             query = {"database": one.database.hex()}
             target = f"/v1/feeds/{to_zbase32(one.key)}/export"
             remote.save("GET", target, out, most=_MOST_FEED_BYTES, query=query)
+        _check_asked(path, one)
         files.append(path)
     if found.log is not None and found.log_database is not None and not own_only:
         path = folder / "log.archive"
@@ -155,6 +165,16 @@ def _download(
             remote.save("GET", f"/v1/logs/{own.hex()}", out, most=MAX_KEPT_BYTES, query=query)
         files.append(path)
     return found, files
+
+
+def _check_asked(path: Path, asked: Ahead) -> None:
+    """What a node gave has to be the feed that it was asked for. Raises ``VerificationError``, ``MalformedError``."""
+    with path.open("rb") as stream:
+        manifest = peek_manifest(stream)
+    description = describe(manifest)
+    said = None if description is None else (description.identity, description.name)
+    if feed_key(manifest) != asked.key or said != (asked.identity, feed_name(asked.database)):
+        raise VerificationError(f"another feed than {asked.key.hex()}, which was asked for")
 
 
 def fetch_from_nodes(
@@ -182,7 +202,7 @@ def fetch_from_nodes(
             try:
                 with RemoteNode(url, signer) as remote:
                     found, got = _download(session, remote, folder)
-            except (TransportError, RemoteProblem, MalformedError) as exc:
+            except (TransportError, RemoteProblem, MalformedError, VerificationError) as exc:
                 tell(f"{url}: {exc}")
                 continue
             answered = True
@@ -244,11 +264,32 @@ def ask_own_heads(session: Session, signer: Signer, tell: Tell) -> None:
 
 
 def _take_own(session: Session, remote: RemoteNode, found: Found, tell: Tell) -> None:
+    """Take it in. Raises ``RefusedError`` when that fails, and the node can show that this device has signed it.
+
+    What a node merely claims keeps nobody from writing.
+    """
     try:
         entries = fetch_from(session, remote)
     except AuditError as exc:
+        if not any(_is_proven(remote, one) for one in found.feeds):
+            tell(f"{remote.url} claims to hold {found.entries} more entries of this home, and cannot show them: {exc}")
+            return
         raise RefusedError(
             f"{remote.url} holds {found.entries} entries of this home that are not here, and they cannot be had: {exc}",
             hint=f"holdfast recover fetch --node {remote.url}",
         ) from exc
     tell(f"{entries} entries of this home were brought back from {remote.url} before the first new one")
+
+
+def _is_proven(remote: RemoteNode, claimed: Ahead) -> bool:
+    """Whether the node shows a head of the feed, signed by its device, that is longer than what is here."""
+    try:
+        query = {"database": claimed.database.hex()}
+        match remote.ask("GET", f"/v1/feeds/{to_zbase32(claimed.key)}", query=query).json:
+            case {"manifest": str(text), "head": {"length": int(length), "tree": str(tree), "signature": str(signed)}}:
+                manifest = parse_manifest(parse_base64(text))
+                verify_head(manifest, parse_hex(tree, 32), length, FORK, parse_hex(signed))
+                return feed_key(manifest) == claimed.key and length > claimed.held
+    except AuditError:
+        return False
+    return False

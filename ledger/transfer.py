@@ -55,6 +55,7 @@ __all__ = [
     "export_feed",
     "ingest_feed",
     "ingest_feed_in",
+    "peek_manifest",
     "write_feed",
 ]
 
@@ -203,6 +204,13 @@ def ingest_feed_in(
     if history_of is None:
         importing.check_lineage()
     return IngestResult(importing.key, identity, importing.start, importing.length)
+
+
+def peek_manifest(source: BinaryIO) -> Manifest:
+    """The manifest of the feed that an export says it holds, before anything is taken in. Raises ``MalformedError``."""
+    reader = RecordReader(source, "feed export", _LIMITS)
+    reader.first_line(FIRST_LINE)
+    return _read_manifest(*reader.record())
 
 
 def _read_manifest(tag: bytes, payload: bytes) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +14,8 @@ from api.home import Home
 from api.kept_logs import KeptLogs
 from api.pairing import Party
 from api.peers import PairedNode, keep_peer
+from identity.textforms import parse_zbase32
+from ledger.store import FeedKey
 
 pytestmark = pytest.mark.integration
 
@@ -210,8 +213,6 @@ def test_a_node_that_lies_changes_nothing_and_an_honest_one_is_asked_next(
     write, lying = logs.write_feed, True
 
     def lie(tx: Any, key: Any, out: Any) -> int:
-        import io
-
         honest = io.BytesIO()
         length = write(tx, key, honest)
         data = bytearray(honest.getvalue())
@@ -229,6 +230,89 @@ def test_a_node_that_lies_changes_nothing_and_an_honest_one_is_asked_next(
         lying = False
         home("recover", "fetch", "--node", "http://127.0.0.1:9", "--node", url)
     assert keys(home) == ["1", "2"]
+
+
+def altered(write: Any) -> Any:
+    """A node that alters every feed that it gives."""
+
+    def lie(tx: Any, key: Any, out: Any) -> int:
+        honest = io.BytesIO()
+        length = write(tx, key, honest)
+        data = bytearray(honest.getvalue())
+        data[-60] ^= 1
+        out.write(data)
+        return length
+
+    return lie
+
+
+def test_who_shows_a_signed_head_and_gives_no_entries_stops_the_first_append(
+    pair: tuple[Any, Any], served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be a fork; who only claims to have more stops nobody."""
+    from api import peer_recovery
+    from api.routes import logs
+
+    shell, other = pair
+    shell("backup", "create", "early.backup")
+    put(restored(shell), "2")
+    sync(shell.at("restored"), other, served)
+    shell("restore", "early.backup", "--home", "twice")
+    twice = shell.at("twice")
+    monkeypatch.setattr(logs, "write_feed", altered(logs.write_feed))
+    with served(other) as url:
+        met(twice, url)
+        refused = twice("db", "put", "bank", "accounts/3", "{}", code=77)
+        assert "are not here, and they cannot be had" in refused.err
+        assert f"recover fetch --node {url}" in refused.err
+        with monkeypatch.context() as unsigned:
+            unsigned.setattr(peer_recovery, "_is_proven", lambda *_: False)
+            assert "cannot show them" in put(twice, "3").err
+
+
+def test_a_node_that_gives_another_feed_than_it_was_asked_for(
+    pair: tuple[Any, Any], served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from api.routes import logs
+
+    shell, other = pair
+    other("db", "create", "mine")
+    shell("backup", "create", "early.backup")
+    put(shell, "2")
+    anchor(shell)
+    sync(shell, other, served)
+    home = restored(shell)
+    write = logs.write_feed
+    swapped = other("feed", "list", "--json").json[-1]["key"]
+
+    def other_feed(tx: Any, _key: Any, out: Any) -> Any:
+        return write(tx, FeedKey(parse_zbase32(swapped)), out)
+
+    monkeypatch.setattr(logs, "write_feed", other_feed)
+    with served(other) as url:
+        refused = home("recover", "fetch", "--node", url, code=None)
+    assert refused.code in (1, 75)
+    assert "another feed than" in refused.err
+    assert keys(home) == ["1"]
+
+
+def test_feeds_of_no_database_are_nowhere_else_and_named(pair: tuple[Any, Any], served: Any) -> None:
+    shell, other = pair
+    shell("feed", "create", "notes", "--device", "main")
+    shell("backup", "create", "early.backup")
+    shell("feed", "append", "notes", "notes.jsonl")
+    put(shell, "2")
+    anchor(shell)
+    sync(shell, other, served)
+    home = restored(shell)
+    with served(other) as url:
+        refused = home("recover", "fetch", "--node", url, code=77)
+        assert "0 of 2" in refused.err
+        assert "--partial keeps what there is" in refused.err
+        ran = home("recover", "fetch", "--node", url, "--partial", "--json")
+    assert (ran.json[0]["state"], len(ran.json[0]["missing"])) == ("consistent", 1)
+    put(home, "3")
+    assert keys(home) == ["1", "2", "3"]
 
 
 # --- a backup of a node ---
