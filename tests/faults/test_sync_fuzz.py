@@ -191,7 +191,7 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
     ),
     "events that are none": (
         "MALFORMED",
-        lambda chance, hello: [hello, NOTHING, encode_frame(Events((chance.randbytes(200),)))],
+        lambda _, hello: [hello, NOTHING, encode_frame(Events((b"event",)))],
     ),
     "acknowledgements of nothing": (
         "OUT_OF_ORDER",

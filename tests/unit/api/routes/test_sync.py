@@ -88,7 +88,7 @@ def stranger(*_: Any) -> Mapping[str, str]:
 
 
 @contextmanager
-def served(host: Any, port: int = 0, **options: Any) -> Iterator[str]:
+def served(host: Any, port: int = 0, *, ping_s: float = 20.0, **options: Any) -> Iterator[str]:
     """A node that serves one database; its URL."""
     app = FastAPI()
     app.include_router(sync_router(host, **options), prefix="/v1")
@@ -100,7 +100,14 @@ def served(host: Any, port: int = 0, **options: Any) -> Iterator[str]:
         return Response(problem.body(), problem.kind.status, media_type=PROBLEM_JSON)
 
     listening = socket.create_server(("127.0.0.1", port))
-    config = uvicorn.Config(app, log_level="critical", ws="websockets-sansio", ws_max_size=MAX_FRAME_BYTES)
+    config = uvicorn.Config(
+        app,
+        log_level="critical",
+        ws="websockets-sansio",
+        ws_max_size=MAX_FRAME_BYTES,
+        ws_ping_interval=ping_s,
+        ws_ping_timeout=ping_s,
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, args=([listening],))
     thread.start()
