@@ -273,6 +273,14 @@ def test_folded_and_odd_headers(value: str) -> None:
         signed(put(full(), "if-match", value))
 
 
+@pytest.mark.parametrize("scheme", ["ws", "wss"])
+def test_a_websocket_is_asked_for_under_a_signature(scheme: str) -> None:
+    url = f"{scheme}://node.example/v1/databases/bank/sync"
+    request = signed(HttpRequest("GET", url, ()))
+    assert verify_request(request, NOW).key == SIGNER.public_key
+    refused(HttpRequest("GET", url.replace("ws", "http", 1), request.headers), "WRONG_SIGNATURE")
+
+
 @pytest.mark.parametrize(
     "url",
     [

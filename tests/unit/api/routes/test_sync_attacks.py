@@ -164,7 +164,7 @@ def test_entries_in_a_circle_wait_and_hold_up_nobody(three: tuple[Any, Any, Any]
     """Two devices, of which each has signed that it had seen what the other wrote after that."""
     from ledger.entry import encode_entry
     from ledger.feed import FeedWriter
-    from ledger.merkle import leaf_hash
+    from ledger.merkle import leaf_node
     from ledger.values import Reference
     from sync.transaction import DocumentId, Op, Stamp, Transaction, Verb, transaction_entry
 
@@ -176,7 +176,7 @@ def test_entries_in_a_circle_wait_and_hold_up_nobody(three: tuple[Any, Any, Any]
     tablet = world.replica("tablet")
     later = entry(9)
     for one, other in ((phone, desk), (desk, phone)):
-        first = entry(8, Reference(other.feed, 1, leaf_hash(later)))
+        first = entry(8, Reference(other.feed, 1, leaf_node(1, later).hash))
         FeedWriter(one.store, one.feed, one.device).append([first, later])
     laptop.put("accounts", "1", owner="A")
     told: list[Any] = []
