@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.to_thread
 from fastapi import FastAPI, Request
@@ -16,7 +17,7 @@ from starlette.exceptions import HTTPException
 from api.asgi import Observed, make_log, told
 from api.metrics import Metrics
 from api.openapi import make_openapi
-from api.problems import KINDS, METHOD_NOT_ALLOWED, PROBLEM_JSON, NotFound, Problem, RequestFailed, problem_of
+from api.problems import KINDS, METHOD_NOT_ALLOWED, PROBLEM_JSON, Kind, NotFound, Problem, RequestFailed, problem_of
 from api.routes import (
     backups,
     changes,
@@ -26,6 +27,7 @@ from api.routes import (
     health,
     history,
     identities,
+    intents,
     ledger,
     logs,
     pairings,
@@ -33,12 +35,13 @@ from api.routes import (
     retention,
     serial,
     transactions,
+    visits,
 )
-from api.routes.dependencies import require_known
+from api.routes.dependencies import Call, http_request, require_known
 from api.routes.sync import sync_router
 from api.service import Limits, Service
 from api.sync_host import ServiceHost
-from identity.errors import AuditError, MalformedError
+from identity.errors import AuditError, Forbidden, MalformedError, Unauthenticated
 
 if TYPE_CHECKING:
     from api.node import Node
@@ -51,6 +54,7 @@ _ROUTES = (
     databases.routes,
     documents.routes,
     transactions.routes,
+    intents.routes,
     queries.routes,
     history.routes,
     changes.routes,
@@ -62,6 +66,7 @@ _ROUTES = (
     pairings.routes,
     serial.routes,
     backups.routes,
+    visits.routes,
     sync_router(ServiceHost()),
 )
 
@@ -113,6 +118,8 @@ def _answer(problem: Problem) -> Response:
 def _answer_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AuditError)
     problem = problem_of(error, request.state.id)
+    if not isinstance(error, Unauthenticated | Forbidden):  # those were told where they were raised
+        _tell_refusal(request, problem.kind)
     if problem.kind.status == 500:
         request.app.state.log.error("failed", request_id=request.state.id, **told(error))
     return _answer(problem)
@@ -126,11 +133,32 @@ def _answer_invalid(request: Request, error: Exception) -> Response:
     except AuditError as exc:
         return _answer_error(request, exc)
     said = [f"{'/'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
+    _tell_refusal(request, KINDS[MalformedError])
     return _answer(Problem(KINDS[MalformedError], "; ".join(said)))
 
 
-def _answer_http(_request: Request, error: Exception) -> Response:
+def _tell_refusal(request: Request, kind: Kind) -> None:
+    """What comes with a token is a visit, also when it was refused before the gate was asked what it is about."""
+    call: Call | None = getattr(request.state, "call", None)
+    if call is not None and call.asked:
+        return
+    service: Service = request.app.state.service
+    named = _TENANT.match(request.url.path)
+    node = service.nodes.get(named[1] if named else "")
+    if node is None or "authorization" not in request.headers:
+        return
+    refusal = Forbidden(kind.name.replace("-", "_").upper(), kind.title)
+    with suppress(AuditError):
+        asked = http_request(request, b"") if call is None else call.request
+        node.gate.turn_away(asked, None if call is None else call.caller.key, refusal)
+
+
+_TENANT: Final = re.compile(r"/tenants/([^/]*)/")
+
+
+def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    _tell_refusal(request, {404: KINDS[NotFound], 405: METHOD_NOT_ALLOWED}.get(error.status_code, KINDS[RequestFailed]))
     if error.status_code == 405:
         return _answer(Problem(METHOD_NOT_ALLOWED, "see the OpenAPI document", headers=error.headers or {}))
     if error.status_code == 404:

@@ -45,6 +45,10 @@ __all__ = [
     "FeedFacts",
     "FeedList",
     "FeedModel",
+    "GrantBody",
+    "GrantFacts",
+    "GrantList",
+    "GrantModel",
     "HeadList",
     "HeadModel",
     "HealthModel",
@@ -60,6 +64,7 @@ __all__ = [
     "IdentityModel",
     "ImportLine",
     "IncrementChange",
+    "IntentModel",
     "KeptLogModel",
     "ListedCheckpoint",
     "ListedLog",
@@ -91,9 +96,12 @@ __all__ = [
     "ResolveBody",
     "RestorationModel",
     "RestoreBody",
+    "RevocationBody",
+    "RevocationModel",
     "RollbackModel",
     "SchemaBody",
     "SchemaModel",
+    "ScopeModel",
     "SkippedModel",
     "StateCheckModel",
     "StateRootFacts",
@@ -107,6 +115,7 @@ __all__ = [
     "UndoBody",
     "UndoneModel",
     "VerifyRoot",
+    "VisitList",
 ]
 
 Fields = dict[str, Any]
@@ -667,6 +676,95 @@ class ErasureModel(_Written):
     document: str
     keys: int
     unreachable: int
+
+
+# --- visits ---------------------------------------------------------------------------------------------------------
+
+
+class IntentModel(_Written):
+    """What an intent came to. ``etags``: the versions of its documents by now; ``repeated``: it was written before."""
+
+    intent: str
+    repeated: bool
+    etags: dict[str, str | None]
+
+
+class ScopeModel(_Body):
+    """Documents of a collection: those whose keys begin so."""
+
+    collection: Name
+    prefix: Annotated[str, Field(max_length=512)] = ""
+
+
+class GrantBody(_Body):
+    """What an app is to be allowed. ``holder`` is its key, did:key:z6Mk...; without ``scopes`` it is every collection,
+    without ``fields`` every field. ``if_match``: changes name the version that they are meant for."""
+
+    database: Name
+    holder: Annotated[str, Field(max_length=100)]
+    operations: Annotated[list[str], Field(min_length=1, max_length=6)]
+    seconds: Annotated[int, Field(ge=1, le=86_400)] = 3600
+    scopes: Annotated[list[ScopeModel], Field(min_length=1, max_length=32)] | None = None
+    fields: Annotated[list[Name], Field(min_length=1, max_length=64)] | None = None
+    if_match: bool = False
+    rate: Annotated[int, Field(ge=1, le=6000)] = 60
+    note: Annotated[str, Field(max_length=200)] = ""
+
+
+class GrantFacts(_Shape):
+    """A token that was given out. ``id`` ends it, and all that was made of it."""
+
+    time: str | None
+    token: str
+    id: str
+    device: str
+    holder: str
+    database: str
+    operations: list[str]
+    until: str | None
+    scopes: list[ScopeModel] | None
+    fields: list[str] | None
+    if_match: bool
+    rate: int
+    note: str
+    revoked: bool
+
+
+class GrantModel(GrantFacts):
+    """The same with the token itself, in base64url: it is shown this once."""
+
+    capability: str
+
+
+class GrantList(_Shape):
+    """Tokens that were given out, oldest first. ``more``: go on behind ``cursor``."""
+
+    grants: list[GrantFacts]
+    cursor: str
+    more: bool
+
+
+class VisitList(_Shape):
+    """Records of the visit feeds (docs/spec/visit.md), oldest first. ``more``: go on behind ``cursor``."""
+
+    visits: list[dict[str, Any]]
+    cursor: str
+    more: bool
+
+
+class RevocationBody(_Body):
+    """What is to be ended: ``id`` is the revocation id of a block of a token, 128 hexadecimal digits."""
+
+    id: Annotated[str, Field(pattern="^[0-9a-f]{128}$")]
+    why: NoteText = ""
+
+
+class RevocationModel(_Shape):
+    """What was ended."""
+
+    id: str
+    by: str
+    why: str
 
 
 # --- the change feed ------------------------------------------------------------------------------------------------

@@ -21,7 +21,15 @@ from api.databases import Databases
 from api.kept_logs import KeptLogs
 from api.pairing import Offers
 from api.pool import trusted_by_home
-from identity.errors import AuditError, ReadOnlyState, RefusedError, StoreBusy, TransportError
+from identity.errors import (
+    AuditError,
+    Forbidden,
+    ReadOnlyState,
+    RefusedError,
+    StoreBusy,
+    TransportError,
+    Unauthenticated,
+)
 
 if TYPE_CHECKING:
     from anchoring.timestamp import Authority
@@ -37,6 +45,10 @@ _ASK_AGAIN_S: Final = 15.0
 """How long it is not tried again to open a database for writing, or to ask the chain, after that failed."""
 
 
+_TELL_S: Final = 60.0
+"""How often the sums of refusals are written that are not told one by one."""
+
+
 class Gate(Protocol):
     """Who may do what on a node."""
 
@@ -45,6 +57,9 @@ class Gate(Protocol):
 
     def allow(self, caller: Caller, action: Action) -> Grant:
         """Return only when the caller may do that, and how much of it. Raises ``Forbidden``."""
+
+    def turn_away(self, request: HttpRequest, key: bytes | None, refusal: Unauthenticated | Forbidden) -> None:
+        """Record a request of a visitor that was refused before ``allow`` was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +121,29 @@ class Node:
                 writer, device = self._writing.writer(), self._writing.device(self._device)
                 self.access = open_access(session, self.ring, writer, device, requests_a_minute=most)
                 self._closing.enter_context(closing(self.access))
+                telling = threading.Thread(
+                    target=self._tell_refusals, args=(self.access,), name="refusals", daemon=True
+                )
+                telling.start()
+                self._closing.callback(telling.join)
                 return self.access.gate
         store = session.vault.store
         nonces = self._closing.enter_context(closing(nonces_for(store, session.home.nonces)))
         standing = StandingReader(store, session.vault.history().identity)
-        return OwnGate(standing, nonces, lambda: session.now_ms() // 1000, requests_a_minute=most)
+        return OwnGate(standing, nonces, lambda: session.now_ms() // 1000, requests_a_minute=most, own=self._own_key())
+
+    def _own_key(self) -> bytes | None:
+        """The key of the device as which this node writes, if it is clear which that is."""
+        if self._writing is None or self.ring is None:
+            return None
+        with suppress(RefusedError):
+            return self.ring.device_keys().get(self.device())
+        return None
+
+    def _tell_refusals(self, access: Access) -> None:
+        """Write the sums of refusals that are due, also when no other refusal comes."""
+        while not self.closing.wait(_TELL_S):
+            access.feed.flush()
 
     # --- databases ---
 
@@ -151,6 +184,10 @@ class Node:
             made = self._ready().create(name, device=self._device)
             self._open[made.uid] = made
             return made
+
+    def device(self) -> str:
+        """The name of the device as which this node writes and speaks. Raises ``RefusedError`` when it is not clear."""
+        return (self._writing or self._reading).device(self._device)
 
     def signer(self) -> Signer:
         """The key of the device as which this node speaks. Raises ``RefusedError`` when no device can be meant."""

@@ -16,6 +16,7 @@ from identity import errors
 from identity.errors import AuditError
 from identity.textforms import to_base64
 from sync.changes import MissingDocument, PurgedDocument, StaleVersion
+from sync.intent import RivalIntents
 from sync.jsonform import to_json
 from sync.view import Cell, View
 
@@ -125,6 +126,10 @@ def _fork(error: errors.ForkDetected) -> dict[str, Any]:
     return {name: to_base64(getattr(error, name)) for name in ("first", "second", "proof")}
 
 
+def _rivals(error: RivalIntents) -> dict[str, Any]:
+    return {name: to_base64(getattr(error, name)) for name in ("first", "second")}
+
+
 def _reason(error: Any) -> dict[str, Any]:
     return {"reason": error.reason}
 
@@ -164,6 +169,7 @@ KINDS: Final[Mapping[type[AuditError], Kind]] = {
     errors.MissingEvidenceError: Kind("missing-evidence", 404, "Not here"),
     errors.TokenUndecided: Kind("token-undecided", 422, "A timestamp token cannot be judged", members=_reason),
     errors.ConflictError: Kind("conflict", 409, "Somebody else wrote first"),
+    RivalIntents: Kind("rival-intents", 409, "Two intents of one key under one number", members=_rivals),
     StaleVersion: Kind("stale-version", 412, "The document is in another version", members=_stale),
     StaleForReader: Kind(
         "stale-version",

@@ -258,8 +258,8 @@ class Unauthenticated(RefusedError):
 class Forbidden(RefusedError):
     """Who sent a request is known, and may not have what it asks for. ``reason`` as in ``Unauthenticated``."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
+    def __init__(self, reason: str, detail: str, *, hint: str = "") -> None:
+        super().__init__(f"{reason}: {detail}", hint=hint)
         self.reason = reason
 
 

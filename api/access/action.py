@@ -14,7 +14,7 @@ from typing import Final
 
 from sync.acts import Role
 
-__all__ = ["ALLOWED_TO", "VISITABLE", "Action", "Caller", "Grant", "Operation", "Token"]
+__all__ = ["ALLOWED_TO", "VISITABLE", "Action", "Author", "Caller", "Grant", "Operation", "Token"]
 
 
 class Operation(StrEnum):
@@ -76,12 +76,21 @@ database is for devices of the identity whose node it is."""
 
 
 @dataclass(frozen=True, slots=True)
+class Author:
+    """Who has signed an intent: a key, and the identity that it names; None: a visitor."""
+
+    key: bytes
+    identity: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
 class Action:
     """What a request is about. ``database`` None: the node. ``collection`` or ``key`` None: not about one.
 
     ``fields``: names at the top level of a document that it reads or writes, as far as the request says so.
     ``key_prefix``: it is about no other documents of the collection than those whose keys begin so. ``guarded``: it
-    changes a document only in the version that it names (If-Match).
+    changes a document only in the version that it names (If-Match). ``writes``: it writes into the node's own feed, in
+    the name of ``author``; without one, in the node's own.
     """
 
     operation: Operation
@@ -91,6 +100,8 @@ class Action:
     fields: frozenset[str] = frozenset()
     key_prefix: str = ""
     guarded: bool = False
+    writes: bool = False
+    author: Author | None = None
 
 
 @dataclass(frozen=True, slots=True)

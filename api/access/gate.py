@@ -14,17 +14,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from api.access.action import ALLOWED_TO, Action, Caller, Grant, Operation
+from api.access.action import ALLOWED_TO, Action, Author, Caller, Grant, Operation
 from api.access.nonces import Nonces
 from api.access.request import HttpRequest
 from api.access.signatures import VerifiedRequest, verify_request
 from api.access.standing import Standing, StandingReader
 from identity.errors import Forbidden, TooMany, Unauthenticated
 
-__all__ = ["REQUESTS_A_MINUTE", "Gate", "Visitors"]
+__all__ = ["REQUESTS_A_MINUTE", "Gate", "Visitors", "check_author"]
 
 REQUESTS_A_MINUTE: Final = 6000
 """Of one device, by default."""
+
+
+def check_author(action: Action, caller: Caller, identity: bytes | None, own: bytes | None = None) -> None:
+    """Return only when nobody's change would be told as another one's. Raises ``Forbidden``.
+
+    The node's feeds are signed by its device, ``own``: what anybody else wants written carries their own intent, which
+    is that of the key that signed the request, for the ``identity`` that it speaks for.
+    """
+    if not action.writes:
+        return
+    if action.author is None:
+        if caller.key != own:
+            raise Forbidden("INTENT", "only the node's own device writes without an intent", hint=_INTENT_HINT)
+    elif action.author != Author(caller.key, identity):
+        raise Forbidden("INTENT", "the intent is not signed by the key of the request, or for another identity")
+
+
+_INTENT_HINT: Final = "sign what is wanted as an intent: POST /v1/databases/{database}/intents"
 
 
 class Visitors(Protocol):
@@ -44,7 +62,8 @@ class Visitors(Protocol):
 class Gate:
     """The gate of one node. Threads share it.
 
-    ``visitors`` None: nobody is let in with a token. ``now_s`` is the clock, in seconds since 1970.
+    ``visitors`` None: nobody is let in with a token. ``now_s`` is the clock, in seconds since 1970. ``own`` is the key
+    that the node's feeds are signed with; None: nothing is written.
     """
 
     def __init__(
@@ -55,12 +74,14 @@ class Gate:
         *,
         visitors: Visitors | None = None,
         requests_a_minute: int = REQUESTS_A_MINUTE,
+        own: bytes | None = None,
     ) -> None:
         self._standing = standing
         self._nonces = nonces
         self._now_s = now_s
         self._visitors = visitors
         self._requests_a_minute = requests_a_minute
+        self._own = own
 
     def identify(self, request: HttpRequest) -> Caller:
         """Who signed the request; it counts from now on, and never again.
@@ -80,6 +101,14 @@ class Gate:
                 self._visitors.turn_away(request, None if verified is None else verified.key, refusal)
             raise
         return Caller(verified.key, verified.token)
+
+    def turn_away(self, request: HttpRequest, key: bytes | None, refusal: Unauthenticated | Forbidden) -> None:
+        """Record a request with a token that was refused although nobody asked what it is about: it is a visit, too.
+
+        ``key`` has signed it, None when that was not looked at. Raises what writing raises.
+        """
+        if self._visitors is not None and request.values("authorization"):
+            self._visitors.turn_away(request, key, refusal)
 
     def _greet(self, request: HttpRequest, verified: VerifiedRequest) -> int:
         """How many requests a minute the signer may make. Only who is known here has nonces remembered at all: else
@@ -108,4 +137,5 @@ class Gate:
         member = standing.member(caller.key, action.database)
         if action.operation not in ALLOWED_TO[member.role]:
             raise Forbidden("ROLE", f"a {member.role} may not {action.operation}")
+        check_author(action, caller, member.identity, self._own)
         return Grant(caller, member.identity)

@@ -89,6 +89,7 @@ def open_access(
         nonces,
         lambda: session.now_ms() // 1000,
         visitors=desk,
+        own=keys[device],
         requests_a_minute=requests_a_minute,
     )
     return Access(gate, standing, revocations, feed, nonces, session.now_ms)

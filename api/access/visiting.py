@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from api.access.action import ALLOWED_TO, Action, Caller, Grant, Token
 from api.access.capability import Capability, authorize, minter_of, read_capability
+from api.access.gate import check_author
 from api.access.records import MAX_LINE, Visit, action_fields, terms_digest
 from api.access.request import HttpRequest
 from api.access.signatures import VerifiedRequest, token_of
@@ -90,6 +91,7 @@ class VisitorDesk:
             raise Forbidden("OPERATION", "who minted the token may not do that")
         now_s = self._now_ms() // 1000
         authorize(caller.token.encoded, capability.device, caller.key, action, now_s)
+        check_author(action, caller, None)
 
     def _visit(
         self, token: Token, capability: Capability, key: bytes | None, about: dict[str, Value], reason: str

@@ -9,8 +9,9 @@ anew for every visit: a revocation counts from the next request on, in every pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import merge
 from threading import Lock
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from ledger.storage.sql import SqlReadTransaction, SqlStore
 from ledger.store import FeedKey
 from ledger.writer import StoreWriter
 
-__all__ = ["REVOCATIONS", "VISITS", "Revocations", "VisitFeed", "read_records"]
+__all__ = ["REVOCATIONS", "VISITS", "RecordPage", "Revocations", "VisitFeed", "read_page", "read_records"]
 
 VISITS: Final = "visits"
 REVOCATIONS: Final = "revocations"
@@ -227,6 +228,57 @@ def read_records(store: SqlStore, own: bytes, name: str = VISITS, *, since_ms: i
     return sorted(found, key=lambda record: record.time_ms)
 
 
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """Records, and where to go on; ``more``: there may be some at once."""
+
+    records: tuple[Record, ...]
+    positions: Mapping[FeedKey, int]
+    more: bool
+
+
+def read_page(
+    store: SqlStore,
+    own: bytes,
+    positions: Mapping[FeedKey, int],
+    wants: Callable[[Record], bool],
+    limit: int,
+) -> RecordPage:
+    """The next records of both feeds, by the times that they claim, behind ``positions``: how far each feed was read.
+
+    Feeds only grow, so that who goes on where a page ended is told each record once. Not more than 10,000 records are
+    looked at for one page, which can be short, or empty, and have more behind it.
+    """
+    with store.read() as tx:
+        keys = [key for name in (VISITS, REVOCATIONS) for key in _named(tx, name, own)]
+        parts = [_placed(tx, key, positions.get(key, 0)) for key in keys]
+        reached, found = dict(positions), list[Record]()
+        for seen, (_, key, index, record) in enumerate(merge(*parts)):
+            if len(found) == limit or seen == _LOOKED_AT:
+                return RecordPage(tuple(found), reached, more=True)
+            reached[key] = index + 1
+            if record is not None and wants(record):
+                found.append(record)
+    return RecordPage(tuple(found), reached, more=False)
+
+
+_LOOKED_AT: Final = 10_000
+_PIECE: Final = 256
+
+_Placed = tuple[int, FeedKey, int, Record | None]
+
+
+def _placed(tx: SqlReadTransaction, key: FeedKey, start: int) -> Iterator[_Placed]:
+    """The blocks of a feed from ``start`` on with their times; where a clock went back, with the latest before it."""
+    latest, length = 0, _length(tx, key)
+    while start < length:
+        for index, block in enumerate(tx.blocks(key, start, min(start + _PIECE, length)), start):
+            record = _record(block)
+            latest = latest if record is None else max(latest, record.time_ms)
+            yield latest, key, index, record
+        start = min(start + _PIECE, length)
+
+
 def _named(tx: SqlReadTransaction, name: str, own: bytes) -> Iterator[FeedKey]:
     """The feeds of an identity with that name, or that name and a number."""
     for state in tx.feeds():
@@ -245,9 +297,13 @@ def _length(tx: Any, key: FeedKey) -> int:
 def _records(tx: SqlReadTransaction, key: FeedKey, start: int, stop: int) -> Iterator[Record]:
     """The records in a part of a feed. What is none is passed over: the feed is signed, and proves it all the same."""
     for block in tx.blocks(key, start, stop) if stop > start else ():
-        try:
-            record = parse_record(parse_entry(block))
-        except MalformedError:
-            continue
+        record = _record(block)
         if record is not None:
             yield record
+
+
+def _record(block: bytes) -> Record | None:
+    try:
+        return parse_record(parse_entry(block))
+    except MalformedError:
+        return None

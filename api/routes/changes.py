@@ -121,6 +121,7 @@ class _Asked:
         if grant.fields is not None:
             for name in ("old", "new"):
                 found[name] = None if found[name] is None else grant_shown(grant, found[name])
+            found["note"] = ""  # it may speak of fields that are withheld
             found["conflicts"] = [one for one in found["conflicts"] if grant_shows(grant, one["path"])]
             if found["change"] == "changed" and found["old"] == found["new"]:
                 return None

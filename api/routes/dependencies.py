@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from hashlib import sha256
 from typing import Annotated, Any, Final, TypeVar
@@ -149,12 +149,19 @@ class Call:
     caller: Caller
     operation: Operation
     id: str
+    asked: list[Action] = field(default_factory=list, repr=False)
+    """What the gate was asked so far."""
 
     # --- asking the gate ---
 
+    def ask(self, action: Action) -> Grant:
+        """Ask the gate. Raises ``Forbidden``."""
+        self.asked.append(action)
+        return self.node.gate.allow(self.caller, action)
+
     def allow(self, operation: Operation | None = None) -> Grant:
         """Ask for an operation on the node itself. Raises ``Forbidden``."""
-        return self.node.gate.allow(self.caller, Action(operation or self.operation))
+        return self.ask(Action(operation or self.operation))
 
     def on(
         self,
@@ -163,26 +170,33 @@ class Call:
         key: str | None = None,
         fields: Iterable[str] = (),
         *,
+        prefix: str = "",
         operation: Operation | None = None,
         writes: bool = False,
     ) -> On:
         """Ask for the operation, by default the route's, on a database. Raises ``Forbidden``, ``NotFound``.
 
-        Who may not ask the node what databases it has is not told that there is none of that name.
+        What ``writes`` is for the node's own device alone: others send intents. Who may not ask the node what databases
+        it has is not told that there is none of that name.
         """
         asked = operation or self.operation
-        try:
-            uid = self.node.find(database).uid
-        except MissingEvidenceError as exc:
-            self.allow(asked)
-            raise NotFound(f"there is no database {database!r}, or there are several") from exc
-        grant = self.node.gate.allow(self.caller, Action(asked, uid, collection, key, frozenset(fields)))
+        uid = self.find(database, asked)
+        action = Action(asked, uid, collection, key, frozenset(fields), prefix, writes=writes)
+        grant = self.ask(action)
         return On(self.node.writing(uid) if writes else self.node.reading(uid), grant)
+
+    def find(self, database: str, operation: Operation | None = None) -> bytes:
+        """The id of a database, as ``on`` finds it. Raises ``Forbidden``, ``NotFound``."""
+        try:
+            return self.node.find(database).uid
+        except MissingEvidenceError as exc:
+            self.allow(operation)
+            raise NotFound(f"there is no database {database!r}, or there are several") from exc
 
     def permits(self, operation: Operation, uid: bytes) -> bool:
         """Whether an operation on a database is allowed. Nothing of it is opened."""
         try:
-            self.node.gate.allow(self.caller, Action(operation, uid))
+            self.ask(Action(operation, uid))
         except Forbidden:
             return False
         return True
@@ -253,7 +267,7 @@ class Call:
 
     def _shown(self, uid: bytes, stale: StaleVersion) -> dict[str, Any] | None:
         try:
-            grant = self.node.gate.allow(self.caller, Action(Operation.READ, uid, *stale.document))
+            grant = self.ask(Action(Operation.READ, uid, *stale.document))
         except Forbidden:
             return None
         view = stale.current
@@ -373,6 +387,8 @@ def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stran
     """No nonce is remembered of strangers, who could fill the memory for them: asking twice must do no harm."""
     service: Service = request.app.state.service
     node, asked = service.node(request.path_params.get("tenant", "")), http_request(request, body)
+    if asked.values("authorization"):  # no token is for what takes none: the visit is refused, and told
+        node.gate.allow(node.gate.identify(asked), Action(Operation.PAIR))
     verified = verify_request(asked, node.session.now_ms() // 1000)
     service.rates.take(verified.key)
     return Stranger(node, asked, verified.key)
@@ -407,7 +423,9 @@ def _identified(arrived: _Arrived) -> Call:
     caller = node.gate.identify(asked)
     request.state.caller = caller.key
     service.rates.take(caller.key)
-    return Call(service, node, asked, caller, Operation(_extra(request)[OPERATION]), request.state.id)
+    call = Call(service, node, asked, caller, Operation(_extra(request)[OPERATION]), request.state.id)
+    request.state.call = call
+    return call
 
 
 def _target(connection: HTTPConnection, public_url: str | None) -> str:

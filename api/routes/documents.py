@@ -147,7 +147,8 @@ def list_documents(
 ) -> Response:
     """A page of a collection's documents, by key."""
     is_past = as_of is not None or deleted
-    on = call.on(database, check_collection(collection), operation=Operation.HISTORY if is_past else None)
+    asked = Operation.HISTORY if is_past else None
+    on = call.on(database, check_collection(collection), prefix=prefix or "", operation=asked)
     with on.database.read() as reader:
         point = point_in_time(reader, as_of, axis)
         page = scan(

@@ -93,7 +93,7 @@ def _entry(on: On, one: HistoryEntry) -> dict[str, Any] | None:
         "taken": time_json(entry.taken_ms),
         "device": to_did_key(entry.author.device),
         "identity": to_hex(entry.author.identity),
-        "note": entry.note,
+        "note": entry.note if on.grant.fields is None else "",  # it may speak of fields that are withheld
         "undoes": [reference_text(other) for other in entry.undoes],
         "masked": entry.masked,
         "ops": [{"verb": op.verb.value, "path": op.path, "value": to_json(op.value)} for op in ops],

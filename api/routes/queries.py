@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os.path import commonprefix
 from typing import Annotated, Any
 
 from fastapi import Query as Parameter
@@ -14,7 +15,7 @@ from api.routes.documents import AsOfTime, AxisName
 from api.routes.forms import as_of_json, conflicts_json, point_in_time, unsealed
 from sync.filtertext import parse_field, parse_filter
 from sync.jsonform import to_json
-from sync.query import EVERYTHING, KEY, Filter, Query, filter_from_json, project
+from sync.query import EVERYTHING, KEY, Conjunction, Filter, Operator, Query, filter_from_json, project
 from sync.storage.query import Found, run_query
 
 __all__ = ["routes"]
@@ -78,7 +79,8 @@ def _answer(call: Call, database: str, collection: str, body: QueryBody) -> Resp
         body.scan,
     )
     named = _fields_named(asked)
-    on = call.on(database, collection, None, named, operation=None if body.as_of is None else Operation.HISTORY)
+    at = None if body.as_of is None else Operation.HISTORY
+    on = call.on(database, collection, None, named, prefix=_prefix(asked.where), operation=at)
     on.require_fields(named)  # a filter over a field that is withheld would tell what it holds
     with on.database.read() as reader:
         point = point_in_time(reader, body.as_of, body.axis)
@@ -96,6 +98,17 @@ def _filter(where: Any) -> Filter:
 def _fields_named(asked: Query) -> set[str]:
     paths = [one.path for conjunction in asked.where.alternatives for one in conjunction]
     return {path[0] for path in (*paths, asked.order, *asked.select) if path != KEY}
+
+
+def _prefix(where: Filter) -> str:
+    """With what the key of every document begins that can fit."""
+    return commonprefix([_prefix_of(one) for one in where.alternatives])  # noqa: RUF071  (of texts, no paths)
+
+
+def _prefix_of(conjunction: Conjunction) -> str:
+    exact = (Operator.EQUAL, Operator.PREFIX)
+    texts = [one.values[0] for one in conjunction if one.path == KEY and one.operator in exact]
+    return max((one for one in texts if isinstance(one, str)), key=len, default="")
 
 
 def _row(on: On, one: Found, asked: Query) -> dict[str, Any]:

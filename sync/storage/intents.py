@@ -12,7 +12,7 @@ from sync.storage.reader import Reader
 from sync.storage.writing import Writing
 from sync.transaction import Transaction, Verb
 
-__all__ = ["check_intent", "earlier_commit", "intended", "rival_intents"]
+__all__ = ["check_intent", "earlier_commit", "intended", "place_of_intent", "rival_intents"]
 
 
 def check_intent(intent: Intent, database: bytes) -> None:
@@ -68,6 +68,13 @@ def _check_ops(current: Writing, intent: Intent) -> None:
         if tuple(resolve(based, current, current.vector(intent.mark.base))[0]) != intent.ops:
             raise ConflictError("somebody has written there since it was read", hint="read again, and sign it again")
     current.check_required(intent.ops)
+
+
+def place_of_intent(reader: Reader, intent: Intent) -> int | None:
+    """Where the entry begins that carries the intent, among what this replica has taken in; None when none does."""
+    digest = intent.digest()
+    rows = reader.tx.fetch_all(reader.sql.intents, (reader.number, intent.mark.key, intent.mark.sequence))
+    return next((place for one, _, _, place, _ in rows if one == digest), None)
 
 
 def rival_intents(reader: Reader) -> list[tuple[bytes, bytes]]:
