@@ -60,6 +60,8 @@ def commit_intent(call: Called, database: str, note: Note = "") -> Response:
     most = call.service.limits.documents if call.caller.token is None else _MOST_OF_VISITORS
     if len(documents) > most:
         raise LimitExceeded(f"{len(documents)} documents, at most {most} go into one intent")
+    if call.strength() is Strength.SERIAL:
+        raise MalformedError("Prefer: an intent is not proposed to a home: it is written here, or refused")
     if_match, if_absent = condition(call)
     is_conditional = if_match is not None or if_absent
     if is_conditional and len(documents) != 1:

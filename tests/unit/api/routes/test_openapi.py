@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from api.access.action import Operation
+from identity.textforms import to_did_key
+from tests.unit.api.routes.signed import APP, intent
 
 SIGNED = [{"signature": []}, {"signature": [], "token": []}]
 PROBLEM = {"$ref": "#/components/schemas/ProblemDocument"}
@@ -23,6 +25,8 @@ PARAMETERS = {
     "pairing": "00" * 16,
 }
 REFERENCE = f"{'y' * 52}/0/{'00' * 32}"
+QUERIES = {"diff": "?from=0&axis=known", "decision": f"?entry={REFERENCE}"}
+"""What a path has to be asked with, by its end."""
 BODIES: dict[str, Any] = {
     "NewDatabase": {"name": "other"},
     "DocumentBody": {"owner": "Novak"},
@@ -41,9 +45,11 @@ BODIES: dict[str, Any] = {
     "NewBackup": {},
     "EvidenceBody": {},
     "VerifyRoot": {"entry": REFERENCE},
-    "PairingOffer": {"databases": ["bank"]},
+    "PairingOffer": {"databases": ["bank"], "role": "admin"},
     "PairingDecision": {"accept": True},
-    "PairingClaim": {"code": "2345-6789", "events": ["AA=="]},
+    "PairingClaim": {"code": "7K4M-Q2RT", "events": ["oWVldmVudA=="]},
+    "GrantBody": {"database": "bank", "holder": to_did_key(APP.public_key), "operations": ["read"]},
+    "RevocationBody": {"id": "5e" * 64},
 }
 
 
@@ -67,9 +73,9 @@ def body_of(operation: Any) -> Any:
 
 def ask(served: Any, method: str, path: str, operation: Any, **headers: str) -> Any:
     target = path.format(**PARAMETERS).replace("{key}", "4711")
-    queries = {"diff": "?from=0&axis=known", "decision": f"?entry={REFERENCE}"}
-    query = queries.get(path.rpartition("/")[2], "")
-    return served(method.upper(), target + query, body_of(operation), If_Match='"1.x"', **headers)
+    query = QUERIES.get(path.rpartition("/")[2], "")
+    body = intent(APP, served.database.uid, 1) if path.endswith("/intents") else body_of(operation)
+    return served(method.upper(), target + query, body, If_Match='"1.x"', **headers)
 
 
 def is_for_guests(operation: Any) -> bool:
@@ -98,7 +104,7 @@ def test_whoever_is_not_known_gets_nowhere(served: Any, described: Any) -> None:
     count = 0
     for method, path, _ in operations(described):
         if path.startswith("/v1/"):
-            target = path.format(**PARAMETERS)
+            target = path.format(**PARAMETERS) + QUERIES.get(path.rpartition("/")[2], "")
             for prefix in ("", "/tenants/none"):
                 answered = served.client.request(method, prefix + target)
                 assert answered.status_code == (404 if prefix else 401), (method, path)

@@ -22,12 +22,11 @@ from api.access.records import Visit
 from api.app import create_app
 from api.members import admit, dismiss
 from identity.keys import Ed25519Signer
-from identity.textforms import to_did_key
 from ledger.identities import add_events
 from sync.acts import Role
 from tests.unit.api.access.test_gate import Person
 from tests.unit.api.routes.signed import APP, HIDDEN, THIEF, Signed, Tenant, intent, open_tenant, refusals
-from tests.unit.api.routes.test_openapi import BODIES
+from tests.unit.api.routes.test_openapi import BODIES, PARAMETERS
 
 ALLOWED = {
     ("GET", "/v1/databases/{database}/collections/{collection}/documents/{key}"),
@@ -43,12 +42,6 @@ ALLOWED = {
 """What is served to an app that may read and update two fields of one collection."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-MORE_BODIES: dict[str, Any] = {
-    "RevocationBody": {"id": "5e" * 64},
-    "PairingOffer": {"databases": ["bank"], "role": "admin"},
-    "PairingDecision": {"accept": True},
-    "PairingClaim": {"code": "7K4M-Q2RT", "events": ["oWVldmVudA=="]},
-}
 NUMBERS = count(1)
 """Of the app's intents."""
 
@@ -85,17 +78,7 @@ def world(empty_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 def target(path: str, operation: Any, *, database: str = "bank", collection: str = "accounts") -> str:
     """A URL of a route about a document that is there."""
-    found = path.format(
-        database=database,
-        collection=collection,
-        key="4711",
-        name="case-17",
-        feed="y" * 52,
-        identity="00" * 32,
-        index="0",
-        size="1",
-        pairing="ab" * 16,
-    )
+    found = path.format(**{**PARAMETERS, "database": database, "collection": collection})
     asked = []
     for one in operation.get("parameters", ()):
         if one["in"] == "query" and one["name"] in ("database", "collection"):
@@ -115,10 +98,7 @@ def body_of(operation: Any, database: bytes, signer: Ed25519Signer = APP, **more
         return intent(signer, database, next(NUMBERS), **more)
     if "$ref" not in content["schema"]:
         return b""
-    name = content["schema"]["$ref"].rpartition("/")[2]
-    if name == "GrantBody":
-        return {"database": "bank", "holder": to_did_key(APP.public_key), "operations": ["read"]}
-    return {**BODIES, **MORE_BODIES}[name]
+    return BODIES[content["schema"]["$ref"].rpartition("/")[2]]
 
 
 def refused(tenant: Tenant, answered: Any, *, counted: bool = False) -> str:
