@@ -64,6 +64,7 @@ __all__ = [
     "IdentityModel",
     "ImportLine",
     "IncrementChange",
+    "IntentFacts",
     "IntentModel",
     "KeptLogModel",
     "ListedCheckpoint",
@@ -450,6 +451,14 @@ class OpModel(BaseModel):
     value: Any
 
 
+class IntentFacts(BaseModel):
+    """Who wanted it, when that is not whose feed it is in: the entry holds what ``key`` has signed."""
+
+    key: str
+    identity: str | None
+    sequence: int
+
+
 class HistoryEntryModel(BaseModel):
     """What one transaction did to a document."""
 
@@ -462,6 +471,7 @@ class HistoryEntryModel(BaseModel):
     note: str
     undoes: list[str]
     masked: str | None
+    intent: IntentFacts | None
     ops: list[OpModel]
     changes: list[CellChangeModel]
 

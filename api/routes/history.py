@@ -42,7 +42,7 @@ from sync.conflicts import OpenConflicts, open_conflicts
 from sync.database import Database
 from sync.history import HistoryEntry, differences_between, history_of
 from sync.jsonform import parse_path, read_json, to_json
-from sync.transaction import HOLDS, SCHEMAS, DocumentId
+from sync.transaction import HOLDS, SCHEMAS, DocumentId, IntentMark
 
 __all__ = ["routes"]
 
@@ -96,9 +96,15 @@ def _entry(on: On, one: HistoryEntry) -> dict[str, Any] | None:
         "note": entry.note if on.grant.fields is None else "",  # it may speak of fields that are withheld
         "undoes": [reference_text(other) for other in entry.undoes],
         "masked": entry.masked,
+        "intent": None if entry.intent is None else _intent(entry.intent),
         "ops": [{"verb": op.verb.value, "path": op.path, "value": to_json(op.value)} for op in ops],
         "changes": [change_json(change) for change in changes],
     }
+
+
+def _intent(mark: IntentMark) -> dict[str, Any]:
+    identity = None if mark.identity is None else to_hex(mark.identity)
+    return {"key": to_did_key(mark.key), "identity": identity, "sequence": mark.sequence}
 
 
 @routes.declare("GET", "/databases/{database}/diff", Operation.HISTORY, answers=DifferenceList)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import doctest
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +12,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fastapi.testclient import TestClient
 
@@ -22,6 +25,7 @@ from api.remote import RemoteProblem
 from api.visitor import Visitor
 from identity.errors import MalformedError, VerificationError
 from identity.keys import Ed25519Signer
+from identity.textforms import to_did_key
 from ledger.identities import add_events
 from sync.acts import Role
 from sync.intent import intent_of, parse_intent
@@ -87,6 +91,11 @@ def test_the_entry_proves_who_wanted_it_and_who_carried_it(tenant: Tenant, app: 
     assert carried == parse_intent(data)
     assert carried is not None
     assert (carried.mark.key, carried.mark.identity) == (APP.public_key, None)
+    told = Signed(app.client, tenant.device)("GET", "/v1/databases/bank/collections/accounts/history/4711").json()
+    assert [one["intent"] for one in told["entries"]] == [
+        None,
+        {"key": to_did_key(APP.public_key), "identity": None, "sequence": 7},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -464,3 +473,21 @@ def test_a_stolen_token_is_of_no_use(tenant: Tenant, client: TestClient) -> None
         with pytest.raises(RemoteProblem) as caught:
             visitor.database().collection("accounts").get("4711")
         assert caught.value.members["reason"] == "HOLDER"
+
+
+def test_the_page_about_apps_that_visit(tenant: Tenant, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its examples run as they stand, against a node at that address."""
+    page = (root / "docs" / "how-to" / "let-an-app-visit.md").read_text(encoding="utf-8")
+    with TestClient(create_app({"": tenant.node}), base_url="http://127.0.0.1:8463") as client:
+        real = httpx.Client
+        monkeypatch.setattr(
+            "api.remote.httpx.Client", lambda **options: real(**{**options, "transport": client._transport})
+        )
+        examples = "\n".join(re.findall(r"^```pycon\n(.*?)^```", page, re.MULTILINE | re.DOTALL))
+        names = {"device": tenant.device}
+        test = doctest.DocTestParser().get_doctest(examples, names, "let-an-app-visit.md", None, 0)
+        said: list[str] = []
+        runner = doctest.DocTestRunner(verbose=False)
+        runner.run(test, out=said.append)
+    assert not said, "".join(said)
+    assert runner.summarize(verbose=False).attempted > 15
