@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from api.asgi import Observed, make_log, told
@@ -37,7 +38,7 @@ from api.routes import (
     transactions,
     visits,
 )
-from api.routes.dependencies import Call, http_request, require_known
+from api.routes.dependencies import Call, http_request, identify_first
 from api.routes.sync import sync_router
 from api.service import Limits, Service
 from api.sync_host import ServiceHost
@@ -50,12 +51,12 @@ __all__ = ["create_app"]
 
 _TOO_SMALL_TO_PACK = 1024
 
-_ROUTES = (
-    databases.routes,
+_ROUTES = (  # tried in this order, so what is asked for most stands first
     documents.routes,
     transactions.routes,
     intents.routes,
     queries.routes,
+    databases.routes,
     history.routes,
     changes.routes,
     retention.routes,
@@ -95,10 +96,11 @@ def create_app(
     app.router.redirect_slashes = False
     app.state.service = service
     app.state.log = log
-    app.include_router(health.routes)
     for routes in _ROUTES:
         app.include_router(routes, prefix="/v1")
+    for routes in _ROUTES:
         app.include_router(routes, prefix="/tenants/{tenant}/v1", include_in_schema=False)
+    app.include_router(health.routes)
     app.openapi = lambda: make_openapi(app)  # type: ignore[method-assign]
     app.add_exception_handler(AuditError, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
@@ -125,15 +127,15 @@ def _answer_error(request: Request, error: Exception) -> Response:
     return _answer(problem)
 
 
-def _answer_invalid(request: Request, error: Exception) -> Response:
+async def _answer_invalid(request: Request, error: Exception) -> Response:
     """Parameters that are not as they are declared. What was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
     try:
-        require_known(request)
+        await identify_first(request)
     except AuditError as exc:
-        return _answer_error(request, exc)
+        return await run_in_threadpool(_answer_error, request, exc)
     said = [f"{'/'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
-    _tell_refusal(request, KINDS[MalformedError])
+    await run_in_threadpool(_tell_refusal, request, KINDS[MalformedError])
     return _answer(Problem(KINDS[MalformedError], "; ".join(said)))
 
 

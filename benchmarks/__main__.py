@@ -33,6 +33,8 @@ SHORT: Final[dict[str, list[str]]] = {
     "database_peers": ["--rounds", "1", "--ops", "20000"],
     "database_scale": ["--documents", "1000,20000", "--changes", "100,2000"],
     "database_writers": ["--rounds", "1", "--ops", "5000"],
+    "http": ["--rounds", "2", "--requests", "160"],
+    "sync_http": ["--rounds", "1", "--rows", "500"],
     "scale": [],
 }
 FULL: Final[dict[str, list[str]]] = {
@@ -48,6 +50,8 @@ FULL: Final[dict[str, list[str]]] = {
     "database_peers": ["--rounds", "5"],
     "database_scale": ["--documents", "1000,100000,1000000"],
     "database_writers": ["--rounds", "3", "--ops", "100000"],
+    "http": ["--rounds", "9"],
+    "sync_http": ["--rounds", "3"],
     "scale": ["--lengths", "10000,100000,1000000", "--memory-entries", "100000,1000000"],
     "hypercore": ["--rounds", "7"],
 }

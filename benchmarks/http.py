@@ -3,9 +3,9 @@
     python -m benchmarks.http [--rounds 5] [--requests 320] [--json figures.json]
 
 Ours is ``holdfast serve`` over a home; the floor is bare FastAPI routes with a bare SQL insert into one table
-(``benchmarks._http_floor``), durable too, under the same server with the same bounds. Both get the same requests with
-the headers that sign them, which the floor reads past. One process signs and sends them (``_load``), and signs before
-the clock starts.
+(``benchmarks._http_floor``), durable too, under the same server with the same bounds. Both get the same requests, with
+the headers that sign them, which the floor reads past. They are signed before the clock starts, and sent from one
+process (``_load``).
 
 *Write* puts a document of three fields on condition that it is in the version that was last read (If-Match), and is
 answered when that is on the disk. *Bulk* posts documents as lines, a hundred to a transaction. *Listeners* are event
@@ -25,6 +25,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, Final
@@ -202,7 +203,8 @@ def _quantiles(seconds: Sequence[float]) -> tuple[float, float]:
 
 def filled_home(directory: Path, threads: int) -> tuple[Home, dict[str, str]]:
     """A home with a database of ``DOCUMENTS`` documents, and their versions."""
-    home, versions = new_home(directory, threads=threads), {}
+    versions: dict[str, str] = {}
+    home = new_home(directory, threads=threads)
     with open_databases(home.root, PASSPHRASE) as databases:
         database = databases.create(DATABASE)
         for first in range(0, DOCUMENTS, 100):
@@ -228,13 +230,11 @@ def measure(directory: Path, rounds: int, requests: int, only: str) -> list[Row]
                 rows.append(compare(subject, lambda: work(ours), lambda: work(floor), rounds))
 
         for clients in (1, 16, 64):
-            add(
-                f"write, {clients} client{'s' if clients > 1 else ''}", lambda side, n=clients: side.writes(requests, n)
-            )
+            add(f"write, clients: {clients}", partial(Side.writes, requests=requests, clients=clients))
         for clients in (1, 16):
-            add(f"read, {clients} client{'s' if clients > 1 else ''}", lambda side, n=clients: side.reads(requests, n))
-        add(f"bulk, {BULK:,} to a request: documents", lambda side: side.bulk(2))
-        add(f"change feed, {LISTENERS} listeners: events", lambda side: side.listeners(TOLD))
+            add(f"read, clients: {clients}", partial(Side.reads, requests=requests, clients=clients))
+        add(f"bulk, {BULK:,} to a request: documents", partial(Side.bulk, requests=2))
+        add(f"change feed, {LISTENERS} listeners: events", partial(Side.listeners, writes=TOLD))
     return rows
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from functools import lru_cache
 from typing import Final
 
 from identity.errors import LimitExceeded, MalformedError
@@ -30,6 +31,9 @@ __all__ = [
 
 MAX_NAME: Final = 200
 """Characters (code points) in a name or label."""
+
+_KEPT: Final = 1024
+"""Keys whose text is remembered, either way: the same few come again and again, and each is arithmetic by the digit."""
 
 _NOT_IN_NAMES: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
@@ -84,6 +88,7 @@ def parse_base64(text: str, length: int | None = None) -> bytes:
     return data
 
 
+@lru_cache(maxsize=_KEPT)
 def to_zbase32(data: bytes) -> str:
     """z-base-32: five bits a character from the most significant on, the last one filled with zero bits."""
     count = (8 * len(data) + 4) // 5
@@ -110,6 +115,7 @@ def parse_zbase32(text: str, length: int = 32) -> bytes:
     return (bits >> spare).to_bytes(length, "big")
 
 
+@lru_cache(maxsize=_KEPT)
 def to_did_key(public_key: bytes) -> str:
     """``did:key:z6Mk...`` of a 32-byte Ed25519 public key (multibase base58btc of multicodec 0xed01 and the key)."""
     if len(public_key) != 32:
@@ -122,6 +128,7 @@ def to_did_key(public_key: bytes) -> str:
     return _DID_KEY + "".join(reversed(digits))
 
 
+@lru_cache(maxsize=_KEPT)
 def parse_did_key(text: str) -> bytes:
     """The 32-byte Ed25519 public key of a ``did:key:z6Mk...``. Whether it is a usable point is not checked.
 

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from hashlib import sha256
-from typing import Annotated, Any, Final, TypeVar
+from inspect import signature
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import anyio
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ValidationError
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection
 
 from api.access.action import Action, Caller, Grant, Operation
@@ -67,11 +69,11 @@ __all__ = [
     "grant_shown",
     "grant_shows",
     "http_request",
+    "identify_first",
     "json_bytes",
     "ndjson",
     "openapi_body",
     "read_body",
-    "require_known",
 ]
 
 OPERATION: Final = "x-holdfast-operation"
@@ -330,13 +332,19 @@ def _read(body: bytes, model: type[Model], most: int) -> Model:
 # --- identifying ----------------------------------------------------------------------------------------------------
 
 
-async def _body(request: Request) -> AsyncIterator[bytes]:
+@asynccontextmanager
+async def _arriving(request: Request) -> AsyncIterator[bytes]:
     """The body, read no further than the route allows: also one that does not say how long it is."""
     service: Service = request.app.state.service
     limits = service.limits
     most = limits.import_bytes if _extra(request).get(LARGE) else limits.body_bytes
     with service.held() as hold:
         yield await read_body(request, most, limits.body_s, hold)
+
+
+async def _body(request: Request) -> AsyncIterator[bytes]:
+    async with _arriving(request) as body:
+        yield body
 
 
 async def read_body(request: Request, most: int, within_s: float, hold: Callable[[int], None]) -> bytes:
@@ -394,30 +402,8 @@ def _stranger(request: Request, body: Annotated[bytes, Depends(_body)]) -> Stran
     return Stranger(node, asked, verified.key)
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrived:
-    """A request that was read whole, of nobody knows whom."""
-
-    request: Request
-    body: bytes
-
-
-async def _arrived(request: Request, body: Annotated[bytes, Depends(_body)]) -> _Arrived:
-    request.state.arrived = arrived = _Arrived(request, body)
-    return arrived
-
-
-def require_known(request: Request) -> None:
-    """Raise as ``Gate.identify`` for a request that is refused before its route has asked: what is wrong with it is for
-    those who are known."""
-    arrived = getattr(request.state, "arrived", None)
-    if arrived is not None:
-        _identified(arrived)
-
-
-def _identified(arrived: _Arrived) -> Call:
-    """The call that it is. Raises as ``Gate.identify``."""
-    request, body = arrived.request, arrived.body
+def _identified(request: Request, body: bytes) -> Call:
+    """The call that a request is. Raises as ``Gate.identify``."""
     service: Service = request.app.state.service
     node, asked = service.node(request.path_params.get("tenant", "")), http_request(request, body)
     caller = node.gate.identify(asked)
@@ -444,8 +430,8 @@ def _extra(request: Request) -> Mapping[str, Any]:
     return found or {}
 
 
-Called = Annotated[Call, Depends(_arrived)]
-"""What a route is given (``_for_call``): identified in the thread that serves it."""
+Called: TypeAlias = Call
+"""What a route is given, as its parameter ``call`` (``_for_call``)."""
 Met = Annotated[Stranger, Depends(_stranger)]
 
 
@@ -523,20 +509,34 @@ class Routes(APIRouter):
 
 
 def _for_call(route: Callable[..., Any]) -> Callable[..., Any]:
-    """The route as the framework calls it, with what has arrived where the route has its call.
+    """The route as the framework calls it: with the request where the route has its call.
 
-    The gate reads the store, so it is asked in a thread. A dependency of its own would have one of its own: handing a
-    request to a thread, and back, costs as much as to verify it.
+    The gate reads the store, so it is asked in the thread that serves the route. As a dependency it would have a thread
+    of its own: handing a request to a thread and back costs as much as to verify it.
     """
+    wanted = signature(route)
+    if "call" not in wanted.parameters:
+        return route
 
     @wraps(route)
-    def served(**given: Any) -> Any:
-        arrived = given.get("call")
-        if isinstance(arrived, _Arrived):
-            given["call"] = _identified(arrived)
-        return route(**given)
+    async def served(call: Request, **given: Any) -> Any:
+        async with _arriving(call) as body:
+            return await run_in_threadpool(lambda: route(call=_identified(call, body), **given))
 
+    parameters = [one.replace(annotation=Request) if one.name == "call" else one for one in wanted.parameters.values()]
+    served.__signature__ = wanted.replace(parameters=parameters)  # type: ignore[attr-defined]
     return served
+
+
+async def identify_first(request: Request) -> None:
+    """Where a route has a call: return only when it is one of somebody's. Raises as ``Gate.identify``.
+
+    The framework has read the parameters of a route before the gate is asked. Who is not known is not told what is
+    wrong with them.
+    """
+    if hasattr(request.scope["route"].endpoint, "__wrapped__"):
+        async with _arriving(request) as body:
+            await run_in_threadpool(_identified, request, body)
 
 
 MODELS: Final[dict[str, type[BaseModel]]] = {}

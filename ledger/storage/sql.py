@@ -496,7 +496,7 @@ class SqlStore:
         self._guard()
         with self._reading.transaction() as connection:
             tx = SqlReadTransaction(connection, self._statements, self._rim, self._parsed)
-            tx.log()  # an engine fixes the snapshot at the first read, not when the transaction begins
+            tx.fetch_one(self._statements.log)  # an engine fixes the snapshot at the first read, not at the beginning
             try:
                 yield tx
             finally:
