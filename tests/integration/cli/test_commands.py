@@ -82,7 +82,7 @@ ELSEWHERE = {
 }
 """Those that make homes of their own, take files of others, or do not end: they have tests of their own."""
 
-ELSEWHERE |= {"device list", "device revoke"}
+ELSEWHERE |= {name for name in NAMES if name.startswith(("device ", "pair ", "visit "))}
 
 ELSEWHERE |= {name for name in NAMES if name.startswith("db ")}  # every one needs a database: test_db*.py have them
 
