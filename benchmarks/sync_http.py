@@ -4,8 +4,9 @@
 
 A home serves a database in which each row of the bank's tables is a document, and an entry of its own; all tables are
 read when ``shared/data`` lies beside the repository, else the sample of transactions in ``examples``. *Full* lets an
-empty store join it (``api.peer``), *local* lets another one join it from a bundle in a file: both verify every signature and
-hash, and make every document. *Incremental* is ten changes behind that, fetched by a peer that was in step.
+empty store join it (``api.peer``), *local* lets another one join it from a bundle in a file: both verify every
+signature and hash, and make every document. *Incremental* is ten changes behind that, fetched by a peer that was in
+step.
 
 What an exchange needs beyond its payload is all bytes of frames, both ways, without those of the entries themselves.
 """

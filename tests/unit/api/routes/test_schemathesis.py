@@ -60,7 +60,9 @@ def lines(_: Any, value: Any) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-@schemathesis.serializer("application/vnd.holdfast.sync", "application/vnd.holdfast.archive")
+@schemathesis.serializer(
+    "application/vnd.holdfast.sync", "application/vnd.holdfast.archive", "application/vnd.holdfast.intent"
+)
 def frames(_: Any, value: Any) -> bytes:
     """Any bytes."""
     return value if isinstance(value, bytes) else bytes(str(value), "utf-8")
