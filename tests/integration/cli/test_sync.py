@@ -37,7 +37,7 @@ class Host:
     def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         self.signed.append(connection.headers["signature-input"])
         assert bool(body) == ("content-digest" in connection.headers)
-        return SyncGrant(self.databases.open(database), lambda: None)
+        return SyncGrant(self.databases.open(database), lambda: None, bytes(32), lambda _: None)
 
 
 @contextmanager
