@@ -22,6 +22,9 @@ from api.databases import Databases
 from api.home import Home
 from api.routes.sync import SyncGrant, sync_router
 from api.settings import load_settings
+from identity.keystore import open_keystore
+
+PASSPHRASE = "correct horse battery staple"
 
 
 class Host:
@@ -37,7 +40,7 @@ class Host:
     def open_for_sync(self, connection: HTTPConnection, body: bytes, database: str) -> SyncGrant:
         self.signed.append(connection.headers["signature-input"])
         assert bool(body) == ("content-digest" in connection.headers)
-        return SyncGrant(self.databases.open(database), lambda: None, bytes(32), lambda _: None)
+        return SyncGrant(self.databases.open(database, device="laptop"), lambda: None, bytes(32), lambda _: None)
 
 
 @contextmanager
@@ -46,7 +49,7 @@ def served(shell: Any) -> Iterator[tuple[str, Host]]:
     home = Home(shell.path(shell.home))
     with (
         open_session(home, load_settings(home, shell.environment())) as session,
-        Databases(session) as databases,
+        Databases(session, open_keystore(session.settings.keystore, PASSPHRASE)) as databases,
         closing(socket.create_server(("127.0.0.1", 0))) as listening,
     ):
         host, app = Host(databases), FastAPI()
@@ -130,7 +133,7 @@ def test_live_says_what_comes_and_ends_when_it_is_interrupted(pair: tuple[Any, A
             assert running.stderr is not None
             assert running.stdout is not None
             assert any(b"connected" in line for line in running.stderr)
-            database = host.databases.open("bank")
+            database = host.databases.open("bank", device="laptop")
             with database.store.write() as tx:
                 database.take_new_in(tx)
             shell("db", "put", "bank", "accounts/3", '{"owner": "live"}')
