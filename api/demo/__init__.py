@@ -1,4 +1,4 @@
-"""The demonstration: a bank's day on real transactions, five attacks on it, each shown to be caught, and a database.
+"""The demonstration: a bank's day on real transactions, five attacks that are caught, a database, and a node.
 
 Nothing in it is staged: it uses the same calls as any program, and every figure is measured in the run that prints it.
 """

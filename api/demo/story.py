@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from api.bootstrap import now_ms
-from api.demo import apart, attacks
+from api.demo import apart, attacks, network
 from api.demo.bank import APPROVALS, BATCH, FEED, Bank, feed_key, transactions
 from api.demo.offline import verify_offline
 from api.demo.steps import Step
@@ -35,6 +35,7 @@ def tell(directory: Path, sample: Path) -> Iterator[Step]:
     for attack in attacks.ATTACKS:
         yield _attack_step(attack, bank)
     yield from apart.tell(bank, sample)
+    yield from network.tell(bank, apart.ACCOUNT)
 
 
 def _founding_step(bank: Bank, seconds: float) -> Step:
