@@ -491,3 +491,26 @@ def test_the_page_about_apps_that_visit(tenant: Tenant, root: Path, monkeypatch:
         runner.run(test, out=said.append)
     assert not said, "".join(said)
     assert runner.summarize(verbose=False).attempted > 15
+
+
+def test_what_comes_while_it_is_decided_is_asked_about_again(
+    tenant: Tenant, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may only create changes nothing that somebody else has created meanwhile."""
+    from api.routes import intents
+
+    look, looked = intents._before, count()
+
+    def raced(*about: Any) -> Any:
+        found = look(*about)
+        if next(looked) == 0:
+            tenant.bank.put("accounts", "1", {"owner": "Quicker"})
+        return found
+
+    monkeypatch.setattr(intents, "_before", raced)
+    app = Signed(client, APP, tenant.token(operations=frozenset({Operation.CREATE})))
+    answered = app(
+        "POST", INTENTS, intent(APP, tenant.bank.uid, 1, [Op(Verb.SET, DocumentId("accounts", "1"), ("owner",), "A")])
+    )
+    assert (answered.status_code, answered.json()["reason"]) == (403, "OPERATION")
+    assert fields(tenant, "1") == {"owner": "Quicker"}
