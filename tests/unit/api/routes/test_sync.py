@@ -47,7 +47,7 @@ from sync.frames import (
     parse_frame,
 )
 from sync.replica import DatabaseReplica, NewReplica
-from sync.session import Acknowledged, TookIn
+from sync.session import Acknowledged, PeerFailed, TookIn
 
 
 class Host:
@@ -439,6 +439,21 @@ def test_a_live_session_outlives_its_node(two: tuple[Any, Any]) -> None:
             lost.wait()
         assert failures == []
     assert phone.fields("accounts", "1") == {"owner": "A"}
+
+
+def test_who_may_not_sync_any_more_is_cut_off_and_told_nothing_further(two: tuple[Any, Any]) -> None:
+    laptop, phone = two
+    laptop.put("accounts", "1", owner="A")
+    in_step = Telling(lambda told: entries(told) == 1)
+    host = Host(laptop)
+    with served(host) as url, live(url, phone, in_step) as failures:
+        in_step.wait()
+        host.refused = True
+        in_step._until, in_step._met = (lambda told: isinstance(told[-1], PeerFailed)), threading.Event()
+        laptop.put("accounts", "2", owner="B")
+        in_step.wait()
+    assert [type(failure) for failure in failures] == [PeerRefused]
+    assert phone.fields("accounts", "2") is None
 
 
 def test_several_live_at_once_and_one_that_misbehaves(two: tuple[Any, Any], world: Any) -> None:
