@@ -26,10 +26,12 @@ import psycopg
 import pytest
 
 from api.bootstrap import now_ms, open_session
+from api.databases import Databases
 from api.founding import Founding, found_home
 from api.home import Home
 from api.settings import default_settings_text, load_settings
 from identity.event import DeviceClass
+from identity.keys import Ed25519Signer
 from identity.keystore import ONLY_FOR_TESTING, open_keystore
 from ledger.audit import audit_feed
 from ledger.lineage import lineage_faults
@@ -253,6 +255,37 @@ class Fleet:
         )
         assert done.returncode == 0, f"{arguments}: {done.stdout[-1000:]}{done.stderr[-2000:]}"
         return done.stdout
+
+    def serve(self, number: int) -> subprocess.Popen[str]:
+        """``holdfast serve`` over the home, which speaks as the device of that number. Its first line says where."""
+        device = f"feed-{number}"
+        return subprocess.Popen(
+            [sys.executable, "-m", "api.cli", "serve", "--port", "0", "--device", device, "--json"],
+            env={
+                **self._environment,
+                "HOLDFAST_HOME": str(self._home.root),
+                "HOLDFAST_PASSPHRASE_FILE": str(self.passphrase_file),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    @property
+    def passphrase_file(self) -> Path:
+        file = self.directory / "pass.txt"
+        file.write_text(PASSPHRASE)
+        return file
+
+    def signer(self, number: int) -> Ed25519Signer:
+        """The key of the device of that number."""
+        return Ed25519Signer(open_keystore(self._home.keystore, PASSPHRASE).devices[f"feed-{number}"])
+
+    @contextmanager
+    def databases(self) -> Iterator[Databases]:
+        """The home's databases, to be read."""
+        with self._session() as session, Databases(session) as databases:
+            yield databases
 
     def audit(self) -> Audited:
         """Audit the store, and hold everything that was acknowledged against it."""
