@@ -164,9 +164,9 @@ class Peer:
             try:
                 asks_again = self._request(name, session, outcome, tell)
             except PeerRefused as exc:
-                if exc.reason != "GAP" or known is None:
+                if exc.reason not in ("GAP", "NOTHING_NEW") or known is None:
                     raise
-                continue  # it has less than it had, so what it has is asked for first
+                continue  # it has less than it had, or far more: what it has is asked for first
             before, reached = reached, outcome.blocks + session.known.blocks
             if asks_again and reached <= before:
                 raise PeerMisbehaved("NOTHING_NEW", "neither side gets further, and the peer says that there is more")

@@ -486,6 +486,21 @@ class Judge:
         self._number = 0
         self._audit_at = 0.0
 
+    def report(self) -> dict[str, Any]:
+        """What was done so far, and at which price."""
+        return {
+            "seed": SEED,
+            **self.thief.counts,
+            "told": dict(self.thief.told),
+            "peak_rss_mb": self.node.memory_kb() // 1024,
+            "rss_mb": self.node.memory_kb("VmRSS") // 1024,
+            "files": self.node.handles(),
+            "good_syncs": self._number,
+            "slowest_good_sync_s": round(self.slowest_s, 2),
+            "blocks": len(self.held),
+            "audits": self.audits,
+        }
+
     def store_is_whole(self) -> None:
         """What came of the thief's feed is what it signed, up to the end of a batch."""
         held = self.watch.blocks(self.thief.device.feed)
@@ -609,6 +624,7 @@ def test_whatever_a_peer_sends_the_node_stays_up_and_whole(running: Node, tmp_pa
                 judge.store_is_whole()
                 judge.audit()
                 next_storm = time.monotonic() + STORM_EVERY_S
+                print(judge.report(), flush=True)
         device.sync()
         phone.sync()
         judge.process_is_well()
@@ -616,18 +632,7 @@ def test_whatever_a_peer_sends_the_node_stays_up_and_whole(running: Node, tmp_pa
         assert _documents(phone) == _documents(device)
         known_reasons = set(running.cut_off())
         assert {"MALFORMED", "TOO_LARGE", "OUT_OF_ORDER", "VERIFICATION_FAILED"} <= known_reasons
-        report = {
-            "seed": SEED,
-            **thief.counts,
-            "told": dict(thief.told),
-            "peak_rss_mb": running.memory_kb() // 1024,
-            "rss_mb": running.memory_kb("VmRSS") // 1024,
-            "files": running.handles(),
-            "slowest_good_sync_s": round(judge.slowest_s, 2),
-            "blocks": len(judge.held),
-            "audits": judge.audits,
-        }
-        print(report)
+        print(judge.report())
 
 
 def _documents(replica: Replica) -> Any:

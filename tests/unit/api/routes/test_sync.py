@@ -222,6 +222,26 @@ def test_a_peer_that_has_lost_what_it_had_is_asked_anew(two: tuple[Any, Any], wo
     assert desk.fields("accounts", "1") == {"owner": "B"}
 
 
+def test_a_peer_that_got_it_from_somebody_else_is_asked_anew(
+    two: tuple[Any, Any], world: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has far more than when it was last asked: what is sent in vain ends a session, and is no misdeed."""
+    laptop, phone = two
+    desk = world.replica("desk")
+    monkeypatch.setattr("sync.session.MAX_IDLE", 3)
+    monkeypatch.setattr("sync.outgoing._BLOCKS", 1)
+    with served(Host(laptop)) as url:
+        peer = Peer(url, sign)
+        peer.sync("bank", replica_of(phone))
+        for number in range(8):
+            phone.put("accounts", str(number), owner="A")
+        Peer(url, sign).sync("bank", replica_of(phone))  # somebody else, who had it from the phone
+        phone.put("accounts", "9", owner="B")
+        assert peer.sync("bank", replica_of(phone)).requests == 3
+        Peer(url, sign).sync("bank", replica_of(desk))
+    assert versions(desk) == versions(laptop) == versions(phone)
+
+
 # --- who is not let in, and what goes wrong ---
 
 
