@@ -109,6 +109,7 @@ class _Audit:
         self._guards = self._grouped_guards()
         self._check_documents()
         self._check_undone()
+        self._check_intents()
         self._check_proposals()
         self._check_places()
 
@@ -139,6 +140,7 @@ class _Audit:
             self._sql.stray_rebuilds: "rebuilds",
             self._sql.stray_leaves: "leaves",
             self._sql.stray_undone: "undone entries",
+            self._sql.stray_intents: "intents",
             self._sql.stray_proposals: "proposals",
             self._sql.stray_decisions: "decisions",
         }.items():
@@ -476,6 +478,13 @@ class _Audit:
         rows = self._tx.fetch_all(self._sql.decisions, (self._number,))
         expected = [(self._places[proposal], self._places[decision]) for proposal, decision in decided]
         self._compare_rows("what was decided: rows", rows, expected)
+
+    def _check_intents(self) -> None:
+        expected = [
+            (self._places[entry.key], *entry.intent) for entry in self._replay.entries() if entry.intent is not None
+        ]
+        rows = self._tx.fetch_all(self._sql.intents, (self._number,))
+        self._compare_rows("intents: rows", rows, expected)
 
     def _check_places(self) -> None:
         """Everything stands behind its past, and no number is left out or given out twice since the last rebuild."""
