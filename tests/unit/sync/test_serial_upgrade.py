@@ -43,7 +43,7 @@ def go_back(path: str) -> None:
         database.execute("CREATE INDEX ix_database_txn_others ON database_txn (branch) WHERE kind <> 1")
         database.execute("DROP TABLE database_proposal")
         database.execute("DROP TABLE database_decision")
-        database.execute("UPDATE alembic_version SET version_num = '0007_database'")
+        database.execute("UPDATE alembic_version SET version_num = '0008_access'")
         database.commit()
 
 
