@@ -472,9 +472,9 @@ class Machine(RuleBasedStateMachine):
         stamps: list[Stamp] = []
         try:
             device.db.write(lambda writing: stamps.append(writing.stamp()))
+            writer = FeedWriter(device.store, device.feed, device.device)
         except RefusedError:
             return  # its clock has come to its end, its feed waits, or it knows that it is revoked or was copied
-        writer = FeedWriter(device.store, device.feed, device.device)
         for block in FORGERIES[kind](self, device, stamps[0]):
             writer.append([block])
         if take:
