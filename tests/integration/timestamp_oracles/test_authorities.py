@@ -325,6 +325,12 @@ class Unguarded:
     def require_writable(self, vault: Vault) -> None:
         pass
 
+    def meet_history(self, tx: object, incarnation: str) -> bool:
+        return False
+
+    def check_log(self, tx: object) -> None:
+        """Nothing was logged elsewhere."""
+
 
 @pytest.fixture
 def vault(tmp_path: Path, pool: Mapping[str, HttpSource]) -> Iterator[tuple[Home, Vault]]:
