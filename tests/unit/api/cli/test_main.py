@@ -56,7 +56,9 @@ def run(commands: dict[str, Source], *arguments: str) -> int:
 
 
 def tree(kind: type[AuditError]) -> list[type[AuditError]]:
-    return [kind, *(deeper for child in kind.__subclasses__() for deeper in tree(child))]
+    """All kinds, but those of requests over HTTP, which no command meets."""
+    below = [deeper for child in kind.__subclasses__() for deeper in tree(child)]
+    return below if kind.__module__ == "api.problems" else [kind, *below]
 
 
 @pytest.mark.parametrize("kind", tree(AuditError))
