@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +173,22 @@ class Replica:
 
         self.store = open_store(self.url)
         self.open()
+
+    def copied(self, name: str) -> Replica:
+        """A device that was cloned: its store, which is a file, and its key; nobody tells either of the other."""
+        from ledger.storage.engine import open_store
+        from sync.document_keys import DocumentKeys
+
+        path = self.world.directory / f"{name}.db"
+        with closing(sqlite3.connect(self.url)) as source, closing(sqlite3.connect(path)) as target:
+            source.backup(target)
+        clone = object.__new__(type(self))
+        clone.__dict__.update({**self.__dict__, "name": name, "url": str(path)})
+        clone.store = open_store(str(path))
+        clone.keys = DocumentKeys(self.world.directory / f"{name}.keys")
+        clone.open()
+        self.world.replicas[name] = clone
+        return clone
 
     def receive(self, *others: Replica) -> int:
         """Take in everything that the others have, feed by feed; how many entries were new."""

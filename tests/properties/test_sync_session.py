@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import random
-import sqlite3
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
@@ -20,11 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from identity.errors import MalformedError, PeerMisbehaved, RefusedError, VerificationError
-from ledger.storage.engine import open_store
 from ledger.store import FeedKey
 from sync.bundle import Point
 from sync.changes import Changes
-from sync.document_keys import DocumentKeys
 from sync.frames import (
     MAX_FRAME_BYTES,
     Ack,
@@ -70,22 +67,6 @@ STEPS = st.lists(
     min_size=6,
     max_size=24,
 )
-
-
-def clone_of(replica: Any, name: str) -> Any:
-    """A copy of a device: its store and its key."""
-    world, path = replica.world, replica.world.directory / f"{name}.db"
-    source, target = sqlite3.connect(replica.url), sqlite3.connect(path)
-    source.backup(target)
-    source.close()
-    target.close()
-    clone = object.__new__(type(replica))
-    clone.__dict__.update({**replica.__dict__, "name": name, "url": str(path)})
-    clone.store = open_store(str(path))
-    clone.keys = DocumentKeys(world.directory / f"{name}.keys")
-    clone.open()
-    world.replicas[name] = clone
-    return clone
 
 
 def points_of(replica: Any) -> list[Point]:
@@ -171,7 +152,7 @@ def test_all_end_with_all_sides(make_world: Any, steps: list[Any], seed: int, ba
                         meet(replica, other, chance, rest[1])
                         shown(other)  # every row is as its feeds have it: nothing without its past
                 elif len(replicas) < 5:
-                    replicas.append(clone_of(replica, f"clone {number}"))
+                    replicas.append(replica.copied(f"clone {number}"))
             for _ in range(2):
                 for one, other in combinations(replicas, 2):
                     assert meet(one, other, chance)[2]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sqlite3
 from collections.abc import Iterator
 from hashlib import sha256
 from itertools import permutations
@@ -32,30 +31,11 @@ from ledger.store import stored_tree_hash
 from ledger.succession import continue_feed
 from sync.bundle import Have, read_have
 from sync.changes import Changes
-from sync.document_keys import DocumentKeys
 from sync.storage import sides
 from sync.storage.audit import audit_database
 from sync.storage.projection import feed_name
 from sync.storage.sides import SideReason
 from sync.transaction import DocumentId
-
-
-def copy_of(replica: Any, name: str) -> Any:
-    """A device that was cloned: its store, its key, and nobody who tells either of the other."""
-    world, path = replica.world, replica.world.directory / f"{name}.db"
-    source, target = sqlite3.connect(replica.url), sqlite3.connect(path)
-    source.backup(target)
-    source.close()
-    target.close()
-    clone = object.__new__(type(replica))
-    clone.__dict__.update({**replica.__dict__, "name": name, "url": str(path)})
-    from ledger.storage.engine import open_store
-
-    clone.store = open_store(str(path))
-    clone.keys = DocumentKeys(world.directory / f"{name}.keys")
-    clone.open()
-    world.replicas[name] = clone
-    return clone
 
 
 def bundle_of(replica: Any, since: Have | None = None) -> bytes:
@@ -117,7 +97,7 @@ def forked(world: Any) -> tuple[Any, Any, Any, Any]:
     phone.put("accounts", "1", owner="before", limit=1)
     for other in (laptop, desk):
         carry(phone, other)
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone", limit=1)
     world.clock_ms += 5
     clone.put("accounts", "1", owner="clone", limit=1)
@@ -245,9 +225,9 @@ def test_nested_and_threefold_forks(world: Any) -> None:
     clones = [phone]
     for place, parent in enumerate([0, 0, 1, 1, 3]):
         clones[parent].put("accounts", "1", owner=f"parent {place}")
-        clones.append(copy_of(clones[parent], f"clone {place}"))
+        clones.append(clones[parent].copied(f"clone {place}"))
         if place == 0:
-            clones.append(copy_of(clones[parent], "clone 0 again"))
+            clones.append(clones[parent].copied("clone 0 again"))
     for place, clone in enumerate(clones):
         world.clock_ms += 7
         clone.put("accounts", "1", owner=f"clone {place}")
@@ -267,7 +247,7 @@ def test_nested_and_threefold_forks(world: Any) -> None:
 
 def test_a_fork_before_the_first_entry(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     world.clock_ms += 5
     clone.put("accounts", "1", owner="clone")
@@ -299,7 +279,7 @@ def test_schemas_and_contexts_on_both_sides(forked: tuple[Any, Any, Any, Any]) -
 def test_a_side_that_waits_is_no_branch_before_it_is_taken_in(world: Any) -> None:
     laptop, phone, desk, reader = (world.replica(name) for name in ("laptop", "phone", "desk", "reader"))
     phone.put("accounts", "1", owner="A")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     desk.put("accounts", "2", owner="desk")
     clone.receive(desk)
     clone.put("accounts", "1", owner="clone")
@@ -319,7 +299,7 @@ def test_a_side_that_waits_is_no_branch_before_it_is_taken_in(world: Any) -> Non
 def test_a_line_that_ends_where_another_waits_does_not_wait(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="A")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     clone.put("accounts", "1", owner="clone")
     desk.put("accounts", "2", owner="desk")
@@ -341,7 +321,7 @@ def test_a_context_follows_what_it_names_when_a_fork_becomes_known(world: Any) -
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="before")
     carry(phone, desk)
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     carry(phone, laptop)
     base = laptop.db.context()
@@ -365,7 +345,7 @@ def test_a_context_follows_what_it_names_when_a_fork_becomes_known(world: Any) -
 def test_blocks_that_are_no_entries_fork_nothing(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="A")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     append_raw(phone, b"a note")
     append_raw(clone, b"another note")
     phone.put("accounts", "1", owner="B")
@@ -384,7 +364,7 @@ def test_blocks_that_are_no_entries_fork_nothing(world: Any) -> None:
 def test_an_entry_that_does_not_name_the_one_before_it_has_no_place(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="A")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="B")
     phone.put("accounts", "1", owner="C")
     clone.put("accounts", "1", owner="other")
@@ -453,7 +433,7 @@ def test_a_device_that_was_copied_stops_and_goes_on_in_a_new_feed(forked: tuple[
 def test_a_device_that_was_put_back_stops(world: Any) -> None:
     laptop, phone = world.replica("laptop"), world.replica("phone")
     phone.put("accounts", "1", owner="A")
-    older = copy_of(phone, "older")
+    older = phone.copied("older")
     phone.put("accounts", "1", owner="B")
     carry(phone, laptop)
     assert carry(laptop, older).entries == 1
@@ -464,7 +444,7 @@ def test_a_device_that_was_put_back_stops(world: Any) -> None:
 def test_two_feeds_where_one_belongs(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="A")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     for replica, nonce in ((phone, bytes(16)), (clone, b"\1" * 16)):
         with replica.store.write() as tx:
             replica.feed = continue_feed(tx, replica.feed, nonce)
@@ -532,7 +512,7 @@ def test_a_revocation_vouches_for_one_side(forked: tuple[Any, Any, Any, Any]) ->
 def test_a_revocation_vouches_for_a_side_without_entries(world: Any) -> None:
     laptop, phone, desk = (world.replica(name) for name in ("laptop", "phone", "desk"))
     phone.put("accounts", "1", owner="before")
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     append_raw(clone, b"a note")
     for first, second, reader in ((phone, clone, laptop), (clone, phone, desk)):
@@ -551,7 +531,7 @@ def test_sides_are_bounded(world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sync.receiving.MAX_SIDES", 2)
     assert sides.MAX_SIDES == 16
     laptop, phone = world.replica("laptop"), world.replica("phone")
-    clones = [copy_of(phone, f"clone {number}") for number in range(4)]
+    clones = [phone.copied(f"clone {number}") for number in range(4)]
     refused = []
     for number, clone in enumerate([phone, *clones]):
         world.clock_ms += 5
@@ -581,7 +561,7 @@ def test_any_order_of_bundles_agrees(data: st.DataObject, make_world: Any, tmp_p
     try:
         *writers, first, second = [world.replica(name) for name in ("laptop", "phone", "first", "second")]
         writers[1].put("accounts", "0", owner="phone")
-        writers.append(copy_of(writers[1], "clone"))
+        writers.append(writers[1].copied("clone"))
         for step in range(data.draw(st.integers(3, 10))):
             world.clock_ms += data.draw(st.integers(0, 3))
             writer = data.draw(st.sampled_from(writers))
@@ -655,7 +635,7 @@ def test_forks_on_postgresql(make_world: Any, tmp_path: Path, postgres_url: str)
         laptop, phone = world.replica("laptop"), world.replica("phone")
         server = world.replica("server", postgres_url)
         phone.put("accounts", "1", owner="A")
-        clones = [phone, copy_of(phone, "clone"), copy_of(phone, "clone again")]
+        clones = [phone, phone.copied("clone"), phone.copied("clone again")]
         for clone in clones:
             world.clock_ms += 5
             base = clone.db.context()

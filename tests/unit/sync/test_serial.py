@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
-from copy import copy
 from dataclasses import replace
 from io import BytesIO
 from itertools import permutations
@@ -23,7 +20,6 @@ from ledger.identities import add_events
 from ledger.store import stored_tree_hash
 from sync.acts import Admit, Dismiss, MemberEntry, Role
 from sync.changes import Changes, StaleVersion, Strength
-from sync.document_keys import DocumentKeys
 from sync.serial import Fault, HomeEntry, Proposal, Rejection, Verdict, Why, home_entry, proposal_entry, rejection_entry
 from sync.storage.audit import audit_database
 from sync.transaction import DocumentId, Op, Stamp, Transaction, Verb, transaction_entry
@@ -510,7 +506,7 @@ def test_a_home_that_forked_is_proven_by_its_rival_decisions(devices: Any, world
     desk, phone, tablet = devices
     commit = put(phone, {"owner": "Novak"})
     desk.receive(phone)
-    twin = copy_of(desk, "twin")
+    twin = desk.copied("twin")
     desk.db.decide_pending()
     changes = Changes(strength=Strength.SERIAL)
     changes.put(*NAME, {"owner": "the copy"})
@@ -619,15 +615,3 @@ def share(source: Any, *targets: Any) -> None:
     source.db.export_bundle(bundle)
     for target in targets:
         target.db.import_bundle(BytesIO(bundle.getvalue()))
-
-
-def copy_of(replica: Any, name: str) -> Any:
-    """A device that was cloned: its store, its key, and nobody who tells either of the other."""
-    twin = copy(replica)
-    twin.name, twin.url = name, str(replica.world.directory / f"{name}.db")
-    with closing(sqlite3.connect(replica.url)) as source, closing(sqlite3.connect(twin.url)) as target:
-        source.backup(target)
-    twin.keys = DocumentKeys(replica.world.directory / f"{name}.keys")
-    twin.reopen()
-    replica.world.replicas[name] = twin
-    return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from ledger.feed import FeedWriter
 from ledger.store import SignedHead
 from sync.bundle import Point
 from sync.database import list_databases
-from sync.document_keys import DocumentKeys
 from sync.frames import (
     MAX_BODY_BYTES,
     Ack,
@@ -107,24 +105,6 @@ def points(replica: Any) -> list[Point]:
             for feed in snapshot.feeds()
             for line in snapshot.lines(feed)
         )
-
-
-def copy_of(replica: Any, name: str) -> Any:
-    """A device that was cloned: its store, its key, and nobody who tells either of the other."""
-    from ledger.storage.engine import open_store
-
-    world, path = replica.world, replica.world.directory / f"{name}.db"
-    source, target = sqlite3.connect(replica.url), sqlite3.connect(path)
-    source.backup(target)
-    source.close()
-    target.close()
-    clone = object.__new__(type(replica))
-    clone.__dict__.update({**replica.__dict__, "name": name, "url": str(path)})
-    clone.store = open_store(str(path))
-    clone.keys = DocumentKeys(world.directory / f"{name}.keys")
-    clone.open()
-    world.replicas[name] = clone
-    return clone
 
 
 @pytest.fixture
@@ -340,7 +320,7 @@ def forked(world: Any) -> tuple[Any, Any, Any, Any]:
     phone.put("accounts", "1", owner="before")
     for other in (laptop, desk):
         sync(phone, other)
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     world.clock_ms += 5
     clone.put("accounts", "1", owner="clone")
@@ -380,7 +360,7 @@ def test_a_fork_near_the_end_is_told_by_its_end(world: Any) -> None:
         phone.put("accounts", str(number), owner="before")
     for other in (laptop, desk):
         sync(phone, other)
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     for replica, other in ((phone, laptop), (clone, desk)):
         replica.put("accounts", "1", owner=replica.name)
         sync(replica, other)

@@ -22,7 +22,7 @@ from ledger.fork import parse_fork, verify_fork
 from sync.frames import Failure, FrameBuffer, Hello, encode_frame, framed, parse_frame
 from sync.session import TookIn
 from tests.unit.api.routes.test_sync import Host, replica_of, served, sign, versions
-from tests.unit.sync.test_session import ATTACKS, copy_of, everything
+from tests.unit.sync.test_session import ATTACKS, everything
 
 
 @pytest.fixture
@@ -131,7 +131,7 @@ def test_who_breaks_a_rule_in_a_live_session_is_cut_off_too(three: tuple[Any, An
 def test_two_histories_of_a_device_are_proven_to_everybody(three: tuple[Any, Any, Any]) -> None:
     """Somebody copies a phone and writes in both places. Who has heard of one and meets the other has the proof."""
     laptop, phone, desk = three
-    clone = copy_of(phone, "clone")
+    clone = phone.copied("clone")
     phone.put("accounts", "1", owner="phone")
     clone.put("accounts", "1", owner="clone")
     with served(Host(laptop)) as url:
